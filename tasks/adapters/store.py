@@ -1,0 +1,137 @@
+"""The artifact store: content-addressed folders that are complete or absent.
+
+A folder is written beside its final place and renamed into it; ``manifest.json`` (files, sizes, SHA-256, what made it from
+what) is written last. The address is the digest of the content, so equal content is stored once and a uri says nothing about the machine.
+Opening verifies every byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ArtifactDamaged
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A committed artifact. ``uri`` is relative to the store; ``bytes`` counts every file but the manifest."""
+
+    uri: str
+    digest: str
+    bytes: int
+
+
+class Draft:
+    """A folder being written. ``path`` takes the files; ``stored`` is set when the ``with`` block has ended well."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.made_from: dict[str, Any] = {}
+        self._stored: Stored | None = None
+
+    @property
+    def stored(self) -> Stored:
+        if self._stored is None:
+            raise RuntimeError("the draft is stored when its with-block ends")
+        return self._stored
+
+
+class Store:
+    """A folder of artifacts, ``<root>/<kind>/<digest>``. Safe for several processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def draft(self, kind: str) -> Iterator[Draft]:
+        """Yield a draft; commit it if the block ends well, remove it if not."""
+        staging = self.root / "staging" / uuid.uuid4().hex
+        staging.mkdir(parents=True)
+        draft = Draft(staging)
+        try:
+            yield draft
+            draft._stored = self._commit(kind, draft)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _commit(self, kind: str, draft: Draft) -> Stored:
+        files = _listing(draft.path)
+        if not files:
+            raise ArtifactDamaged(
+                "an artifact has no files", observed="0 files", limit="at least 1", remedy="look at the stage that wrote it"
+            )
+        digest = _digest(files)
+        final = self.root / kind / digest
+        manifest = {"digest": digest, "files": files, "made_from": draft.made_from}
+        (draft.path / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists() and not self.holds(f"{kind}/{digest}", digest):
+            shutil.rmtree(final)
+        if not final.exists():
+            try:
+                os.rename(draft.path, final)
+            except OSError:
+                # Another process committed the same content first; anything else is a real error.
+                if not (final / MANIFEST).exists():
+                    raise
+        return Stored(f"{kind}/{digest}", digest, sum(entry["size"] for entry in files.values()))
+
+    def open(self, uri: str, digest: str) -> Path:
+        """The folder behind ``uri``, every byte checked.
+
+        Raises:
+            ArtifactDamaged: it is missing, incomplete, or its bytes are not those of ``digest``.
+        """
+        folder = self.root / uri
+        remedy = f"remove {folder} and run again: the stage that made it is then recomputed"
+        if not (folder / MANIFEST).exists():
+            raise ArtifactDamaged(f"artifact {uri} is not in the store", observed="missing", limit="present", remedy=remedy)
+        observed = _digest(_listing(folder))
+        if observed != digest:
+            raise ArtifactDamaged(f"artifact {uri} has changed", observed=observed, limit=digest, remedy=remedy)
+        return folder
+
+    def holds(self, uri: str, digest: str) -> bool:
+        """Whether ``open`` would succeed."""
+        try:
+            self.open(uri, digest)
+        except ArtifactDamaged:
+            return False
+        return True
+
+    def manifest(self, uri: str) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.root / uri / MANIFEST).read_text())
+        return loaded
+
+
+def _listing(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).as_posix() != MANIFEST
+    }
+
+
+def _digest(files: dict[str, dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

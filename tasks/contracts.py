@@ -1,0 +1,191 @@
+"""The values that tasks hand to one another: handles and digests, never models.
+
+All are frozen, small and JSON. A ``uri`` says where inside the artifact store a thing lies and is *place*; a ``digest`` says what
+it is and is *identity*. Only identity enters a cache key (``identity``). Prefect writes the dotted class name beside a result and hands back a
+plain dict when it no longer resolves, so classes here are never moved or renamed without clearing the results.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Stage = Literal["fetch", "prune", "quantize", "distill", "evaluate", "register", "deploy"]
+
+
+class Value(BaseModel):
+    """Frozen, strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Place:
+    """Annotation: this field says where or when, not what; it never enters a cache key."""
+
+
+def identity(value: Any) -> Any:
+    """Reduce ``value`` to what it *is*: nested models lose their ``Place`` fields; everything else stays as JSON."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {
+            name: identity(getattr(value, name))
+            for name, info in fields.items()
+            if not any(mark is Place for mark in info.metadata)
+        }
+    if isinstance(value, dict):
+        return {str(key): identity(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [identity(item) for item in value]
+    return value
+
+
+class DatasetRef(Value):
+    """Token blocks cut from one text source for one tokenizer: three splits that share no document."""
+
+    uri: Annotated[str, Place]
+    digest: str = Field(description="SHA-256 over the artifact's files")
+    name: Annotated[str, Place] = Field(description="What a person calls it: wiki-leads, python-docs, a file's name")
+    licence: Annotated[str, Place]
+    block_tokens: int = Field(description="Tokens a block")
+    calibration_blocks: int
+    training_blocks: int
+    evaluation_blocks: int
+
+
+class ModelRef(Value):
+    """A Hugging Face model folder in the artifact store. Every figure was read from the folder's files, not from memory."""
+
+    uri: Annotated[str, Place]
+    digest: str
+    name: Annotated[str, Place]
+    licence: Annotated[str, Place]
+    architecture: str = Field(description="As in config.json, LlamaForCausalLM")
+    parameters: int = Field(description="Weights of the dense model, tied ones once")
+    bytes: int = Field(description="All files of the folder")
+    dtype: str = Field(description="Of the unquantized tensors: float32, float16, bfloat16")
+    sparsity: float = Field(default=0.0, ge=0, le=1, description="Zero share of the decoder blocks' linear weights")
+    bits: float = Field(default=32.0, description="Bits a weight in the decoder blocks' linears, scales not counted")
+
+
+class LayerReport(Value):
+    """What one linear layer went through."""
+
+    layer: str
+    method: str
+    rows: int
+    columns: int
+    sparsity: float = Field(description="Zero share after the stage")
+    bits: float
+    error: float = Field(description="Relative squared error of the layer's output on the calibration tokens, 0 is exact")
+    seconds: float
+    fallback: str | None = Field(default=None, description="A numerical fallback that was taken, or none")
+
+
+class Compressed(Value):
+    """What prune, quantize and distill return."""
+
+    stage: Stage
+    model: ModelRef
+    layers: tuple[LayerReport, ...] = ()
+    losses: tuple[float, ...] = Field(default=(), description="Distillation: the loss of each step")
+    tokens: int = Field(default=0, description="Tokens that the stage worked through")
+    seconds: float = 0.0
+    peak_bytes: int = Field(default=0, description="Peak resident memory of the process during the stage")
+
+    @property
+    def fallbacks(self) -> tuple[LayerReport, ...]:
+        return tuple(layer for layer in self.layers if layer.fallback)
+
+
+class Score(Value):
+    """One reloaded folder, measured."""
+
+    perplexity: float
+    agreement: float = Field(description="Share of positions where the next token is the original's, 1 for the original")
+    kl: float = Field(description="Mean KL(original ‖ this) per token, nats")
+    bytes: int
+    first_token_ms: float = Field(description="Median time to first token, milliseconds")
+    per_token_ms: float = Field(description="Median time per following token, milliseconds")
+    tokens: int = Field(description="Positions scored")
+
+
+class GateCheck(Value):
+    """One metric against its limit."""
+
+    metric: str
+    observed: float
+    limit: float
+    sense: Literal["at most", "at least"]
+    passed: bool
+    remedy: str
+
+
+class Scorecard(Value):
+    """Candidate and baseline on the same held-out items, and the gate's verdict."""
+
+    candidate_model: ModelRef
+    baseline_model: ModelRef
+    dataset_digest: str
+    candidate: Score
+    baseline: Score
+    checks: tuple[GateCheck, ...]
+    sample: str = Field(default="", description="What the candidate writes for one fixed prompt")
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+
+class RegisteredModel(Value):
+    """A version in the MLflow registry."""
+
+    name: str
+    version: str
+    alias: str = Field(description="The alias this version carried when this value was made")
+    model: ModelRef
+    run_id: str
+    url: Annotated[str, Place]
+
+
+class ModelPackage(Value):
+    """A registered version as SageMaker wants it: files under an S3 prefix and an image."""
+
+    registered: RegisteredModel
+    s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, for ModelDataSource.S3DataSource")
+    image: str
+    digest: str
+
+
+class FleetShare(Value):
+    """One fleet (an endpoint config's instances) at one moment of a rollout."""
+
+    config: str = Field(description="EndpointConfigName of the fleet")
+    weight: float = Field(ge=0, le=1, description="Share of the traffic that the service sends to it now")
+    instances: int
+    requests: int = Field(description="Invocations that this fleet has served since the rollout began")
+    errors: int = Field(description="5xx among them")
+
+
+class Observation(Value):
+    """What the endpoint said at one tick of the watch."""
+
+    at: float = Field(description="Seconds since the rollout began, wall clock")
+    status: str = Field(description="EndpointStatus, and the variant's status where there is one: Updating/Baking")
+    blue: FleetShare | None
+    green: FleetShare | None
+    alarms: dict[str, str] = Field(description="Alarm name to state: OK, ALARM, INSUFFICIENT_DATA")
+    message: str = ""
+
+
+class Rollout(Value):
+    """How one release ended, and every step on the way."""
+
+    endpoint: str
+    phase: Literal["created", "promoted", "restored", "unchanged"]
+    config: str = Field(description="EndpointConfigName that serves now")
+    previous_config: str | None
+    registered: RegisteredModel
+    observations: tuple[Observation, ...]
+    probe: str = Field(description="The answer to the real inference that decided the verdict")
+    rehearsal: str = Field(default="", description="Where this was not AWS: says so, with the clock's speed")

@@ -1,0 +1,73 @@
+"""Every error that Slimline raises on purpose.
+
+    SlimlineError
+    ├── Refused            bad input, seen before any work started
+    │   ├── RefusedModel       unknown, unsupported or unsafe model
+    │   ├── RefusedData        empty, unreadable or mismatched text
+    │   ├── RefusedRecipe      a recipe that cannot work
+    │   └── RefusedRequest     a request that SageMaker would reject or silently misread
+    ├── ArtifactDamaged    an artifact is missing or its bytes do not match its digest
+    ├── GateFailed         the candidate does not answer like the original
+    ├── ReleaseRestored    the canary was bad; the old version serves all traffic again
+    └── ReleaseStuck       no verdict in the time allowed, or the endpoint is in a state we must not touch
+
+A message has four parts: cause, observed, limit, remedy. None is optional: an error that cannot say what to do next is
+not finished.
+"""
+
+from __future__ import annotations
+
+
+class SlimlineError(Exception):
+    """Base class. ``str(error)`` reads as four short labelled lines."""
+
+    def __init__(self, cause: str, *, observed: object, limit: object, remedy: str) -> None:
+        self.cause = cause
+        self.observed = observed
+        self.limit = limit
+        self.remedy = remedy
+        super().__init__(f"{cause}\n  observed: {observed}\n  limit:    {limit}\n  remedy:   {remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions with keyword-only arguments do not survive a process boundary by themselves.
+        return (_rebuild, (type(self), self.cause, self.observed, self.limit, self.remedy))
+
+
+def _rebuild(kind: type[SlimlineError], cause: str, observed: object, limit: object, remedy: str) -> SlimlineError:
+    return kind(cause, observed=observed, limit=limit, remedy=remedy)
+
+
+class Refused(SlimlineError):
+    """Bad input. Nothing was started and nothing was written."""
+
+
+class RefusedModel(Refused):
+    """The model is unknown, of an unsupported architecture, or asks for code of its own."""
+
+
+class RefusedData(Refused):
+    """The text is empty, unreadable, or too short for what was asked."""
+
+
+class RefusedRecipe(Refused):
+    """The recipe cannot work as written."""
+
+
+class RefusedRequest(Refused):
+    """SageMaker would refuse this request, or would silently do something else."""
+
+
+class ArtifactDamaged(SlimlineError):
+    """An artifact is missing, or its bytes do not match its digest."""
+
+
+class GateFailed(SlimlineError):
+    """The candidate is outside the gate's limits. Nothing was registered."""
+
+
+class ReleaseRestored(SlimlineError):
+    """The new version was taken back; the previous one serves all traffic."""
+
+
+class ReleaseStuck(SlimlineError):
+    """The release cannot go on and cannot be judged."""

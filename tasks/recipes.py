@@ -1,0 +1,126 @@
+"""What a person chooses. Each class is a group in the form that Prefect draws: bounds, units and defaults are the form.
+
+The defaults run on a laptop as they are. Cross-field rules that a JSON schema cannot say are in ``preflight`` and are checked before any work.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.contracts import Place
+
+CompressStage = Literal["prune", "quantize", "distill"]
+
+
+class Choice(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelChoice(Choice):
+    """The model to compress."""
+
+    source: str = Field(
+        default="smollm2-135m-instruct",
+        title="Model",
+        description="smollm2-135m-instruct (a real 135 M Llama that comes from a package), tiny (seeded two-block model), "
+        "a local Hugging Face folder, or a hub id such as org/name",
+        min_length=1,
+        json_schema_extra={"position": 0},
+    )
+
+
+class DataChoice(Choice):
+    """The text for calibration, training and held-out evaluation. The three never share a document."""
+
+    source: str = Field(
+        default="wiki-leads",
+        title="Text",
+        description="wiki-leads (10,033 Wikipedia introductions from a package), python-docs (ships with Python), "
+        "or a local .txt (paragraphs) or .jsonl (field: text)",
+        min_length=1,
+        json_schema_extra={"position": 0},
+    )
+    block_tokens: int = Field(256, ge=16, le=4096, description="Tokens a block", json_schema_extra={"position": 1})
+    calibration_blocks: int = Field(32, ge=1, le=4096, description="Blocks that pruning and quantization look at")
+    training_blocks: int = Field(32, ge=1, le=65536, description="Blocks that distillation learns from")
+    evaluation_blocks: int = Field(16, ge=1, le=4096, description="Held-out blocks that the gate compares on")
+    seed: int = Field(0, ge=0, description="Order of the documents")
+
+
+class PruneRecipe(Choice):
+    """Set small weights of the decoder blocks to zero."""
+
+    method: Literal["sparsegpt", "magnitude"] = Field(
+        "sparsegpt", description="sparsegpt repairs the remaining weights from calibration data; magnitude only cuts"
+    )
+    sparsity: float = Field(0.2, gt=0, lt=1, description="Zero share of each linear layer, 0–1")
+    damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
+
+
+class QuantizeRecipe(Choice):
+    """Store the decoder blocks' weights as small integers."""
+
+    method: Literal["gptq"] = Field("gptq", description="GPTQ: rounds column by column and repairs what is left")
+    bits: Literal[8, 4, 3, 2] = Field(4, description="Bits a weight")
+    group_size: Literal[32, 64, 128] = Field(64, description="Input columns that share one scale")
+    symmetric: bool = Field(True, description="One scale a group and no zero point")
+    damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
+
+
+class DistillRecipe(Choice):
+    """Teach the compressed model from the original. Zeros stay zero; integers stay as they are and scales and norms learn."""
+
+    epochs: int = Field(1, ge=1, le=100, description="Passes over the training blocks")
+    batch_blocks: int = Field(2, ge=1, le=256, description="Blocks a step")
+    learning_rate: float = Field(2e-4, gt=0, le=0.1, description="Peak, after warm-up, cosine to zero")
+    temperature: float = Field(2.0, gt=0, le=20, description="Softens teacher and student alike")
+    hard_share: float = Field(0.1, ge=0, le=1, description="Weight of the true next token, the rest is the teacher's")
+
+
+class Recipe(Choice):
+    """How to make the model smaller: which stages, in which order, and how strongly."""
+
+    name: Annotated[str, Place] = Field(
+        "balanced", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Shown in run names", json_schema_extra={"position": 0}
+    )
+    order: tuple[CompressStage, ...] = Field(
+        ("prune", "quantize", "distill"),
+        description="Stages in the order they run; leave one out to skip it. Pruning comes before quantization",
+        json_schema_extra={"position": 1},
+    )
+    prune: PruneRecipe = PruneRecipe()
+    quantize: QuantizeRecipe = QuantizeRecipe()
+    distill: DistillRecipe = DistillRecipe()
+    seed: int = Field(0, ge=0, description="Seed of everything random")
+
+
+class Gate(Choice):
+    """What the candidate must hold on the held-out items, compared with the original."""
+
+    max_perplexity_ratio: float = Field(1.25, ge=1, le=100, description="Candidate ÷ original, at most")
+    min_agreement: float = Field(0.75, ge=0, le=1, description="Share of same next tokens, at least")
+    max_bytes_ratio: float = Field(0.35, gt=0, le=2, description="Folder bytes, candidate ÷ original in float32, at most")
+
+
+class Rehearsal(Choice):
+    """Only on the embedded stack: traffic to judge by, and faults to see the release restored. Refused on AWS."""
+
+    requests_per_second: float = Field(2.0, ge=0, le=50, description="Real prompts sent while the rollout runs; 0 sends none")
+    error_share: float = Field(0.0, ge=0, le=1, description="Share of the new version's answers that fail with a 500")
+
+
+class ReleasePlan(Choice):
+    """How live traffic moves to the new version."""
+
+    endpoint: str = Field("slimline-demo", pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$", description="Endpoint name")
+    mode: Literal["CANARY", "LINEAR", "ALL_AT_ONCE"] = Field("CANARY", description="Blue/green traffic routing")
+    instance_type: str = Field("ml.m5.xlarge", description="SageMaker instance type")
+    instances: int = Field(2, ge=1, le=100, description="Instances of a fleet; a canary needs at least 2")
+    step_percent: int = Field(50, ge=1, le=50, description="Canary or linear step, % of the new fleet")
+    bake_seconds: int = Field(300, ge=0, le=3600, description="Watch this long after each step, seconds")
+    max_error_rate: float = Field(0.02, gt=0, lt=1, description="5xx share of the new fleet that fires the alarm")
+    max_latency_ms: float = Field(30_000, gt=0, description="Average ModelLatency of the new fleet that fires the alarm")
+    probe_prompt: str = Field("The capital of France is", min_length=1, description="The real inference that decides success")
+    rehearsal: Rehearsal = Rehearsal()

@@ -1,0 +1,58 @@
+"""The only reader of the environment. Everything else is handed what it needs.
+
+``SLIMLINE_*`` variables override. Where AWS is, boto3's own variables say (``AWS_ENDPOINT_URL``, ``AWS_REGION``, profiles): one code path for AWS
+and for the embedded stack. Secrets are never settings: boto3's credential chain finds them.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are on this machine, and how to reach the servers."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIMLINE_", frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path(".slimline"), description="Everything that Slimline writes lies below")
+    mlflow_url: str = Field(default="http://127.0.0.1:5501", description="MLflow tracking and registry server")
+    experiment: str = "slimline"
+    bucket: str = Field(default="slimline-models", description="S3 bucket of the model packages")
+    role_arn: str = Field(default="arn:aws:iam::123456789012:role/slimline-endpoint", description="Execution role of the endpoint")
+    image: str = Field(default="slimline-inference:0.1.0", description="Inference image; a full ECR URI on AWS")
+    threads: int = Field(default=max(1, os.cpu_count() or 1), ge=1, description="Threads of heavy stages")
+
+    @cached_property
+    def root(self) -> Path:
+        return self.home.expanduser().resolve()
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def downloads(self) -> Path:
+        return self.root / "downloads"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def aws_endpoint_url(self) -> str | None:
+        """The embedded stack's address, or none on AWS (the variable is boto3's own)."""
+        return os.environ.get("AWS_ENDPOINT_URL")
+
+    @property
+    def region(self) -> str | None:
+        return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+
+
+def settings() -> Settings:
+    """Read the environment now. Cheap; never cached, so a test or a worker can change it."""
+    return Settings()
