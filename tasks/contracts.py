@@ -1,8 +1,9 @@
 """The values that tasks hand to one another: handles and digests, never models.
 
-All are frozen, small and JSON. A ``uri`` says where inside the artifact store a thing lies and is *place*; a ``digest`` says what
-it is and is *identity*. Only identity enters a cache key (``identity``). Prefect writes the dotted class name beside a result and hands back a
-plain dict when it no longer resolves, so classes here are never moved or renamed without clearing the results.
+All are frozen, small and JSON. A ``uri`` says where inside the artifact store a thing lies and is *place*; a
+``digest`` says what it is and is *identity*. Only identity enters a cache key (``identity``). Prefect writes the
+dotted class name beside a result and hands back a plain dict when it no longer resolves, so classes here are never
+moved or renamed without clearing the results.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class DatasetRef(Value):
 
 
 class ModelRef(Value):
-    """A Hugging Face model folder in the artifact store. Every figure was read from the folder's files, not from memory."""
+    """A Hugging Face model folder in the artifact store. Every figure was read from the folder's files, not from
+    memory.
+    """
 
     uri: Annotated[str, Place]
     digest: str
@@ -77,7 +80,9 @@ class LayerReport(Value):
     columns: int
     sparsity: float = Field(description="Zero share after the stage")
     bits: float
-    error: float = Field(description="Relative squared error of the layer's output on the calibration tokens, 0 is exact")
+    error: float = Field(
+        description="Relative squared error of the layer's output on the calibration tokens, 0 is exact"
+    )
     seconds: float
     fallback: str | None = Field(default=None, description="A numerical fallback that was taken, or none")
 
@@ -102,7 +107,9 @@ class Score(Value):
     """One reloaded folder, measured."""
 
     perplexity: float
-    agreement: float = Field(description="Share of positions where the next token is the original's, 1 for the original")
+    agreement: float = Field(
+        description="Share of positions where the next token is the original's, 1 for the original"
+    )
     kl: float = Field(description="Mean KL(original ‖ this) per token, nats")
     bytes: int
     first_token_ms: float = Field(description="Median time to first token, milliseconds")
@@ -157,6 +164,19 @@ class ModelPackage(Value):
     digest: str
 
 
+class Shift(Value):
+    """A rollout that has been asked for. Everything else is read from the endpoint itself, so a restart in the
+    middle is harmless.
+    """
+
+    endpoint: str
+    wanted_config: str
+    previous_config: str | None = Field(
+        description="The config that served before; none when the endpoint was just created"
+    )
+    since: float = Field(description="The service's clock when the rollout began, seconds since 1970")
+
+
 class FleetShare(Value):
     """One fleet (an endpoint config's instances) at one moment of a rollout."""
 
@@ -178,6 +198,13 @@ class Observation(Value):
     message: str = ""
 
 
+class Tracked(Value):
+    """The MLflow run of one flow run."""
+
+    run_id: str
+    url: str
+
+
 class Rollout(Value):
     """How one release ended, and every step on the way."""
 
@@ -189,3 +216,15 @@ class Rollout(Value):
     observations: tuple[Observation, ...]
     probe: str = Field(description="The answer to the real inference that decided the verdict")
     rehearsal: str = Field(default="", description="Where this was not AWS: says so, with the clock's speed")
+
+
+class Outcome(Value):
+    """What one run of the main flow did: everything that a summary prints."""
+
+    original: ModelRef
+    data: DatasetRef
+    stages: tuple[Compressed, ...]
+    scorecard: Scorecard
+    registered: RegisteredModel
+    tracked: Tracked
+    rollout: Rollout | None = None

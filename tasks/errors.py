@@ -11,15 +11,19 @@
     ├── ReleaseRestored    the canary was bad; the old version serves all traffic again
     └── ReleaseStuck       no verdict in the time allowed, or the endpoint is in a state we must not touch
 
-A message has four parts: cause, observed, limit, remedy. None is optional: an error that cannot say what to do next is
-not finished.
+A message has four parts: cause, observed, limit, remedy. None is optional: an error that cannot say what to do next
+is not finished.
 """
 
 from __future__ import annotations
 
 
 class SlimlineError(Exception):
-    """Base class. ``str(error)`` reads as four short labelled lines."""
+    """Base class. ``str(error)`` reads as four short labelled lines. ``transient``: time may mend it, so a task may
+    try again.
+    """
+
+    transient = False
 
     def __init__(self, cause: str, *, observed: object, limit: object, remedy: str) -> None:
         self.cause = cause

@@ -1,6 +1,8 @@
-"""What a person chooses. Each class is a group in the form that Prefect draws: bounds, units and defaults are the form.
+"""What a person chooses. Each class is a group in the form that Prefect draws: bounds, units and defaults are the
+form.
 
-The defaults run on a laptop as they are. Cross-field rules that a JSON schema cannot say are in ``preflight`` and are checked before any work.
+The defaults run on a laptop as they are. Cross-field rules that a JSON schema cannot say are in ``preflight`` and
+are checked before any work.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class ModelChoice(Choice):
     source: str = Field(
         default="smollm2-135m-instruct",
         title="Model",
-        description="smollm2-135m-instruct (a real 135 M Llama that comes from a package), tiny (seeded two-block model), "
+        description="smollm2-135m-instruct (a real 135 M Llama from a package), tiny (seeded two-block model), "
         "a local Hugging Face folder, or a hub id such as org/name",
         min_length=1,
         json_schema_extra={"position": 0},
@@ -34,7 +36,7 @@ class ModelChoice(Choice):
 class DataChoice(Choice):
     """The text for calibration, training and held-out evaluation. The three never share a document."""
 
-    source: str = Field(
+    source: Annotated[str, Place] = Field(
         default="wiki-leads",
         title="Text",
         description="wiki-leads (10,033 Wikipedia introductions from a package), python-docs (ships with Python), "
@@ -70,7 +72,9 @@ class QuantizeRecipe(Choice):
 
 
 class DistillRecipe(Choice):
-    """Teach the compressed model from the original. Zeros stay zero; integers stay as they are and scales and norms learn."""
+    """Teach the compressed model from the original. Zeros stay zero; integers stay as they are and scales and norms
+    learn.
+    """
 
     epochs: int = Field(1, ge=1, le=100, description="Passes over the training blocks")
     batch_blocks: int = Field(2, ge=1, le=256, description="Blocks a step")
@@ -83,7 +87,10 @@ class Recipe(Choice):
     """How to make the model smaller: which stages, in which order, and how strongly."""
 
     name: Annotated[str, Place] = Field(
-        "balanced", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Shown in run names", json_schema_extra={"position": 0}
+        "balanced",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,40}$",
+        description="Shown in run names",
+        json_schema_extra={"position": 0},
     )
     order: tuple[CompressStage, ...] = Field(
         ("prune", "quantize", "distill"),
@@ -101,13 +108,17 @@ class Gate(Choice):
 
     max_perplexity_ratio: float = Field(1.25, ge=1, le=100, description="Candidate ÷ original, at most")
     min_agreement: float = Field(0.75, ge=0, le=1, description="Share of same next tokens, at least")
-    max_bytes_ratio: float = Field(0.35, gt=0, le=2, description="Folder bytes, candidate ÷ original in float32, at most")
+    max_bytes_ratio: float = Field(
+        0.35, gt=0, le=2, description="Folder bytes, candidate ÷ original in float32, at most"
+    )
 
 
 class Rehearsal(Choice):
     """Only on the embedded stack: traffic to judge by, and faults to see the release restored. Refused on AWS."""
 
-    requests_per_second: float = Field(2.0, ge=0, le=50, description="Real prompts sent while the rollout runs; 0 sends none")
+    requests_per_second: float = Field(
+        2.0, ge=0, le=50, description="Real prompts sent while the rollout runs; 0 sends none"
+    )
     error_share: float = Field(0.0, ge=0, le=1, description="Share of the new version's answers that fail with a 500")
 
 
@@ -121,6 +132,14 @@ class ReleasePlan(Choice):
     step_percent: int = Field(50, ge=1, le=50, description="Canary or linear step, % of the new fleet")
     bake_seconds: int = Field(300, ge=0, le=3600, description="Watch this long after each step, seconds")
     max_error_rate: float = Field(0.02, gt=0, lt=1, description="5xx share of the new fleet that fires the alarm")
-    max_latency_ms: float = Field(30_000, gt=0, description="Average ModelLatency of the new fleet that fires the alarm")
-    probe_prompt: str = Field("The capital of France is", min_length=1, description="The real inference that decides success")
+    max_latency_ms: float = Field(
+        30_000, gt=0, description="Average ModelLatency of the new fleet that fires the alarm"
+    )
+    original_first: bool = Field(
+        True,
+        description="Where the endpoint does not exist yet: serve the original first, then move to the new version",
+    )
+    probe_prompt: str = Field(
+        "The capital of France is", min_length=1, description="The real inference that decides success"
+    )
     rehearsal: Rehearsal = Rehearsal()

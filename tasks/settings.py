@@ -1,7 +1,8 @@
 """The only reader of the environment. Everything else is handed what it needs.
 
-``SLIMLINE_*`` variables override. Where AWS is, boto3's own variables say (``AWS_ENDPOINT_URL``, ``AWS_REGION``, profiles): one code path for AWS
-and for the embedded stack. Secrets are never settings: boto3's credential chain finds them.
+``SLIMLINE_*`` variables override. Where AWS is, boto3's own variables say (``AWS_ENDPOINT_URL``, ``AWS_REGION``,
+profiles): one code path for AWS and for the embedded stack. Secrets are never settings: boto3's credential chain
+finds them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class Settings(BaseSettings):
     mlflow_url: str = Field(default="http://127.0.0.1:5501", description="MLflow tracking and registry server")
     experiment: str = "slimline"
     bucket: str = Field(default="slimline-models", description="S3 bucket of the model packages")
-    role_arn: str = Field(default="arn:aws:iam::123456789012:role/slimline-endpoint", description="Execution role of the endpoint")
+    role_arn: str = Field(
+        default="arn:aws:iam::123456789012:role/slimline-endpoint", description="Execution role of the endpoint"
+    )
     image: str = Field(default="slimline-inference:0.1.0", description="Inference image; a full ECR URI on AWS")
     threads: int = Field(default=max(1, os.cpu_count() or 1), ge=1, description="Threads of heavy stages")
 

@@ -1,15 +1,14 @@
 """The artifact store: content-addressed folders that are complete or absent.
 
-A folder is written beside its final place and renamed into it; ``manifest.json`` (files, sizes, SHA-256, what made it from
-what) is written last. The address is the digest of the content, so equal content is stored once and a uri says nothing about the machine.
-Opening verifies every byte.
+A folder is written beside its final place and renamed into it; ``manifest.json`` (files, sizes, SHA-256, what made
+it from what) is written last. The address is the digest of the content, so equal content is stored once and a uri
+says nothing about the machine. Opening verifies every byte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -70,7 +69,10 @@ class Store:
         files = _listing(draft.path)
         if not files:
             raise ArtifactDamaged(
-                "an artifact has no files", observed="0 files", limit="at least 1", remedy="look at the stage that wrote it"
+                "an artifact has no files",
+                observed="0 files",
+                limit="at least 1",
+                remedy="look at the stage that wrote it",
             )
         digest = _digest(files)
         final = self.root / kind / digest
@@ -81,7 +83,7 @@ class Store:
             shutil.rmtree(final)
         if not final.exists():
             try:
-                os.rename(draft.path, final)
+                draft.path.rename(final)
             except OSError:
                 # Another process committed the same content first; anything else is a real error.
                 if not (final / MANIFEST).exists():
@@ -97,7 +99,9 @@ class Store:
         folder = self.root / uri
         remedy = f"remove {folder} and run again: the stage that made it is then recomputed"
         if not (folder / MANIFEST).exists():
-            raise ArtifactDamaged(f"artifact {uri} is not in the store", observed="missing", limit="present", remedy=remedy)
+            raise ArtifactDamaged(
+                f"artifact {uri} is not in the store", observed="missing", limit="present", remedy=remedy
+            )
         observed = _digest(_listing(folder))
         if observed != digest:
             raise ArtifactDamaged(f"artifact {uri} has changed", observed=observed, limit=digest, remedy=remedy)

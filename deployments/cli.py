@@ -1,0 +1,168 @@
+"""``slimline``: the embedded stack and the runs on it, from a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deployments.local.stack import Stack, stack_here
+from tasks.errors import SlimlineError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Compress a language model, prove it still answers like the original, and release it a little at a time.",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+BasePort = Annotated[int | None, typer.Option(help="First of four ports in a row [default: 4310]", min=1024, max=65000)]
+Speed = Annotated[
+    float | None,
+    typer.Option(help="Clock of the endpoint service: its seconds in one of ours [default: 10]", min=1, max=1000),
+]
+
+
+@app.command()
+def up(base_port: BasePort = None, speed: Speed = None) -> None:
+    """Start Prefect, MLflow, the endpoint service and a worker; serve every deployment.
+
+    Example: slimline up --speed 30
+    """
+    stack = stack_here(base_port, speed)
+    _guarded(lambda: stack.up(console.print))
+    _print_pages(stack)
+
+
+@app.command()
+def down(base_port: BasePort = None) -> None:
+    """Stop the embedded stack. What was computed, registered and logged stays in .slimline."""
+    stack_here(base_port).down(console.print)
+
+
+@app.command()
+def status(base_port: BasePort = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Say what runs, and what every endpoint serves. Exit code 1 when a part is down."""
+    from deployments.inspection import endpoints
+
+    stack = stack_here(base_port)
+    parts = stack.status()
+    serving = endpoints(stack) if ("endpoints", "up") in {(name, state) for name, state, _ in parts} else []
+    if as_json:
+        console.print_json(json.dumps({"parts": parts, "endpoints": serving}))
+    else:
+        table = Table("part", "state", "address")
+        for row in parts:
+            table.add_row(*row)
+        console.print(table)
+        for endpoint in serving:
+            console.print(f"endpoint {endpoint['name']}: {endpoint['status']}, serves {endpoint['config']}")
+    raise typer.Exit(0 if all(state == "up" for _, state, _ in parts) else 1)
+
+
+@app.command()
+def run(
+    deployment: Annotated[str, typer.Argument(help="demo, tiny or compress-only; see deployments/prefect.yaml")],
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="recipe.quantize.bits=8, JSON values")
+    ] = None,
+    base_port: BasePort = None,
+) -> None:
+    """Trigger a deployment, follow it, and print how it ended.
+
+    Example: slimline run tiny -p recipe.quantize.bits=8 -p gate.min_agreement=0.9
+    """
+    stack = stack_here(base_port)
+    _guarded(lambda: _run(stack, deployment, _parameters(param or [])))
+
+
+@app.command()
+def demo(base_port: BasePort = None, speed: Speed = None) -> None:
+    """Bring the stack up, run the demo deployment, and leave the stack up to look at."""
+    stack = stack_here(base_port, speed)
+
+    def work() -> None:
+        stack.up(console.print)
+        _run(stack, "demo", {})
+        _print_pages(stack)
+
+    _guarded(work)
+
+
+@app.command()
+def why(
+    stage: Annotated[str, typer.Argument(help="fetch, prune, quantize, distill or evaluate")],
+    base_port: BasePort = None,
+) -> None:
+    """Say which part of a stage's cache key changed between its last two runs."""
+    _use(stack_here(base_port))
+    from tasks.caching import why as changes
+
+    lines = changes(stage)
+    console.print("\n".join(lines) if lines else f"{stage}: same key as the run before, so it is cached")
+
+
+def _use(stack: Stack) -> None:
+    """Point this process at ``stack``. Before Prefect is imported: it reads its settings then."""
+    os.environ.update(stack.environment())
+
+
+def _run(stack: Stack, deployment: str, parameters: dict[str, Any]) -> None:
+    _use(stack)
+    from deployments.follow import run_and_follow
+    from deployments.summary import print_outcome
+
+    outcome = run_and_follow(deployment, parameters, console)
+    print_outcome(outcome, stack.endpoint_url, console)
+
+
+def _guarded(work: Any) -> None:
+    try:
+        work()
+    except SlimlineError as error:
+        console.print(f"[red]{type(error).__name__}[/red]: {error}", markup=True)
+        raise typer.Exit(1) from None
+
+
+def _parameters(pairs: list[str]) -> dict[str, Any]:
+    """``a.b=1`` becomes ``{"a": {"b": 1}}``. A value that is not JSON is a string."""
+    nested: dict[str, Any] = {}
+    for pair in pairs:
+        path, sign, text = pair.partition("=")
+        if not sign:
+            raise typer.BadParameter(f"{pair!r} has no '='; write name=value, such as recipe.quantize.bits=8")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parents, leaf = path.split(".")
+        here = nested
+        for name in parents:
+            here = here.setdefault(name, {})
+        here[leaf] = value
+    return nested
+
+
+def _print_pages(stack: Stack) -> None:
+    console.print()
+    console.print(f"Prefect    {stack.prefect_url}        runs, artifacts, forms")
+    console.print(f"MLflow     {stack.mlflow_url}        lineage, metrics, registry")
+    console.print(f"Endpoints  {stack.endpoint_url}/_slimline/  fleets, traffic, alarms")
+    console.print(f"boto3      AWS_ENDPOINT_URL={stack.endpoint_url}")
+    console.print(f"Files      {_short(stack.home)}    Stop with: make down")
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,127 @@
+"""Trigger a deployment, show its stages while they run, and hand back its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from rich.console import Console
+from rich.status import Status
+
+from tasks.contracts import Outcome
+from tasks.errors import SlimlineError
+
+POLL_SECONDS = 1.0
+HIDDEN = ("report-", "track-", "close-", "preflight-", "read-", "reserve-")
+
+
+class RunFailed(SlimlineError):
+    """The flow run ended in another state than Completed."""
+
+
+def run_and_follow(deployment: str, parameters: dict[str, Any], console: Console) -> Outcome:
+    """Run ``deployment`` and print a line for each stage as it ends.
+
+    Raises:
+        RunFailed: with the run's own message: a gate that failed, a release that was restored, or an error.
+    """
+    with get_client(sync_client=True) as client:
+        run = _trigger(client, deployment, parameters)
+        console.print(f"run {run.name} of {deployment}, with the page of its own in Prefect: /runs/flow-run/{run.id}")
+        told: set[tuple[UUID, str]] = set()
+        with console.status("waiting for the worker") as status:
+            while True:
+                run = client.read_flow_run(run.id)
+                family = [run.id, *(child.id for child in _children(client, run.id))]
+                for line in _news(client, family, told):
+                    console.print(line)
+                _show_progress(client, family, status, console)
+                if run.state is not None and run.state.is_final():
+                    break
+                time.sleep(POLL_SECONDS)
+    if run.state is None or not run.state.is_completed():
+        raise _failure(run)
+    result = run.state.result(raise_on_failure=True)
+    return Outcome.model_validate(result.model_dump() if isinstance(result, Outcome) else result)
+
+
+def _trigger(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
+    known = {entry.name: entry for entry in client.read_deployments()}
+    if deployment not in known:
+        raise SlimlineError(
+            f"there is no deployment {deployment!r}",
+            observed=deployment,
+            limit=", ".join(sorted(known)) or "none is served",
+            remedy="name one of these; `slimline up` registers deployments/prefect.yaml",
+        )
+    entry = known[deployment]
+    return client.create_flow_run_from_deployment(entry.id, parameters=_merged(entry.parameters, parameters))
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The deployment's preset with ``changes`` laid over it, group by group."""
+    merged = dict(base)
+    for name, value in changes.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(value, dict) and isinstance(inner, dict) else value
+    return merged
+
+
+def _children(client: SyncPrefectClient, parent: UUID) -> list[FlowRun]:
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent]))
+    )
+
+
+def _news(client: SyncPrefectClient, family: list[UUID], told: set[tuple[UUID, str]]) -> Iterator[str]:
+    """One line for each task that has ended or is to be retried since we last looked."""
+    runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=family)))
+    for run in sorted(runs, key=lambda run: run.end_time.timestamp() if run.end_time else 0.0):
+        state = run.state_name or ""
+        final = run.state is not None and run.state.is_final()
+        if not (final or "Retry" in state) or (run.id, state) in told or run.name.startswith(HIDDEN):
+            continue
+        told.add((run.id, state))
+        yield _line(run, state)
+
+
+def _line(run: TaskRun, state: str) -> str:
+    seconds = run.total_run_time.total_seconds()
+    mark = {"Completed": "[green]✓[/green]", "Cached": "[cyan]✓[/cyan]"}.get(state, "[red]✗[/red]")
+    what = "cached" if state == "Cached" else f"{seconds:.1f} s" if state == "Completed" else state
+    return f"  {mark} {run.name:<44} {what}"
+
+
+def _show_progress(client: SyncPrefectClient, family: list[UUID], status: Status, console: Console) -> None:
+    artifacts = client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=family), type=ArtifactFilterType(any_=["progress"])
+        )
+    )
+    if artifacts:
+        newest = max(artifacts, key=lambda entry: entry.updated.timestamp() if entry.updated else 0.0)
+        share = float(str(newest.data or 0))
+        status.update(f"{newest.description} ({share:.0f} %)")
+
+
+def _failure(run: FlowRun) -> RunFailed:
+    state = run.state
+    message = state.message if state is not None else None
+    return RunFailed(
+        f"run {run.name} ended as {state.name if state else 'unknown'}",
+        observed=message or "no message",
+        limit="Completed",
+        remedy=f"open the run's page in Prefect: /runs/flow-run/{run.id}",
+    )

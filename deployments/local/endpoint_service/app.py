@@ -1,0 +1,196 @@
+"""The ASGI application: which request is whose.
+
+Ours by ``X-Amz-Target`` (SageMaker, CloudWatch, Application Auto Scaling), by path (``/endpoints/``, ``/_slimline/``),
+by the signing name in the Authorization header. What is ours and not implemented answers 501; everything else goes to
+moto. Signatures are not verified: this is a rehearsal on loopback.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable
+from urllib.parse import parse_qs, unquote
+
+import aiohttp
+
+from deployments.local.endpoint_service import pages, validation
+from deployments.local.endpoint_service.asgi import Gone, Receive, Scope, Send, TooLarge, read_body
+from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.moto_backend import Moto
+from deployments.local.endpoint_service.router import MAX_BODY, Router, too_large
+from deployments.local.endpoint_service.wire import (
+    Answer,
+    AwsError,
+    Json,
+    error_answer,
+    json_answer,
+    not_implemented,
+    request_id,
+)
+
+JSON_1_0, JSON_1_1, REST = "application/x-amz-json-1.0", "application/x-amz-json-1.1", "application/json"
+_LIMIT = 10 * 1024 * 1024  # bytes of a control-plane request, unpacked
+_SAGEMAKER, _CLOUDWATCH, _SCALING = "SageMaker", "GraniteServiceVersion20100801", "AnyScaleFrontendService"
+_SERVICES = {_SAGEMAKER: "sagemaker", _CLOUDWATCH: "cloudwatch", _SCALING: "application-autoscaling"}
+_INVOKE = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations|invocations-response-stream)")
+_RUNTIME = {
+    "async-invocations": "InvokeEndpointAsync",
+    "invocations-response-stream": "InvokeEndpointWithResponseStream",
+}
+_SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
+_OURS = ("sagemaker", "monitoring", "application-autoscaling")  # signing names that never reach moto
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|[a-z0-9.-]+\.localhost|\[::1\])(:\d+)?", re.IGNORECASE)
+
+Operations = dict[str, Callable[[Json], Json]]
+
+
+class App:
+    """The ASGI callable."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        sagemaker: Operations,
+        cloudwatch: Operations,
+        router: Router,
+        moto: Moto,
+        own: Callable[[str], Answer],
+    ) -> None:
+        self._clock = clock
+        self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
+        self._router = router
+        self._moto = moto
+        self._own = own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return  # uvicorn runs with lifespan off; websockets are not spoken
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        try:
+            answer = self._refusal(headers) or await self._answer(scope, headers, receive)
+        except AwsError as error:
+            answer = error_answer(error, REST)
+        except TooLarge:
+            answer = error_answer(AwsError("RequestEntityTooLargeException", f"At most {_LIMIT} bytes.", status=413))
+        except Gone:
+            return
+        if answer is None:
+            await self._forward(scope, receive, send)
+        else:
+            await self._send(send, answer, head=scope["method"] == "HEAD")
+
+    def _refusal(self, headers: dict[str, str]) -> Answer | None:
+        """A web page must not reach this service by rebinding a name or by posting across origins."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not _LOOPBACK.fullmatch(host):
+            return pages.text(
+                403, f"Host {host!r} is not a loopback name: this service answers on this machine only.\n"
+            )
+        if origin and not _LOOPBACK.fullmatch(origin.partition("://")[2]):
+            return pages.text(403, f"Origin {origin!r} is not this machine.\n")
+        return None
+
+    async def _answer(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Answer | None:
+        """Our answer, or None for moto's."""
+        path, target = scope["path"], headers.get("x-amz-target", "")
+        if path == "/_slimline" or path.startswith("/_slimline/"):
+            return self._own(path) if scope["method"] in ("GET", "HEAD") else pages.text(405, "GET only\n")
+        prefix, _, operation = target.partition(".")
+        if prefix in _SERVICES:
+            body = await read_body(headers, receive, _LIMIT)
+            return self._operation(prefix, operation, _unpacked(headers, body))
+        signed = _SCOPE.search(headers.get("authorization", ""))
+        service = signed.group(1) if signed else ""
+        match = _INVOKE.fullmatch(path)
+        if match and service in ("", "sagemaker"):
+            return await self._invoke(match, headers, receive)
+        if service in _OURS or service.startswith("sagemaker") or path.startswith("/service/" + _CLOUDWATCH):
+            raise not_implemented(await _named(scope, headers, receive, service))
+        return None
+
+    def _operation(self, prefix: str, operation: str, body: bytes) -> Answer:
+        content_type = JSON_1_0 if prefix == _CLOUDWATCH else JSON_1_1
+        try:
+            run = self._operations[prefix].get(operation)
+            if run is None:
+                raise not_implemented(f"{prefix}.{operation}")
+            request = _parsed(body)
+            code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
+            validation.check(_SERVICES[prefix], operation, request, code)
+            present = {name: value for name, value in request.items() if value is not None}
+            return json_answer(run(present), content_type)
+        except AwsError as error:
+            return error_answer(error, content_type)
+
+    async def _invoke(self, match: re.Match[str], headers: dict[str, str], receive: Receive) -> Answer:
+        name, kind = unquote(match.group(1)), match.group(2)
+        try:
+            body = await read_body(headers, receive, MAX_BODY)
+        except TooLarge:
+            return error_answer(too_large(), REST)
+        if kind != "invocations":
+            raise not_implemented(f"SageMakerRuntime.{_RUNTIME[kind]}")
+        return await self._router.invoke(name, headers, body)
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noting(message: object) -> None:
+            nonlocal started
+            started = True
+            await send(message)  # type: ignore[arg-type]
+
+        try:
+            await self._moto.forward(scope, receive, noting)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            if started:
+                raise  # half an answer is out: closing the connection is all that is left
+            failure = AwsError(
+                "ServiceUnavailable", f"The backend for this service gave no answer: {error}", status=503
+            )
+            await self._send(send, error_answer(failure, REST))
+
+    async def _send(self, send: Send, answer: Answer, head: bool = False) -> None:
+        headers = [(b"date", self._clock.http_date().encode()), (b"x-amzn-requestid", request_id().encode())]
+        headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
+        headers.append((b"content-length", str(len(answer.body)).encode()))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if head else answer.body})
+
+
+def _unpacked(headers: dict[str, str], body: bytes) -> bytes:
+    """boto3 sends long PutMetricData requests gzipped."""
+    if headers.get("content-encoding", "").lower() != "gzip":
+        return body
+    try:
+        unpacked = zlib.decompressobj(wbits=31).decompress(body, _LIMIT + 1)
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise AwsError("SerializationException", f"The body is not gzip: {error}") from error
+    if len(unpacked) > _LIMIT:
+        raise TooLarge(len(unpacked))
+    return unpacked
+
+
+def _parsed(body: bytes) -> Json:
+    try:
+        request = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise AwsError("SerializationException", f"The body is not JSON: {error}") from error
+    if not isinstance(request, dict):
+        raise AwsError("SerializationException", "The body must be a JSON object.")
+    return request
+
+
+async def _named(scope: Scope, headers: dict[str, str], receive: Receive, service: str) -> str:
+    """The operation's name for a 501, for protocols that we do not speak."""
+    path: str = scope["path"]
+    if "/operation/" in path:
+        return f"{_CLOUDWATCH}.{path.rpartition('/')[2]} over smithy-rpc-v2-cbor"
+    body = await read_body(headers, receive, _LIMIT)
+    action = parse_qs(scope["query_string"] or body if b"Action=" in body else scope["query_string"]).get(b"Action")
+    if action:
+        return f"{service}.{action[0].decode('latin-1')} over the query protocol"
+    return f"{service or 'this service'}: {scope['method']} {path}"

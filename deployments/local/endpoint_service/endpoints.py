@@ -1,0 +1,224 @@
+"""The SageMaker operations on endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import replace
+
+from deployments.local.endpoint_service import rules
+from deployments.local.endpoint_service.alarms import AlarmBook
+from deployments.local.endpoint_service.control import listed
+from deployments.local.endpoint_service.fleets import Fleet, FleetFailed, Tools
+from deployments.local.endpoint_service.paging import page
+from deployments.local.endpoint_service.rollout import Rollout
+from deployments.local.endpoint_service.shown import endpoint_description
+from deployments.local.endpoint_service.state import (
+    DELETING,
+    FAILED,
+    IN_SERVICE,
+    UPDATING,
+    Endpoint,
+    EndpointConfig,
+    State,
+)
+from deployments.local.endpoint_service.wire import Json, epoch, invalid, not_implemented
+
+log = logging.getLogger("slimline.endpoints")
+
+
+class Endpoints:
+    """One method an operation. Long work runs as one task an endpoint (``Endpoint.job``)."""
+
+    def __init__(self, state: State, alarms: AlarmBook, tools: Tools) -> None:
+        self._state = state
+        self._alarms = alarms
+        self._tools = tools
+        self._clock = tools.clock
+        self.operations: dict[str, Callable[[Json], Json]] = {
+            "CreateEndpoint": self.create_endpoint,
+            "DescribeEndpoint": self.describe_endpoint,
+            "ListEndpoints": self.list_endpoints,
+            "DeleteEndpoint": self.delete_endpoint,
+            "UpdateEndpoint": self.update_endpoint,
+            "UpdateEndpointWeightsAndCapacities": self.update_weights,
+        }
+
+    def create_endpoint(self, request: Json) -> Json:
+        name = request["EndpointName"]
+        arn = self._state.arn("endpoint", name)
+        if name in self._state.endpoints:
+            raise invalid(f'Cannot create already existing endpoint "{arn}".')
+        config = self._state.config(request["EndpointConfigName"])
+        if deployment := request.get("DeploymentConfig"):
+            self._check_deployment(deployment, config, ())
+        fleet = self._fleet(name, config)
+        self._state.set_tags(arn, request.get("Tags", []))
+        now = self._clock.now()
+        endpoint = Endpoint(name, arn, config.name, now, now, deployment=deployment)
+        self._state.endpoints[name] = endpoint
+        self._run(endpoint, self._create(endpoint, fleet))
+        return {"EndpointArn": arn}
+
+    async def _create(self, endpoint: Endpoint, fleet: Fleet) -> None:
+        endpoint.note(self._clock.now(), f"creating with {fleet.config.name}")
+        endpoint.green = fleet  # seen while it starts; it takes no traffic
+        try:
+            await fleet.start()
+        except FleetFailed as error:
+            endpoint.status, endpoint.failure = FAILED, str(error)[:1024]
+        else:
+            fleet.activate()
+            endpoint.blue, endpoint.status = fleet, IN_SERVICE
+        endpoint.green = None
+        endpoint.modified = self._clock.now()
+        endpoint.note(endpoint.modified, f"{endpoint.status} {endpoint.failure or ''}".strip())
+
+    def describe_endpoint(self, request: Json) -> Json:
+        return endpoint_description(self._state.endpoint(request["EndpointName"]))
+
+    def list_endpoints(self, request: Json) -> Json:
+        found = listed(self._state.endpoints.values(), request)
+        items, token = page(found, request.get("NextToken"), request.get("MaxResults", 10))
+        shown = [
+            {
+                "EndpointName": e.name,
+                "EndpointArn": e.arn,
+                "CreationTime": epoch(e.created),
+                "LastModifiedTime": epoch(e.modified),
+                "EndpointStatus": e.status,
+            }
+            for e in items
+        ]
+        return {"Endpoints": shown} | token
+
+    def delete_endpoint(self, request: Json) -> Json:
+        endpoint = self._idle(request["EndpointName"])
+        endpoint.status, endpoint.modified = DELETING, self._clock.now()
+        self._run(endpoint, self._delete(endpoint))
+        return {}
+
+    async def _delete(self, endpoint: Endpoint) -> None:
+        if endpoint.blue:
+            await endpoint.blue.retire()
+        self._state.endpoints.pop(endpoint.name, None)
+        self._state.tags.pop(endpoint.arn, None)
+
+    def update_endpoint(self, request: Json) -> Json:
+        endpoint = self._ready(request["EndpointName"])
+        config = self._state.config(request["EndpointConfigName"])
+        self._state.config(endpoint.config)  # AWS needs the old one too: rolling back would need it
+        deployment = request.get("DeploymentConfig")
+        if request.get("RetainDeploymentConfig"):
+            if deployment:
+                raise invalid("DeploymentConfig must not be specified when RetainDeploymentConfig is true.")
+            deployment = endpoint.deployment
+        config = self._retained(endpoint, config, request)
+        assert endpoint.blue is not None
+        if deployment:
+            self._check_deployment(deployment, config, endpoint.blue.variants)
+        fleet = self._fleet(endpoint.name, config)
+        endpoint.deployment = deployment
+        endpoint.status, endpoint.modified = UPDATING, self._clock.now()
+        endpoint.note(endpoint.modified, f"updating from {endpoint.config} to {config.name}")
+        self._run(endpoint, Rollout(endpoint, fleet, deployment, self._clock, self._alarms).run())
+        return {"EndpointArn": endpoint.arn}
+
+    def _retained(self, endpoint: Endpoint, config: EndpointConfig, request: Json) -> EndpointConfig:
+        """RetainAllVariantProperties: weights and instance counts of the running variants go into the new fleet."""
+        excluded = {each["VariantPropertyType"] for each in request.get("ExcludeRetainedVariantProperties", [])}
+        if not request.get("RetainAllVariantProperties"):
+            return config
+        assert endpoint.blue is not None
+        variants = []
+        for spec in config.variants:
+            kept: Json = {}
+            if running := endpoint.blue.variants.get(spec["VariantName"]):
+                if "DesiredInstanceCount" not in excluded:
+                    kept["InitialInstanceCount"] = running.desired
+                if "DesiredWeight" not in excluded:
+                    kept["InitialVariantWeight"] = running.weight
+            variants.append(spec | kept)
+        return replace(config, request=config.request | {"ProductionVariants": variants})
+
+    def update_weights(self, request: Json) -> Json:
+        endpoint = self._ready(request["EndpointName"])
+        assert endpoint.blue is not None
+        wanted = request["DesiredWeightsAndCapacities"]
+        weights = {name: variant.weight for name, variant in endpoint.blue.variants.items()}
+        for each in wanted:
+            if each.get("ServerlessUpdateConfig"):
+                raise not_implemented("UpdateEndpointWeightsAndCapacities: ServerlessUpdateConfig")
+            if each["VariantName"] not in weights:
+                raise invalid(f"Variant {each['VariantName']} does not exist on endpoint {endpoint.name}.")
+            if each.get("DesiredInstanceCount") == 0:
+                raise invalid(f"DesiredInstanceCount of variant {each['VariantName']} must be at least 1.")
+            weights[each["VariantName"]] = each.get("DesiredWeight", weights[each["VariantName"]])
+        if not sum(weights.values()):
+            raise invalid("At least one production variant must have a weight greater than 0.")
+        endpoint.status, endpoint.modified = UPDATING, self._clock.now()
+        self._run(endpoint, self._reweigh(endpoint, endpoint.blue, wanted))
+        return {"EndpointArn": endpoint.arn}
+
+    async def _reweigh(self, endpoint: Endpoint, fleet: Fleet, wanted: list[Json]) -> None:
+        for each in wanted:
+            variant = fleet.variants[each["VariantName"]]
+            if each.get("DesiredWeight") is not None:
+                variant.weight = each["DesiredWeight"]
+                endpoint.note(self._clock.now(), f"weight of {variant.name} is {variant.weight:g}")
+            if each.get("DesiredInstanceCount") is not None:
+                try:
+                    await fleet.resize(variant.name, each["DesiredInstanceCount"])
+                except FleetFailed as error:
+                    variant.desired = len(variant.workers)
+                    endpoint.note(self._clock.now(), f"{variant.name} keeps {variant.desired} instance(s): {error}")
+                else:
+                    endpoint.note(self._clock.now(), f"{variant.name} has {variant.desired} instance(s)")
+        endpoint.status, endpoint.modified = IN_SERVICE, self._clock.now()
+
+    async def stop(self, grace: float) -> None:
+        """End every job and every worker; the service is going away."""
+        endpoints = list(self._state.endpoints.values())
+        jobs = [endpoint.job for endpoint in endpoints if endpoint.job]
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        fleets = [fleet for endpoint in endpoints for fleet in (endpoint.blue, endpoint.green) if fleet]
+        await asyncio.gather(*(fleet.stop(grace) for fleet in fleets))
+
+    def _check_deployment(self, deployment: Json, config: EndpointConfig, running: Collection[str]) -> None:
+        counts = {spec["VariantName"]: spec["InitialInstanceCount"] for spec in config.variants}
+        rules.deployment(deployment, counts)
+        if running:
+            rules.same_variants(running, config.variant_names)
+        alarms = (deployment.get("AutoRollbackConfiguration") or {}).get("Alarms", [])
+        if unknown := self._alarms.unknown([alarm["AlarmName"] for alarm in alarms if "AlarmName" in alarm]):
+            raise invalid(f"CloudWatch alarm(s) of AutoRollbackConfiguration not found: {', '.join(unknown)}.")
+
+    def _fleet(self, endpoint: str, config: EndpointConfig) -> Fleet:
+        models = {spec["ModelName"]: self._state.model(spec["ModelName"]) for spec in config.variants}
+        return Fleet(endpoint, config, models, self._tools)
+
+    def _idle(self, name: str) -> Endpoint:
+        endpoint = self._state.endpoint(name)
+        if endpoint.busy:
+            raise invalid(f'Cannot update in-progress endpoint "{endpoint.arn}".')
+        return endpoint
+
+    def _ready(self, name: str) -> Endpoint:
+        endpoint = self._idle(name)
+        if endpoint.status != IN_SERVICE:
+            raise invalid(
+                f'Endpoint "{endpoint.arn}" is {endpoint.status}: DeleteEndpoint is the only operation on it.'
+            )
+        return endpoint
+
+    def _run(self, endpoint: Endpoint, work: Coroutine[None, None, None]) -> None:
+        def ended(job: asyncio.Task[None]) -> None:
+            if not job.cancelled() and (error := job.exception()):
+                log.error("work on endpoint %s broke", endpoint.name, exc_info=error)
+                endpoint.status, endpoint.failure = FAILED, f"Internal error of the endpoint service: {error!r}"[:1024]
+
+        endpoint.job = asyncio.get_running_loop().create_task(work)
+        endpoint.job.add_done_callback(ended)

@@ -1,0 +1,208 @@
+"""A fleet: the instances that one EndpointConfig asks for, variant by variant.
+
+During a deployment two fleets stand side by side. Traffic moves by whole instances: ``active`` of a variant's instances
+take part, and the variant's share of the traffic is ``active / instances``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.images import Images, NoRuntime
+from deployments.local.endpoint_service.metrics import Metrics
+from deployments.local.endpoint_service.modeldata import ModelData, NoModelData
+from deployments.local.endpoint_service.reaper import Reaper
+from deployments.local.endpoint_service.recorder import Recorder
+from deployments.local.endpoint_service.state import EndpointConfig, Model
+from deployments.local.endpoint_service.wire import Json
+from deployments.local.endpoint_service.workers import Program, Worker, WorkerFailed
+
+STARTUP_SECONDS = 480.0  # ContainerStartupHealthCheckTimeoutInSeconds when the variant names none
+DRAIN_SECONDS = 65.0  # a little more than the longest request
+
+
+class FleetFailed(Exception):
+    """The fleet did not become healthy; the text is a FailureReason."""
+
+
+@dataclass
+class Tools:
+    """What a fleet needs from the service."""
+
+    clock: Clock
+    metrics: Metrics
+    images: Images
+    reaper: Reaper
+    client: aiohttp.ClientSession
+    data: ModelData
+    logs: Path
+    startup_limit: float  # wall seconds; the service's own bound on every start
+    # Starting a model server keeps a core busy: no more at once than there are cores.
+    starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(max(2, os.cpu_count() or 2)))
+
+
+@dataclass
+class Variant:
+    """One production variant of a fleet."""
+
+    name: str
+    spec: Json
+    model: Model
+    weight: float
+    desired: int
+    recorder: Recorder
+    workers: list[Worker] = field(default_factory=list)
+    active: int = 0  # how many instances take traffic
+    program: Program | None = None
+    turn: int = 0
+
+    @property
+    def share(self) -> float:
+        """The part of this variant's traffic that this fleet takes, 0 to 1."""
+        return self.active / len(self.workers) if self.workers else 0.0
+
+    def pick(self) -> Worker | None:
+        """A healthy active instance: the next in turn, or the least busy if RoutingConfig says so."""
+        ready = [worker for worker in self.workers[: self.active] if worker.healthy]
+        if not ready:
+            return None
+        if self.spec.get("RoutingConfig", {}).get("RoutingStrategy") == "LEAST_OUTSTANDING_REQUESTS":
+            return min(ready, key=lambda worker: worker.in_flight)
+        self.turn += 1
+        return ready[self.turn % len(ready)]
+
+
+class Fleet:
+    """All variants of one EndpointConfig on one endpoint."""
+
+    def __init__(self, endpoint: str, config: EndpointConfig, models: Mapping[str, Model], tools: Tools) -> None:
+        self.endpoint = endpoint
+        self.config = config
+        self.started = tools.clock.now()
+        self._tools = tools
+        self.variants: dict[str, Variant] = {}
+        for spec in config.variants:
+            name = spec["VariantName"]
+            recorder = Recorder(tools.metrics, tools.clock, endpoint, name, config.name)
+            weight, count = spec.get("InitialVariantWeight", 1.0), spec["InitialInstanceCount"]
+            self.variants[name] = Variant(name, spec, models[spec["ModelName"]], weight, count, recorder)
+
+    @property
+    def workers(self) -> list[Worker]:
+        return [worker for variant in self.variants.values() for worker in variant.workers]
+
+    async def start(self) -> None:
+        """Start every instance. Raises ``FleetFailed`` and leaves none running if one fails."""
+        try:
+            for variant in self.variants.values():
+                variant.program = await self._program(variant)
+            await _all([self._grow(variant, variant.desired) for variant in self.variants.values()])
+        except (NoRuntime, NoModelData, WorkerFailed, OSError) as error:
+            await self.stop(grace=1.0)
+            raise FleetFailed(str(error)) from error
+
+    async def resize(self, name: str, count: int) -> None:
+        """Start or drain instances until the variant has ``count``. ``FleetFailed``: the old ones still serve."""
+        variant = self.variants[name]
+        variant.desired = count
+        try:
+            await self._grow(variant, count)
+        except (WorkerFailed, OSError) as error:
+            raise FleetFailed(str(error)) from error
+        surplus = variant.workers[count:]
+        variant.workers, variant.active = variant.workers[:count], count
+        await _drain(surplus)
+
+    def activate(self, share: Mapping[str, int] | None = None) -> None:
+        """Let that many instances of each variant take traffic; all of them if nothing is said."""
+        for name, variant in self.variants.items():
+            variant.active = len(variant.workers) if share is None else share.get(name, 0)
+
+    async def retire(self) -> None:
+        """Let requests under way finish, then end the processes."""
+        await _drain(self.workers)
+
+    async def stop(self, grace: float) -> None:
+        await asyncio.gather(*(worker.stop(grace) for worker in self.workers))
+
+    async def _grow(self, variant: Variant, count: int) -> None:
+        program = variant.program
+        assert program is not None
+        wanted = count - len(variant.workers)
+        new = [self._worker(variant, len(variant.workers) + n, program) for n in range(wanted)]
+        try:
+            await _all([self._launch(worker) for worker in new])
+        except BaseException:
+            await asyncio.gather(*(worker.stop(1.0) for worker in new))
+            raise
+        variant.workers.extend(new)
+
+    def _worker(self, variant: Variant, index: int, program: Program) -> Worker:
+        log = self._tools.logs / self.endpoint / self.config.name / f"{variant.name}-{index}.log"
+        return Worker(variant.name, program, log, self._tools.reaper)
+
+    async def _launch(self, worker: Worker) -> None:
+        async with self._tools.starts:
+            await worker.start(self._tools.client)
+
+    async def _program(self, variant: Variant) -> Program:
+        container = variant.model.container
+        command = self._tools.images.command(container["Image"])
+        wanted = variant.spec.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS)
+        seconds = min(float(wanted), self._tools.startup_limit)
+        folder = await self._tools.data.place(container)
+        return Program(command, folder, container.get("Environment", {}), seconds)
+
+    def summary(self) -> Json:
+        """For people: weights, instances, requests and errors since the fleet started."""
+        variants = {
+            variant.name: {
+                "weight": variant.weight,
+                "share": variant.share,
+                "model": variant.model.name,
+                "image": variant.model.container["Image"],
+                "active_instances": variant.active,
+                "instances": [_seen(worker) for worker in variant.workers],
+                **variant.recorder.counts(),
+            }
+            for variant in self.variants.values()
+        }
+        totals = {key: sum(v[key] for v in variants.values()) for key in ("requests", "errors_4xx", "errors_5xx")}
+        return {"config": self.config.name, "started": round(self.started, 3), "variants": variants, **totals}
+
+
+def _seen(worker: Worker) -> Json:
+    return {
+        "id": worker.id,
+        "pid": worker.pid,
+        "healthy": worker.healthy,
+        "in_flight": worker.in_flight,
+        "requests": worker.requests,
+        "restarts": worker.restarts,
+    }
+
+
+async def _drain(workers: list[Worker]) -> None:
+    async def one(worker: Worker) -> None:
+        await worker.drained(DRAIN_SECONDS)
+        await worker.stop()
+
+    await asyncio.gather(*(one(worker) for worker in workers))
+
+
+async def _all(jobs: list) -> None:  # type: ignore[type-arg]
+    """Run all; on the first failure cancel the rest and wait for them, then raise it."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

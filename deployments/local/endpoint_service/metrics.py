@@ -1,0 +1,198 @@
+"""CloudWatch's metrics: samples aggregated by time, statistics and percentiles read back.
+
+Memory is bounded. A series keeps buckets of its resolution (1, 10 or 60 s) for a while and folds them into minutes,
+as CloudWatch does. A bucket keeps exact values while they are few, then logarithmic bins 1 % wide: percentiles are then
+within 0.5 % of the value, and buckets still add up.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from deployments.local.endpoint_service.wire import not_implemented
+
+EXACT_VALUES = 128
+_BIN = math.log(1.01)
+_FINE_BUCKETS = {1: 10_800, 10: 1_080, 60: 21_600}
+_MINUTES = 21_600  # 15 days
+STATISTICS = ("SampleCount", "Average", "Sum", "Minimum", "Maximum")
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,10})?|100)")
+
+Dimensions = tuple[tuple[str, str], ...]
+MetricName = tuple[str, str, Dimensions]  # namespace, name, sorted dimensions
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Samples of one stretch of time."""
+
+    count: float = 0.0
+    total: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    values: dict[float, float] = field(default_factory=dict)  # value (or bin) -> count
+    binned: bool = False
+    opaque: bool = False  # a statistic set came in: percentiles are unknown
+
+    def add(self, value: float, count: float = 1.0) -> None:
+        self.count += count
+        self.total += value * count
+        self.low = min(self.low, value)
+        self.high = max(self.high, value)
+        key = _bin(value) if self.binned else value
+        self.values[key] = self.values.get(key, 0.0) + count
+        if not self.binned and len(self.values) > EXACT_VALUES:
+            self._to_bins()
+
+    def add_set(self, count: float, total: float, low: float, high: float) -> None:
+        """A statistic set: what was sent, without the samples behind it."""
+        self.count += count
+        self.total += total
+        self.low = min(self.low, low)
+        self.high = max(self.high, high)
+        self.opaque = True
+
+    def merge(self, other: Bucket) -> None:
+        self.count += other.count
+        self.total += other.total
+        self.low = min(self.low, other.low)
+        self.high = max(self.high, other.high)
+        self.opaque = self.opaque or other.opaque
+        if other.binned and not self.binned:
+            self._to_bins()
+        for value, count in other.values.items():
+            key = _bin(value) if self.binned else value
+            self.values[key] = self.values.get(key, 0.0) + count
+        if not self.binned and len(self.values) > EXACT_VALUES:
+            self._to_bins()
+
+    def statistic(self, name: str) -> float | None:
+        """One of CloudWatch's statistics or a percentile (``p99``, ``p99.9``); None where it cannot be known."""
+        if not self.count:
+            return None
+        if name == "Average":
+            return self.total / self.count
+        simple = {"SampleCount": self.count, "Sum": self.total, "Minimum": self.low, "Maximum": self.high}
+        return simple[name] if name in simple else self._percentile(percentile_of(name))
+
+    def _percentile(self, percent: float) -> float | None:
+        """Linear interpolation between the closest ranks."""
+        if self.opaque:
+            return None
+        rank = percent / 100 * (self.count - 1)
+        below, above = self._at(math.floor(rank)), self._at(math.ceil(rank))
+        return min(max(below + (above - below) * (rank - math.floor(rank)), self.low), self.high)
+
+    def _at(self, rank: int) -> float:
+        seen = 0.0
+        for value in sorted(self.values):
+            seen += self.values[value]
+            if seen > rank:
+                return value
+        return self.high
+
+    def _to_bins(self) -> None:
+        exact, self.values, self.binned = self.values, {}, True
+        for value, count in exact.items():
+            key = _bin(value)
+            self.values[key] = self.values.get(key, 0.0) + count
+
+
+def _bin(value: float) -> float:
+    """The middle of the value's logarithmic bin."""
+    if value == 0:
+        return 0.0
+    return math.copysign(math.exp(round(math.log(abs(value)) / _BIN) * _BIN), value)
+
+
+def percentile_of(name: str) -> float:
+    """``p99.9`` → 99.9. Other extended statistics (trimmed means…) answer 501."""
+    match = _PERCENTILE.fullmatch(name)
+    if not match:
+        raise not_implemented(f"statistic {name!r}", "Implemented: SampleCount, Average, Sum, Minimum, Maximum, pNN.")
+    return float(match.group(1))
+
+
+class Series:
+    """One metric with one set of dimensions and one unit."""
+
+    def __init__(self, unit: str, resolution: int) -> None:
+        self.unit = unit
+        self.resolution = resolution
+        self.fine: dict[int, Bucket] = {}
+        self.minutes: dict[int, Bucket] = {}
+
+    def bucket(self, when: float) -> Bucket:
+        """The bucket that a sample of that time belongs to."""
+        start = int(when // self.resolution) * self.resolution
+        found = self.fine.get(start)
+        if found is None:
+            found = self.fine[start] = Bucket()
+            if len(self.fine) > _FINE_BUCKETS[self.resolution]:
+                self._fold()
+        return found
+
+    def between(self, start: float, end: float) -> Iterator[tuple[int, Bucket]]:
+        for buckets, step in ((self.minutes, 60), (self.fine, self.resolution)):
+            if (end - start) / step < len(buckets):  # a short window: look each bucket up
+                first = math.ceil(start / step) * step
+                yield from ((at, buckets[at]) for at in range(first, math.ceil(end), step) if at in buckets)
+            else:
+                yield from ((at, bucket) for at, bucket in buckets.items() if start <= at < end)
+
+    def _fold(self) -> None:
+        """Fold the older half into minutes, and forget minutes beyond 15 days."""
+        for at in sorted(self.fine)[: len(self.fine) // 2]:
+            self.minutes.setdefault(at // 60 * 60, Bucket()).merge(self.fine.pop(at))
+        for at in sorted(self.minutes)[: max(0, len(self.minutes) - _MINUTES)]:
+            del self.minutes[at]
+
+
+class Metrics:
+    """Every series that was ever sent to this service."""
+
+    def __init__(self) -> None:
+        self._series: dict[MetricName, dict[str, Series]] = {}
+
+    def series(self, name: MetricName, unit: str = "None", resolution: int = 60) -> Series:
+        """The series to write to; made on first use."""
+        units = self._series.setdefault(name, {})
+        if unit not in units:
+            units[unit] = Series(unit, resolution)
+        return units[unit]
+
+    def names(self) -> list[MetricName]:
+        return list(self._series)
+
+    def units(self, name: MetricName) -> list[str]:
+        return list(self._series.get(name, {}))
+
+    def window(self, name: MetricName, start: float, end: float, unit: str | None = None) -> Bucket:
+        """Everything from ``start`` up to but not including ``end``, in one bucket."""
+        merged = Bucket()
+        for key, series in self._series.get(name, {}).items():
+            if unit is None or unit == key:
+                for _, bucket in series.between(start, end):
+                    merged.merge(bucket)
+        return merged
+
+    def periods(
+        self, name: MetricName, start: float, end: float, period: int, unit: str | None = None
+    ) -> dict[float, Bucket]:
+        """Buckets of ``period`` seconds by their start. The first begins at ``start`` cut to the minute (or period)."""
+        step = 60 if period >= 60 else period
+        first = start // step * step
+        merged: dict[float, Bucket] = {}
+        for key, series in self._series.get(name, {}).items():
+            if unit is None or unit == key:
+                for at, bucket in series.between(first, end):
+                    begin = first + (at - first) // period * period
+                    merged.setdefault(begin, Bucket()).merge(bucket)
+        return dict(sorted(merged.items()))
+
+
+def dimensions(given: Mapping[str, str]) -> Dimensions:
+    return tuple(sorted(given.items()))

@@ -1,0 +1,153 @@
+"""``/_slimline/``: what AWS does not have. JSON for tests and programs, one page for people."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from urllib.parse import unquote
+
+from deployments.local.endpoint_service.alarms import AlarmBook
+from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.shown import fleets
+from deployments.local.endpoint_service.state import State
+from deployments.local.endpoint_service.wire import Answer, Json, json_answer
+
+DIFFERS = [
+    "Instance types are names: every instance is one local process.",
+    "A container image is mapped to a local program; an image without one makes the endpoint Failed.",
+    "Waiting (bakes, alarm periods) runs on a virtual clock; model start and latency take wall time, unscaled.",
+    "ModelLatency and OverheadLatency are this machine's, in microseconds of wall time.",
+    "Metrics are visible to alarms at once; AWS may take a minute or more.",
+    "State lives in memory: models, configurations, endpoints, alarms, metrics and S3 objects end with the service.",
+    "Signatures, IAM permissions, quotas, KMS and VPC settings are not checked.",
+    "What is not implemented answers 501 with its name.",
+]
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1d2430;background:#fff}
+table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
+th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #dde2ea;vertical-align:top}
+th{font-weight:600;background:#f4f6f9}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+.bar{display:inline-block;height:.7em;background:#3465a4;vertical-align:middle;margin-right:.4em}
+.warn{color:#a40000;font-weight:600}.ok{color:#2e7d32}.dim{color:#667}h2{margin-bottom:0}ul{margin:.2rem 0 1.5rem}
+@media(prefers-color-scheme:dark){body{background:#15181d;color:#dde2ea}th{background:#22272f}td,th{border-color:#333a45}
+.bar{background:#7aa7e0}.warn{color:#ff8a80}.ok{color:#81c784}.dim{color:#99a}}
+"""
+
+
+class Pages:
+    """Answers ``GET /_slimline/…``."""
+
+    def __init__(self, state: State, alarms: AlarmBook, clock: Clock, logs: str, healthy: Callable[[], bool]) -> None:
+        self._state = state
+        self._alarms = alarms
+        self._clock = clock
+        self._logs = logs
+        self._healthy = healthy
+
+    def __call__(self, path: str) -> Answer:
+        rest = path.removeprefix("/_slimline").strip("/")
+        if rest == "":
+            return _html(self._page())
+        if rest == "info":
+            return _json(self._info())
+        if rest == "health":
+            return _json({"status": "ok"}) if self._healthy() else _json({"status": "backend is down"}, 503)
+        kind, _, name = rest.partition("/")
+        endpoint = self._state.endpoints.get(unquote(name)) if kind == "fleets" else None
+        if endpoint is None:
+            return _json({"error": f"nothing at {path}", "known": ["info", "health", "fleets/<endpoint>"]}, 404)
+        return _json(fleets(endpoint))
+
+    def _info(self) -> Json:
+        return {
+            "service": "slimline-endpoint-service",
+            "rehearsal": True,
+            "speed": self._clock.speed,
+            "now": _time(self._clock.now()),
+            "region": self._state.region,
+            "logs": self._logs,
+            "differs": DIFFERS,
+        }
+
+    def _page(self) -> str:
+        speed = f"clock runs {self._clock.speed:g}× ({_time(self._clock.now())})"
+        parts = [
+            f"<h1>Slimline endpoint service</h1><p>A rehearsal of SageMaker on this machine; {html.escape(speed)}.</p>"
+        ]
+        parts += [_endpoint(fleets(endpoint)) for endpoint in self._state.endpoints.values()]
+        if not self._state.endpoints:
+            parts.append("<p class=dim>No endpoint yet.</p>")
+        parts.append(self._alarm_table())
+        items = "".join(f"<li>{html.escape(line)}</li>" for line in DIFFERS)
+        return "".join([*parts, f"<h2>How this differs from AWS</h2><ul>{items}</ul>"])
+
+    def _alarm_table(self) -> str:
+        rows = [
+            f"<tr><td>{html.escape(alarm.name)}</td><td class={'warn' if alarm.state == 'ALARM' else 'ok'}>"
+            f"{alarm.state}</td><td>{html.escape(alarm.reason)}</td></tr>"
+            for alarm in self._alarms.alarms.values()
+        ]
+        head = "<h2>Alarms</h2><table><tr><th>Name<th>State<th>Reason</tr>"
+        return head + "".join(rows) + "</table>" if rows else ""
+
+
+def _endpoint(seen: Json) -> str:
+    """One endpoint: its fleets, variant by variant, and what happened."""
+    esc = html.escape
+    rows = []
+    for fleet in seen["fleets"]:
+        for name, variant in fleet["variants"].items():
+            stage = seen["stage"].get(name, ["", ""]) if fleet["role"] == "new" else ["", ""]
+            healthy = sum(each["healthy"] for each in variant["instances"])
+            width = f"<span class=bar style='width:{6 * fleet['weight']:.2f}em'></span>"
+            errors = variant["errors_4xx"] + variant["errors_5xx"]
+            rows.append(
+                f"<tr><td>{esc(fleet['config'])} <span class=dim>({fleet['role']})</span><td>{esc(name)}"
+                f"<td>{width}{100 * fleet['weight']:.0f} %<td class=n>{variant['weight']:g}"
+                f"<td class=n>{variant['active_instances']} of {healthy} healthy<td class=n>{variant['requests']}"
+                f"<td class='n {'warn' if errors else ''}'>{errors}<td>{esc(stage[0])} "
+                f"<span class=dim>{esc(stage[1])}</span></tr>"
+            )
+    for gone in list(seen["retired"])[-5:]:
+        errors = gone["errors_4xx"] + gone["errors_5xx"]
+        rows.append(
+            f"<tr class=dim><td>{esc(gone['config'])} (ended)<td><td><td><td><td class=n>{gone['requests']}"
+            f"<td class=n>{errors}<td></tr>"
+        )
+    events = "".join(f"<li>{_time(e['when'])} {esc(e['what'])}</li>" for e in seen["history"][-12:])
+    failure = f"<p class=warn>{esc(seen['failure'])}</p>" if seen["failure"] else ""
+    good = "ok" if seen["status"] == "InService" else "warn"
+    return (
+        f"<h2>{esc(seen['endpoint'])}</h2>"
+        f"<p><span class={good}>{seen['status']}</span> on {esc(seen['config'])}</p>{failure}"
+        "<table><tr><th>Fleet<th>Variant<th>Traffic<th class=n>Weight<th class=n>Active<th class=n>Requests"
+        f"<th class=n>Errors<th>Stage</tr>{''.join(rows)}</table><ul class=dim>{events}</ul>"
+    )
+
+
+def text(status: int, body: str) -> Answer:
+    return Answer(status, body.encode(), [("content-type", "text/plain; charset=utf-8")])
+
+
+def _json(value: Json, status: int = 200) -> Answer:
+    answer = json_answer(value, "application/json", status)
+    answer.body = json.dumps(value, indent=2).encode() + b"\n"
+    return answer
+
+
+def _html(body: str) -> Answer:
+    page = (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=2>"
+        f"<title>Slimline endpoint service</title><style>{_STYLE}</style><body>{body}</body></html>"
+    )
+    policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    return Answer(
+        200, page.encode(), [("content-type", "text/html; charset=utf-8"), ("content-security-policy", policy)]
+    )
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,151 @@
+"""SageMaker's rules between members, and what this service refuses because it cannot honour it.
+
+Sources: the API reference of each operation and "Deployment guardrails for updating models in production". Where AWS's
+exact text is not known the message says the rule in AWS's style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from deployments.local.endpoint_service.wire import Json, invalid, not_implemented
+
+# Members whose effect does not exist here. Accepting them silently would be a made-up success.
+_MODEL = ("InferenceExecutionConfig",)
+_CONTAINER = (
+    "AdditionalModelDataSources",
+    "ModelPackageName",
+    "InferenceSpecificationName",
+    "MultiModelConfig",
+    "ContainerMetricsConfig",
+)
+_CONFIG = (
+    "AsyncInferenceConfig",
+    "ExplainerConfig",
+    "ShadowProductionVariants",
+    "MetricsConfig",
+    "CrossRegionTrafficConfig",
+)
+_VARIANT = (
+    "AcceleratorPartitionLayouts",
+    "AcceleratorType",
+    "CapacityReservationConfig",
+    "CoreDumpConfig",
+    "InstancePools",
+    "ManagedInstanceScaling",
+    "ServerlessConfig",
+)
+
+
+def model_container(request: Json) -> Json:
+    """The model's only container. Pipelines, multi-model and package models answer 501."""
+    _refuse("CreateModel", request, _MODEL)
+    containers = request.get("Containers") or []
+    if bool(request.get("PrimaryContainer")) == bool(containers):
+        raise invalid("Exactly one of PrimaryContainer and Containers must be provided.")
+    if len(containers) > 1:
+        raise not_implemented("CreateModel: an inference pipeline (several Containers)")
+    container: Json = request.get("PrimaryContainer") or containers[0]
+    _refuse("CreateModel", container, _CONTAINER)
+    if container.get("Mode") == "MultiModel":
+        raise not_implemented("CreateModel: Mode MultiModel")
+    if not container.get("Image"):
+        raise invalid("Requires one of Image or ModelPackageName for the primary container.")
+    if container.get("ModelDataUrl") and container.get("ModelDataSource"):
+        raise invalid("Only one of ModelDataUrl and ModelDataSource may be provided.")
+    source = container.get("ModelDataSource", {}).get("S3DataSource", {})
+    for name in ("HubAccessConfig", "ManifestS3Uri", "ETag", "ManifestEtag"):
+        if source.get(name):
+            raise not_implemented(f"CreateModel: S3DataSource.{name}")
+    if source.get("S3DataType") == "S3Prefix" and not source["S3Uri"].endswith("/"):
+        raise invalid(f"S3DataSource.S3Uri {source['S3Uri']} must end with a forward slash for S3DataType S3Prefix.")
+    if source and (source["S3DataType"] == "S3Object") != (source["CompressionType"] == "Gzip"):
+        raise not_implemented(
+            "CreateModel: this pair of S3DataType and CompressionType", "Use S3Prefix with None or S3Object with Gzip."
+        )
+    return container
+
+
+def endpoint_config(request: Json) -> None:
+    """The rules of CreateEndpointConfig beyond its shapes."""
+    _refuse("CreateEndpointConfig", request, _CONFIG)
+    if request.get("DataCaptureConfig", {}).get("EnableCapture", False):
+        raise not_implemented("CreateEndpointConfig: DataCaptureConfig with EnableCapture")
+    names = [variant["VariantName"] for variant in request["ProductionVariants"]]
+    if len(set(names)) < len(names):
+        raise invalid(f"Production variant names must be unique, not {names}.")
+    for variant in request["ProductionVariants"]:
+        _variant(variant)
+    if not sum(variant.get("InitialVariantWeight", 1.0) for variant in request["ProductionVariants"]):
+        raise invalid("At least one production variant must have an InitialVariantWeight greater than 0.")
+
+
+def _variant(variant: Json) -> None:
+    name = variant["VariantName"]
+    _refuse("CreateEndpointConfig", variant, _VARIANT)
+    if not variant.get("ModelName"):
+        raise not_implemented("CreateEndpointConfig: a variant without ModelName (inference components)")
+    for member in ("InitialInstanceCount", "InstanceType"):
+        if not variant.get(member):
+            raise invalid(f"{member} is required for production variant {name}.")
+    if variant.get("RoutingConfig", {}).get("RoutingStrategy") in ("PREFIX_AWARE", "KV_AWARE"):
+        raise not_implemented(f"CreateEndpointConfig: RoutingStrategy {variant['RoutingConfig']['RoutingStrategy']}")
+
+
+def deployment(config: Json, counts: Mapping[str, int]) -> None:
+    """The rules of DeploymentConfig against the new fleet's instance counts by variant."""
+    if config.get("RollingUpdatePolicy"):
+        if config.get("BlueGreenUpdatePolicy"):
+            raise invalid("Only one of BlueGreenUpdatePolicy and RollingUpdatePolicy may be specified.")
+        raise not_implemented("UpdateEndpoint: RollingUpdatePolicy", "Blue/green CANARY, LINEAR and ALL_AT_ONCE are.")
+    policy = config.get("BlueGreenUpdatePolicy")
+    if not policy:
+        raise invalid("Exactly one of BlueGreenUpdatePolicy and RollingUpdatePolicy must be specified.")
+    routing = policy["TrafficRoutingConfiguration"]
+    kind = routing["Type"]
+    for wanted, member in (("CANARY", "CanarySize"), ("LINEAR", "LinearStepSize")):
+        if kind == wanted and not routing.get(member):
+            raise invalid(f"{member} must be specified for traffic routing type {wanted}.")
+        if kind != wanted and routing.get(member):
+            raise invalid(f"{member} must not be specified for traffic routing type {kind}.")
+    if kind == "CANARY":
+        _size("CanarySize", routing["CanarySize"], 1, counts)
+    elif kind == "LINEAR":
+        _size("LinearStepSize", routing["LinearStepSize"], 10, counts)
+
+
+def _size(member: str, size: Json, least: int, counts: Mapping[str, int]) -> None:
+    value = size["Value"]
+    bounds = f"between {least} and 50 percent" if least > 1 else "at most 50 percent"
+    if size["Type"] == "CAPACITY_PERCENT" and not least <= value <= 50:
+        raise invalid(f"{member} must be {bounds} of the new fleet's capacity, not {value} percent.")
+    for name, count in counts.items():
+        instances = instances_of(size, count)
+        if 2 * instances > count:
+            raise invalid(
+                f"{member} must be {bounds} of the new fleet's capacity: {instances} of {count} instance(s) of variant "
+                f"{name} is more. Traffic moves by whole instances; a variant needs at least 2 for this."
+            )
+        if instances * 100 < least * count:
+            raise invalid(f"{member} must be {bounds} of the new fleet's capacity: {instances} of {count} is less.")
+
+
+def instances_of(size: Json, count: int) -> int:
+    """Whole instances of a CapacitySize: a percentage is cut down, but is at least one instance."""
+    if size["Type"] == "INSTANCE_COUNT":
+        return int(size["Value"])
+    return max(1, count * int(size["Value"]) // 100)
+
+
+def same_variants(old: Iterable[str], new: Iterable[str]) -> None:
+    if set(old) != set(new):
+        raise invalid(
+            f"The new endpoint configuration must have the same variant names for a deployment with guardrails: "
+            f"{sorted(old)} now, {sorted(new)} in the new one."
+        )
+
+
+def _refuse(operation: str, request: Json, members: Iterable[str]) -> None:
+    for name in members:
+        if request.get(name):
+            raise not_implemented(f"{operation}: {name}")

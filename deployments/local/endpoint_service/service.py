@@ -1,0 +1,137 @@
+"""The service put together, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvicorn
+
+from deployments.local.endpoint_service import validation
+from deployments.local.endpoint_service.alarms import AlarmBook
+from deployments.local.endpoint_service.app import App
+from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.cloudwatch import CloudWatch
+from deployments.local.endpoint_service.control import Control
+from deployments.local.endpoint_service.endpoints import Endpoints
+from deployments.local.endpoint_service.fleets import Tools
+from deployments.local.endpoint_service.images import Images
+from deployments.local.endpoint_service.metrics import Metrics
+from deployments.local.endpoint_service.modeldata import ModelData
+from deployments.local.endpoint_service.moto_backend import Moto
+from deployments.local.endpoint_service.pages import Pages
+from deployments.local.endpoint_service.reaper import Reaper
+from deployments.local.endpoint_service.router import MODEL_SECONDS, Router
+from deployments.local.endpoint_service.state import State
+from deployments.local.endpoint_service.workers import free_port
+
+_STOP_SECONDS = 2.0  # what a model server gets between SIGTERM and SIGKILL when the service goes
+_TICK = 0.1  # wall seconds between looks for alarms that are due
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    data: Path
+    port: int = 5601
+    speed: float = 1.0
+    s3_port: int = 0  # 0: any free one
+    region: str = "us-east-1"
+    startup_limit: float = 600.0
+    runtimes: tuple[str, ...] = field(default_factory=tuple)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling: SIGTERM must stop our workers before the process ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(options: Options, listener: socket.socket) -> None:
+    """Run until SIGTERM or SIGINT. Whatever was started is stopped at the end."""
+    clock = Clock(options.speed)
+    images = Images(options.runtimes)
+    reaper = Reaper()
+    logs = options.data / "logs"
+    moto = Moto(options.s3_port or free_port(), logs / "moto.log", reaper, clock)
+    # No pooled connection may be older than a model server's keep-alive (5 s for uvicorn): no request is lost to that.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
+    timeout = aiohttp.ClientTimeout(total=MODEL_SECONDS)
+    try:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
+            metrics, state = Metrics(), State(options.region)
+            alarms = AlarmBook(metrics)
+            data = ModelData(options.data / "models", moto.url, options.region)
+            tools = Tools(clock, metrics, images, reaper, client, data, logs, options.startup_limit)
+            endpoints = Endpoints(state, alarms, tools)
+            app = App(
+                clock,
+                Control(state, clock).operations | endpoints.operations,
+                CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
+                Router(state, client),
+                moto,
+                Pages(state, alarms, clock, str(logs), lambda: moto.alive),
+            )
+            try:
+                await _run(app, moto, alarms, clock, listener)
+            finally:
+                await endpoints.stop(_STOP_SECONDS)
+    finally:
+        await moto.stop()
+        reaper.close()
+
+
+async def _run(app: App, moto: Moto, alarms: AlarmBook, clock: Clock, listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Server(config)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stopping.set)
+    starting = asyncio.gather(moto.start(), asyncio.to_thread(_warm))
+    ended = asyncio.ensure_future(stopping.wait())
+    waiting: set[asyncio.Future[Any]] = {starting, ended}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if stopping.is_set():
+        starting.cancel()
+        return
+    await starting  # raises what went wrong
+    ticking = asyncio.create_task(_tick(alarms, clock))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    host, port = listener.getsockname()
+    print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {clock.speed:g}x)", flush=True)
+    await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    ticking.cancel()
+    ended.cancel()
+    await serving
+
+
+def _warm() -> None:
+    """Read the service models before the first request needs them."""
+    for service in ("sagemaker", "cloudwatch"):
+        validation.operations(service)
+
+
+async def _tick(alarms: AlarmBook, clock: Clock) -> None:
+    while True:
+        alarms.evaluate_due(clock.now())
+        await asyncio.sleep(_TICK)

@@ -1,0 +1,134 @@
+"""What the service knows: models, endpoint configurations and endpoints, as plain values. It lives in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from deployments.local.endpoint_service.wire import Json, invalid
+
+if TYPE_CHECKING:
+    from deployments.local.endpoint_service.fleets import Fleet
+
+ACCOUNT = "123456789012"  # moto's account: one account for everything here
+
+CREATING, UPDATING, IN_SERVICE, DELETING, FAILED = "Creating", "Updating", "InService", "Deleting", "Failed"
+
+
+@dataclass(frozen=True)
+class Model:
+    """CreateModel's request. ``container`` is its only container."""
+
+    name: str
+    arn: str
+    created: float
+    request: Json
+    container: Json
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """CreateEndpointConfig's request."""
+
+    name: str
+    arn: str
+    created: float
+    request: Json
+
+    @property
+    def variants(self) -> list[Json]:
+        variants: list[Json] = self.request["ProductionVariants"]
+        return variants
+
+    @property
+    def variant_names(self) -> set[str]:
+        return {variant["VariantName"] for variant in self.variants}
+
+
+@dataclass
+class Pending:
+    """A deployment that is under way."""
+
+    config: str
+    started: float
+    statuses: dict[str, tuple[str, str, float]] = field(default_factory=dict)  # variant -> status, message, since
+
+    def stage(self, variant: str, status: str, message: str, now: float) -> None:
+        self.statuses[variant] = (status, message, now)
+
+
+@dataclass
+class Event:
+    """One line of an endpoint's history, for people (AWS shows none of it)."""
+
+    when: float
+    what: str
+
+
+@dataclass
+class Endpoint:
+    """A live endpoint. ``blue`` serves; ``green`` stands beside it during a deployment."""
+
+    name: str
+    arn: str
+    config: str
+    created: float
+    modified: float
+    status: str = CREATING
+    failure: str | None = None
+    blue: Fleet | None = None
+    green: Fleet | None = None
+    pending: Pending | None = None
+    deployment: Json | None = None  # LastDeploymentConfig
+    job: asyncio.Task[None] | None = None
+    events: deque[Event] = field(default_factory=lambda: deque(maxlen=100))
+    retired: deque[Json] = field(default_factory=lambda: deque(maxlen=20))  # summaries of fleets that are gone
+
+    @property
+    def busy(self) -> bool:
+        return self.status in (CREATING, UPDATING, DELETING)
+
+    def note(self, now: float, what: str) -> None:
+        self.events.append(Event(now, what))
+
+
+class State:
+    """Every resource by name, and tags by ARN."""
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+        self.models: dict[str, Model] = {}
+        self.configs: dict[str, EndpointConfig] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+        self.tags: dict[str, dict[str, str]] = {}
+
+    def arn(self, kind: str, name: str) -> str:
+        # AWS writes SageMaker's resource names in lower case in ARNs.
+        return f"arn:aws:sagemaker:{self.region}:{ACCOUNT}:{kind}/{name.lower()}"
+
+    def alarm_arn(self, tail: str) -> str:
+        return f"arn:aws:cloudwatch:{self.region}:{ACCOUNT}:{tail}"
+
+    def model(self, name: str) -> Model:
+        if name not in self.models:
+            raise invalid(f'Could not find model "{self.arn("model", name)}".')
+        return self.models[name]
+
+    def config(self, name: str) -> EndpointConfig:
+        if name not in self.configs:
+            raise invalid(f'Could not find endpoint configuration "{self.arn("endpoint-config", name)}".')
+        return self.configs[name]
+
+    def endpoint(self, name: str) -> Endpoint:
+        if name not in self.endpoints:
+            raise invalid(f'Could not find endpoint "{self.arn("endpoint", name)}".')
+        return self.endpoints[name]
+
+    def set_tags(self, arn: str, tags: list[Json]) -> None:
+        """Add or replace tags; the resource keeps at most 50."""
+        merged = self.tags.get(arn, {}) | {tag["Key"]: tag["Value"] for tag in tags}
+        if len(merged) > 50:
+            raise invalid(f"Too many tags for {arn}: {len(merged)}. A resource has at most 50.")
+        self.tags[arn] = merged

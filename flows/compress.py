@@ -1,0 +1,71 @@
+"""fetch → prune → quantize → distill → evaluate → register, in the order that the recipe says."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.contracts import Compressed, Outcome
+from tasks.distill import distill
+from tasks.evaluate import evaluate, judge, require_passed
+from tasks.fetch import digest_text, fetch, locate
+from tasks.preflight import preflight
+from tasks.prune import prune
+from tasks.quantize import quantize
+from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
+from tasks.register import register
+from tasks.reporting import report_registered, report_stage, report_verdict
+from tasks.track import track_data, track_scorecard, track_stage, tracked_run
+
+
+@flow(name="compress", flow_run_name="compress-{model.source}-{recipe.name}")
+def compress(
+    model: ModelChoice = ModelChoice(),
+    data: DataChoice = DataChoice(),
+    recipe: Recipe = Recipe(),
+    gate: Gate = Gate(),
+    registered_name: str = "slimline",
+) -> Outcome:
+    """Shrink one model, prove that it still answers like the original, and register it.
+
+    Args:
+        model: The model to compress.
+        data: The text for calibration, training and held-out evaluation.
+        recipe: Which stages run, in which order, and how strongly.
+        gate: What the candidate must hold on the held-out items.
+        registered_name: Name of the registered model in MLflow.
+    """
+    preflight(model, data, recipe)
+    with tracked_run(f"{model.source}-{recipe.name}", recipe) as tracked:
+        original = locate(model)
+        blocks = fetch(data, digest_text(data), original)
+        track_data(tracked, blocks)
+
+        stages: list[Compressed] = []
+        candidate = original
+        for stage in recipe.order:
+            if stage == "prune":
+                done = prune(candidate, blocks, recipe.prune, recipe.seed)
+            elif stage == "quantize":
+                done = quantize(candidate, blocks, recipe.quantize)
+            else:
+                done = distill(candidate, original, blocks, recipe.distill, recipe.seed)
+            report_stage(done)
+            track_stage(tracked, done)
+            stages.append(done)
+            candidate = done.model
+
+        scorecard = judge(evaluate(candidate, original, blocks), gate)
+        report_verdict(scorecard, tracked)
+        track_scorecard(tracked, scorecard)
+        require_passed(scorecard)
+
+        registered = register(tracked, scorecard, recipe, blocks, registered_name)
+        report_registered(registered)
+    return Outcome(
+        original=original,
+        data=blocks,
+        stages=tuple(stages),
+        scorecard=scorecard,
+        registered=registered,
+        tracked=tracked,
+    )

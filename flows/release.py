@@ -1,0 +1,36 @@
+"""package → shift and bake, step by step → promoted, or restored."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.concurrency.sync import concurrency
+
+from tasks.contracts import DatasetRef, ModelRef, RegisteredModel, Rollout
+from tasks.deploy import endpoint_page, ensure_serving, package, require_promoted, shift, unregistered, watch
+from tasks.recipes import ReleasePlan
+from tasks.register import settle
+from tasks.reporting import report_release
+
+
+@flow(name="release", flow_run_name="release-{registered.name}-v{registered.version}-{plan.mode}")
+def release(
+    registered: RegisteredModel, original: ModelRef, data: DatasetRef, plan: ReleasePlan = ReleasePlan()
+) -> Rollout:
+    """Move live traffic onto a registered version, and go back by itself when the alarms say so.
+
+    Args:
+        registered: The version to release.
+        original: What it was made from; served first where the endpoint does not exist yet.
+        data: Its data set; the held-out prompts are the rehearsal's traffic on the embedded stack.
+        plan: How traffic moves.
+    """
+    with concurrency(f"endpoint-{plan.endpoint}", occupy=1):
+        new = package(registered)
+        if plan.original_first:
+            ensure_serving(package(unregistered(original)), plan)
+        rollout = watch(shift(new, plan), new, plan, data)
+        registered = settle(rollout)
+    rollout = rollout.model_copy(update={"registered": registered})
+    report_release(rollout, endpoint_page(plan.endpoint))
+    require_promoted(rollout)
+    return rollout

@@ -1,0 +1,111 @@
+"""One way to call AWS, or the embedded stack: every request is checked before it leaves, every refusal has a name."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import Any, Literal
+
+import boto3
+from botocore.config import Config
+
+from tasks.adapters.sagemaker_errors import named_errors, no_region
+from tasks.adapters.sagemaker_limits import check_request
+
+Service = Literal["sagemaker", "sagemaker-runtime", "cloudwatch", "s3"]
+_ATTEMPTS = 6  # botocore's standard mode: exponential back-off with jitter, throttling and 5xx answers only
+
+
+class Connection:
+    """Clients of one region. Safe for several threads."""
+
+    def __init__(self, region: str | None, endpoint_url: str | None) -> None:
+        self.endpoint_url = endpoint_url.rstrip("/") if endpoint_url else None
+        with named_errors("any call"):
+            self._session = boto3.session.Session(region_name=region)
+        if not self._session.region_name:
+            raise no_region()
+        self.region: str = self._session.region_name
+        self._clients: dict[tuple[str, int], Any] = {}
+        # Made here, not on demand: making a client is not thread-safe in boto3.
+        for service, attempts in (
+            ("sagemaker", _ATTEMPTS), ("cloudwatch", _ATTEMPTS), ("s3", _ATTEMPTS),
+            ("sagemaker-runtime", _ATTEMPTS), ("sagemaker-runtime", 1),
+        ):  # fmt: skip
+            self._clients[service, attempts] = self._client(service, attempts)
+
+    def _client(self, service: str, attempts: int) -> Any:
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=5,
+            read_timeout=70,  # SageMaker cuts an inference at 60 s
+            max_pool_connections=24,
+            user_agent_extra="slimline",
+        )
+        with named_errors(f"{service}:*"):
+            return self._session.client(service, endpoint_url=self.endpoint_url, config=config)  # type: ignore[call-overload]
+
+    @property
+    def place(self) -> str:
+        """Where resources of this connection live; names are unique within it."""
+        return f"{self.endpoint_url or 'aws'}/{self.region}"
+
+    @property
+    def s3(self) -> Any:
+        """For transfers of several requests each; single requests go through ``call``."""
+        return self._clients["s3", _ATTEMPTS]
+
+    def call(self, service: Service, operation: str, *, retry: bool = True, **params: Any) -> dict[str, Any]:
+        """Make one request and return its answer.
+
+        Raises:
+            RefusedRequest: before anything leaves, when the request is outside AWS's limits.
+            NoCredentials, AccessDenied: see ``named_errors``. Everything else is botocore's own error.
+        """
+        check_request(service, operation, params)
+        client = self._clients[service, _ATTEMPTS if retry else 1]
+        with named_errors(f"{service.removesuffix('-runtime')}:{operation}"):
+            answer: dict[str, Any] = getattr(client, _snake(operation))(**params)
+        return answer
+
+    def pages(self, service: Service, operation: str, key: str, **params: Any) -> Iterator[Any]:
+        """Every item of a list operation that pages with NextToken."""
+        token: dict[str, Any] = {}
+        while True:
+            answer = self.call(service, operation, **params, **token)
+            yield from answer.get(key, [])
+            if not answer.get("NextToken"):
+                return
+            token = {"NextToken": answer["NextToken"]}
+
+    def now(self) -> float:
+        """The service's own clock, seconds since 1970, from its Date header, whatever the clock here says."""
+        return date_of(self.call("sagemaker", "ListEndpoints", MaxResults=1))
+
+    @cached_property
+    def rehearsal_speed(self) -> float | None:
+        """How many seconds of the embedded stack pass in one of ours; none on AWS (a VPC endpoint's URL is AWS too)."""
+        if self.endpoint_url is None:
+            return None
+        try:
+            with urllib.request.urlopen(f"{self.endpoint_url}/_slimline/info", timeout=10) as answer:
+                return float(json.load(answer)["speed"])
+        except urllib.error.HTTPError:
+            return None
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def date_of(answer: dict[str, Any]) -> float:
+    """When the service answered, by its own clock, seconds since 1970 (whole seconds)."""
+    headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    return parsedate_to_datetime(headers["date"]).timestamp()
+
+
+def _snake(operation: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", operation).lower()

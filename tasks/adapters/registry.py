@@ -1,0 +1,152 @@
+"""Versions of compressed models in MLflow's registry, by aliases: ``challenger`` → ``champion`` → ``previous``.
+
+The folder is uploaded as it is, file by file, as the files of an MLflow 3 "logged model" that belongs to the run
+(https://mlflow.org/docs/latest/ml/model-registry/); nothing is pickled and nothing needs MLflow to load it. Every
+call can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from tasks.adapters.tracking import markdown
+from tasks.contracts import ModelRef, RegisteredModel, Scorecard
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+DIGEST = "slimline.digest"
+RESTORED = "slimline.restored"
+_TAG_CHARS = 5000
+
+
+class Registry:
+    """The registered models of one MLflow server. Nothing is asked of it before the first call."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        self._uri = tracking_uri.rstrip("/")
+        self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+
+    def register(
+        self, run_id: str, name: str, folder: Path, model: ModelRef, scorecard: Scorecard, tags: Mapping[str, str]
+    ) -> RegisteredModel:
+        """Upload ``folder`` and make it the challenger of ``name``. The same model of the same run is uploaded once.
+
+        ``tags`` are added to the ones taken from ``model`` and ``scorecard``: recipe, Prefect run, and so on.
+        """
+        self._ensure_model(name)
+        version = self._find_version(name, run_id, model.digest)
+        if version is None:
+            every = {**_tags(model, scorecard), **{key: value[:_TAG_CHARS] for key, value in tags.items()}}
+            model_id = self._upload(run_id, name, folder, every)
+            version = self._client.create_model_version(
+                name,
+                f"models:/{model_id}",
+                run_id=run_id,
+                tags=every,
+                description=markdown(scorecard),
+                model_id=model_id,
+            )
+        number = str(version.version)
+        alias = CHAMPION if self.champion(name) == number else CHALLENGER
+        if alias == CHALLENGER:
+            self._client.set_registered_model_alias(name, CHALLENGER, number)
+        return RegisteredModel(
+            name=name, version=number, alias=alias, model=model, run_id=run_id, url=self.version_url(name, number)
+        )
+
+    def promote(self, name: str, version: str) -> None:
+        """Make ``version`` the champion; the earlier champion becomes ``previous``."""
+        aliases = self._aliases(name)
+        earlier = aliases.get(CHAMPION)
+        if earlier != version:
+            # previous first: a crash between the two calls then loses nothing, and the repeated call does the rest.
+            if earlier is not None:
+                self._client.set_registered_model_alias(name, PREVIOUS, earlier)
+            self._client.set_registered_model_alias(name, CHAMPION, version)
+        if aliases.get(CHALLENGER) == version:
+            self._client.delete_registered_model_alias(name, CHALLENGER)
+
+    def demote(self, name: str, version: str, reason: str) -> None:
+        """Take the challenger alias from ``version`` and write why on it. The champion stays."""
+        self.tag(name, version, {RESTORED: reason})
+        if self._aliases(name).get(CHALLENGER) == version:
+            self._client.delete_registered_model_alias(name, CHALLENGER)
+
+    def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags on a version, each cut at 5,000 characters."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(name, version, key, value[:_TAG_CHARS])
+
+    def champion(self, name: str) -> str | None:
+        """The version that is champion, or none (also when nothing is registered under ``name``)."""
+        return self.version_by_alias(name, CHAMPION)
+
+    def version_by_alias(self, name: str, alias: str) -> str | None:
+        return self._aliases(name).get(alias)
+
+    def version_tags(self, name: str, version: str) -> dict[str, str]:
+        return dict(self._client.get_model_version(name, version).tags)
+
+    def version_url(self, name: str, version: str) -> str:
+        """The version's page."""
+        return f"{self._uri}/#/models/{name}/versions/{version}"
+
+    def _aliases(self, name: str) -> dict[str, str]:
+        try:
+            registered = self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return {}
+        return {alias: str(version) for alias, version in registered.aliases.items()}
+
+    def _ensure_model(self, name: str) -> None:
+        try:
+            self._client.create_registered_model(
+                name, description="Compressed by Slimline; a version's run has its lineage."
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _find_version(self, name: str, run_id: str, digest: str) -> ModelVersion | None:
+        found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        return next((version for version in found if version.tags.get(DIGEST) == digest), None)
+
+    def _upload(self, run_id: str, name: str, folder: Path, tags: dict[str, str]) -> str:
+        """Upload into a logged model of the run, reusing what an earlier attempt left. Returns its id."""
+        experiment = self._client.get_run(run_id).info.experiment_id
+        condition = f"source_run_id = '{run_id}' and tags.`{DIGEST}` = '{tags[DIGEST]}'"
+        found = self._client.search_logged_models([experiment], condition, max_results=1)
+        logged: Any = found[0] if found else None
+        if logged is None:
+            logged = self._client.create_logged_model(
+                experiment, name=name, source_run_id=run_id, tags=tags, model_type="compressed-llm"
+            )
+        if logged.status != "READY":
+            self._client.log_model_artifacts(logged.model_id, str(folder))
+            self._client.finalize_logged_model(logged.model_id, "READY")
+            self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        return str(logged.model_id)
+
+
+def _tags(model: ModelRef, scorecard: Scorecard) -> dict[str, str]:
+    return {
+        DIGEST: model.digest,
+        "slimline.baseline_digest": scorecard.baseline_model.digest,
+        "slimline.dataset_digest": scorecard.dataset_digest,
+        "slimline.architecture": model.architecture,
+        "slimline.licence": model.licence,
+        "slimline.bytes": str(model.bytes),
+        "slimline.bits": f"{model.bits:g}",
+        "slimline.sparsity": f"{model.sparsity:.3f}",
+        "slimline.perplexity": f"{scorecard.candidate.perplexity:.4f}",
+        "slimline.agreement": f"{scorecard.candidate.agreement:.4f}",
+        "slimline.gate": "passed" if scorecard.passed else "failed",
+    }

@@ -1,0 +1,257 @@
+"""Amazon SageMaker endpoints, on AWS or on the embedded stack: the same calls, the same checks.
+
+Nothing is created that is not in the ledger first, nothing is asked for twice, and every decision is taken from what
+the service says now. What is sent is built in ``sagemaker_requests`` and checked in ``sagemaker_limits``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from tasks.adapters import model_upload, sagemaker_cleanup, sagemaker_invoke
+from tasks.adapters.aws_connection import Connection
+from tasks.adapters.ledger import Ledger
+from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
+from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
+from tasks.adapters.sagemaker_observe import Serving, observe, read_serving
+from tasks.adapters.sagemaker_requests import (
+    VARIANT,
+    Blueprint,
+    alarm_names,
+    alarms,
+    blueprint,
+    create_endpoint,
+    update_endpoint,
+)
+from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel
+from tasks.errors import RefusedRequest, ReleaseStuck
+from tasks.recipes import ReleasePlan
+
+_PLACEHOLDER_ACCOUNT = ":123456789012:"
+_ECR = re.compile(r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/.+")
+
+
+class SageMaker:
+    """Endpoints of one region. Safe for several threads."""
+
+    def __init__(
+        self,
+        region: str | None,
+        endpoint_url: str | None,
+        bucket: str,
+        role_arn: str,
+        ledger: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """``environment`` is handed to every container. Makes clients; makes no call.
+
+        Raises:
+            NoRegion: neither ``region`` nor the profile names one.
+        """
+        self._aws = Connection(region, endpoint_url)
+        self._bucket, self._role_arn = bucket, role_arn
+        self._ledger = Ledger(ledger, self._aws.place)
+        self._environment = dict(environment or {})
+
+    # Before anything is created
+
+    def check_plan(self, plan: ReleasePlan) -> None:
+        """Build every request that ``plan`` leads to and check it; on AWS also refuse what only a rehearsal may do.
+
+        Raises:
+            RefusedRequest: with the field, what it holds, its limit, and what to change.
+        """
+        check_rules(plan)
+        if self._aws.rehearsal_speed is None:
+            self._check_for_aws(plan)
+        made = self._blueprint(_stand_in(self._bucket), plan)
+        check_request("sagemaker", "CreateModel", made.model)
+        check_request("sagemaker", "CreateEndpointConfig", made.config)
+        check_request("sagemaker", "CreateEndpoint", create_endpoint(plan.endpoint, made))
+        check_request("sagemaker", "UpdateEndpoint", update_endpoint(plan.endpoint, made.name, plan, retain=False))
+        for alarm in alarms(plan.endpoint, made.name, plan):
+            check_request("cloudwatch", "PutMetricAlarm", alarm)
+
+    def _check_for_aws(self, plan: ReleasePlan) -> None:
+        rehearsal = plan.rehearsal
+        if rehearsal.error_share or rehearsal.requests_per_second:
+            raise RefusedRequest(
+                "rehearsed traffic and faults are for the embedded stack only: on AWS real users are the traffic",
+                observed=f"{rehearsal.requests_per_second} requests_per_second, {rehearsal.error_share} error_share",
+                limit="0 and 0",
+                remedy="set both to 0 in plan.rehearsal",
+            )
+        if _PLACEHOLDER_ACCOUNT in self._role_arn:
+            raise RefusedRequest(
+                "the execution role is the placeholder", observed=self._role_arn, limit="a role of your account",
+                remedy="create it from deployments/aws/execution-role-policy.json and set SLIMLINE_ROLE_ARN",
+            )  # fmt: skip
+
+    def describe_rehearsal(self) -> str:
+        """Empty on AWS; on the embedded stack a sentence that says so, with the speed of its clock."""
+        speed = self._aws.rehearsal_speed
+        if speed is None:
+            return ""
+        clock = "with the wall clock" if speed == 1 else f"{speed:g} times as fast as the wall clock"
+        return f"A rehearsal on the embedded stack, not on AWS: real model servers, and a clock that runs {clock}."
+
+    def upload(self, folder: Path, digest: str) -> str:
+        """See ``model_upload.upload``."""
+        return model_upload.upload(self._aws, self._bucket, folder, digest)
+
+    # Reading
+
+    def now(self) -> float:
+        """The service's clock, seconds since 1970."""
+        return self._aws.now()
+
+    def serving(self, endpoint: str) -> Serving | None:
+        """What the endpoint says about itself, or none where there is no such endpoint."""
+        return read_serving(self._aws, endpoint)
+
+    def serving_config(self, endpoint: str) -> str | None:
+        """EndpointConfigName of the endpoint now."""
+        serving = self.serving(endpoint)
+        return serving.config if serving else None
+
+    def config_name(self, package: ModelPackage, plan: ReleasePlan) -> str:
+        """The config that ``create`` and ``update`` would make: from content, so the same for the same request."""
+        return self._blueprint(package, plan).name
+
+    def observe(self, endpoint: str, blue_config: str | None, green_config: str, since: float) -> Observation:
+        """One look at a rollout. ``since`` is the service's clock, from ``now``."""
+        return observe(self._aws, endpoint, blue_config, green_config, since)
+
+    # Creating and moving
+
+    def create(self, endpoint: str, package: ModelPackage, plan: ReleasePlan) -> str:
+        """Create model, config and endpoint, as far as they do not exist. Returns the config's name; does not wait.
+
+        Raises:
+            ReleaseStuck: the endpoint exists with another config, or has failed.
+        """
+        made = self._prepared(package, plan)
+        serving = self.serving(endpoint)
+        if serving is not None:
+            if serving.config == made.name and serving.status != "Failed":
+                return made.name
+            raise ReleaseStuck(
+                f"endpoint {endpoint} exists already", observed=f"{serving.status} with config {serving.config}",
+                limit="no endpoint of this name", remedy="update it, or delete it when it has failed",
+            )  # fmt: skip
+        self._ensure_fleet(made)
+        self._ledger.creating("endpoint", endpoint)
+        self._aws.call("sagemaker", "CreateEndpoint", **create_endpoint(endpoint, made))
+        return made.name
+
+    def update(self, endpoint: str, package: ModelPackage, plan: ReleasePlan) -> str:
+        """Ask for a guarded blue/green update, which goes back by itself on an alarm. Returns the config's name.
+
+        Asked again while it runs, or after it has been promoted, it changes nothing.
+
+        Raises:
+            EndpointMissing: there is no such endpoint.
+            ReleaseStuck: another update is under way, or the endpoint has failed.
+            RefusedRequest: the plan does not fit the endpoint: another variant name, too few instances.
+        """
+        made = self._prepared(package, plan)
+        serving = self.serving(endpoint)
+        if serving is None:
+            raise endpoint_missing(endpoint, "DescribeEndpoint found none")
+        if made.name == (serving.pending_config or serving.config):
+            return made.name
+        if serving.status != "InService":
+            raise ReleaseStuck(
+                f"endpoint {endpoint} cannot be updated now",
+                observed=f"{serving.status} {serving.failure_reason}".strip(), limit="InService",
+                remedy="wait until the other update has ended, or mend the endpoint",
+            )  # fmt: skip
+        if serving.variants != (VARIANT,):
+            raise RefusedRequest(
+                "a guarded update keeps the variant's name, and Slimline's fleets have one variant",
+                observed=", ".join(serving.variants), limit=VARIANT,
+                remedy="release to a new endpoint, or first move this one to a config with that one variant",
+            )  # fmt: skip
+        retain = serving.instances != serving.configured_instances  # autoscaling or a person has changed the count
+        check_capacity(plan, serving.instances if retain else plan.instances)
+        self._ensure_fleet(made)
+        self._ensure_alarms(endpoint, made.name, plan)
+        request = update_endpoint(endpoint, made.name, plan, retain=retain)
+        self._aws.call("sagemaker", "UpdateEndpoint", **request)
+        return made.name
+
+    def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
+        return blueprint(package, plan, self._role_arn, self._environment)
+
+    def _prepared(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
+        self.check_plan(plan)
+        if self._aws.rehearsal_speed is None and not _ECR.fullmatch(package.image):
+            raise RefusedRequest(
+                "SageMaker takes images from ECR", observed=package.image,
+                limit="<account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>",
+                remedy="push the image and set SLIMLINE_IMAGE",
+            )  # fmt: skip
+        return self._blueprint(package, plan)
+
+    def _ensure_fleet(self, made: Blueprint) -> None:
+        if not self._exists("DescribeModel", ModelName=made.name):
+            self._ledger.creating("model", made.name)
+            self._aws.call("sagemaker", "CreateModel", **made.model)
+        if not self._exists("DescribeEndpointConfig", EndpointConfigName=made.name):
+            self._ledger.creating("endpoint-config", made.name)
+            self._aws.call("sagemaker", "CreateEndpointConfig", **made.config)
+
+    def _ensure_alarms(self, endpoint: str, config: str, plan: ReleasePlan) -> None:
+        # Deleted first: an alarm that an earlier try has fired would keep its state and end this one at once.
+        self._aws.call("cloudwatch", "DeleteAlarms", AlarmNames=list(alarm_names(config)))
+        for alarm in alarms(endpoint, config, plan):
+            self._ledger.creating("alarm", alarm["AlarmName"])
+            self._aws.call("cloudwatch", "PutMetricAlarm", **alarm)
+
+    def _exists(self, operation: str, **name: Any) -> bool:
+        try:
+            self._aws.call("sagemaker", operation, **name)
+        except ClientError as error:
+            if is_absent(error):
+                return False
+            raise
+        return True
+
+    # Asking
+
+    def probe(self, endpoint: str, prompt: str) -> str:
+        """See ``sagemaker_invoke.probe``: a real inference that must be right."""
+        return sagemaker_invoke.probe(self._aws, endpoint, prompt)
+
+    def send(self, endpoint: str, prompt: str, parameters: Mapping[str, Any]) -> int:
+        """See ``sagemaker_invoke.send``: rehearsal traffic, the status is returned."""
+        return sagemaker_invoke.send(self._aws, endpoint, prompt, parameters)
+
+    # Removing
+
+    def delete_endpoint(self, endpoint: str, poll_seconds: float = 2.0) -> None:
+        """See ``sagemaker_cleanup.delete_endpoint``. Its configs and models stay until ``sweep``."""
+        sagemaker_cleanup.delete_endpoint(self._aws, self._ledger, endpoint, poll_seconds)
+
+    def remove_alarms(self, config: str) -> None:
+        """Remove the alarms of a rollout to ``config`` that has ended."""
+        sagemaker_cleanup.remove_alarms(self._aws, self._ledger, config)
+
+    def sweep(self, keep: Iterable[str] = ()) -> list[str]:
+        """See ``sagemaker_cleanup.sweep``. ``keep``: configs to stay, such as the previous version's."""
+        return sagemaker_cleanup.sweep(self._aws, self._ledger, keep)
+
+
+def _stand_in(bucket: str) -> ModelPackage:
+    """A package like those that registering makes, so that a plan's requests can be checked before there is one."""
+    digest = "0" * 64
+    model = ModelRef(
+        uri="model", digest=digest, name="model", licence="", architecture="", parameters=0, bytes=0, dtype="float32"
+    )
+    registered = RegisteredModel(name="model", version="0", alias="", model=model, run_id="0" * 32, url="")
+    return ModelPackage(registered=registered, s3_uri=f"s3://{bucket}/models/{digest}/", image="image", digest=digest)

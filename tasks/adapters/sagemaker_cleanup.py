@@ -1,0 +1,114 @@
+"""Remove what a release has made and nothing uses: only what the ledger names, never what an endpoint still holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from botocore.exceptions import ClientError
+
+from tasks.adapters.aws_connection import Connection
+from tasks.adapters.ledger import Kind, Ledger, owned_by_another
+from tasks.adapters.sagemaker_errors import is_absent
+from tasks.adapters.sagemaker_requests import alarm_names
+from tasks.errors import ReleaseStuck
+
+DELETE_SECONDS = 900.0
+
+
+def delete_endpoint(aws: Connection, ledger: Ledger, endpoint: str, poll_seconds: float) -> None:
+    """Delete the endpoint and wait until it is gone; absent already is well.
+
+    Raises:
+        ReleaseStuck: it is still there after 15 minutes.
+    """
+    _delete(lambda: aws.call("sagemaker", "DeleteEndpoint", EndpointName=endpoint))
+    deadline = time.monotonic() + DELETE_SECONDS
+    while _endpoint_exists(aws, endpoint):
+        if time.monotonic() > deadline:
+            raise ReleaseStuck(
+                f"endpoint {endpoint} is still being deleted",
+                observed=f"there after {DELETE_SECONDS:.0f} s", limit="gone",
+                remedy="look at it in the SageMaker console",
+            )  # fmt: skip
+        time.sleep(poll_seconds)
+    ledger.deleted("endpoint", endpoint)
+
+
+def remove_alarms(aws: Connection, ledger: Ledger, config: str) -> None:
+    """After a rollout: its alarms have no more to say."""
+    aws.call("cloudwatch", "DeleteAlarms", AlarmNames=list(alarm_names(config)))
+    for name in alarm_names(config):
+        ledger.deleted("alarm", name)
+
+
+def sweep(aws: Connection, ledger: Ledger, keep: Iterable[str]) -> list[str]:
+    """Delete the recorded configs, models and alarms that no endpoint uses. Returns ``kind name`` of each.
+
+    Kept: what any endpoint serves or moves to; the configs named in ``keep``, with their models; what another live
+    process asked for.
+    """
+    configs = _configs_in_use(aws) | set(keep)
+    models = _models_of(aws, configs)
+    alarms = {alarm for config in configs for alarm in alarm_names(config)}
+    in_use: dict[Kind, set[str]] = {"endpoint-config": configs, "model": models, "alarm": alarms}
+    removals: dict[Kind, Callable[[str], object]] = {
+        "alarm": lambda name: aws.call("cloudwatch", "DeleteAlarms", AlarmNames=[name]),
+        "endpoint-config": lambda name: aws.call("sagemaker", "DeleteEndpointConfig", EndpointConfigName=name),
+        "model": lambda name: aws.call("sagemaker", "DeleteModel", ModelName=name),
+    }
+    entries = [entry for entry in ledger.open_entries() if not owned_by_another(entry)]
+    swept = []
+    for kind, remove in removals.items():
+        for entry in entries:
+            if entry.kind == kind and entry.name not in in_use[kind]:
+                _delete(lambda remove=remove, name=entry.name: remove(name))  # type: ignore[misc]
+                ledger.deleted(kind, entry.name)
+                swept.append(f"{kind} {entry.name}")
+    return swept
+
+
+def _configs_in_use(aws: Connection) -> set[str]:
+    found = set()
+    for summary in aws.pages("sagemaker", "ListEndpoints", "Endpoints"):
+        try:
+            seen = aws.call("sagemaker", "DescribeEndpoint", EndpointName=summary["EndpointName"])
+        except ClientError as error:
+            if is_absent(error):  # deleted between the two calls
+                continue
+            raise
+        found.add(seen["EndpointConfigName"])
+        if pending := seen.get("PendingDeploymentSummary", {}).get("EndpointConfigName"):
+            found.add(pending)
+    return found
+
+
+def _models_of(aws: Connection, configs: set[str]) -> set[str]:
+    models = set()
+    for config in configs:
+        try:
+            seen = aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)
+        except ClientError as error:
+            if is_absent(error):
+                continue
+            raise
+        models |= {variant["ModelName"] for variant in seen["ProductionVariants"] if "ModelName" in variant}
+    return models
+
+
+def _endpoint_exists(aws: Connection, endpoint: str) -> bool:
+    try:
+        aws.call("sagemaker", "DescribeEndpoint", EndpointName=endpoint)
+    except ClientError as error:
+        if is_absent(error):
+            return False
+        raise
+    return True
+
+
+def _delete(remove: Callable[[], object]) -> None:
+    try:
+        remove()
+    except ClientError as error:
+        if not is_absent(error):
+            raise

@@ -1,0 +1,176 @@
+"""What an endpoint says about itself, and what CloudWatch says about each of its fleets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from tasks.adapters.aws_connection import Connection, date_of
+from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
+from tasks.adapters.sagemaker_requests import NAMESPACE, alarm_names, dimensions
+from tasks.contracts import FleetShare, Observation
+
+_MAX_DATAPOINTS = 1440  # of one GetMetricStatistics answer
+
+
+@dataclass(frozen=True)
+class Serving:
+    """An endpoint at one moment. ``instances`` is what its first variant wants now, ``configured_instances`` what its
+    config says; they differ when autoscaling or a person has changed the count."""
+
+    endpoint: str
+    status: str
+    config: str
+    pending_config: str | None
+    variants: tuple[str, ...]
+    instances: int
+    configured_instances: int
+    model: str
+    version: str | None
+    failure_reason: str
+
+
+def read_serving(aws: Connection, endpoint: str) -> Serving | None:
+    """The endpoint, its config, and the version that its model's tags name; none where there is no such endpoint."""
+    seen = _describe(aws, endpoint)
+    if seen is None:
+        return None
+    config = aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=seen["EndpointConfigName"])
+    variant = config["ProductionVariants"][0]
+    # While an endpoint is being created it may have no variants yet.
+    fleets = seen.get("ProductionVariants") or [variant]
+    configured = int(variant.get("InitialInstanceCount", 0))
+    return Serving(
+        endpoint=endpoint,
+        status=seen["EndpointStatus"],
+        config=seen["EndpointConfigName"],
+        pending_config=seen.get("PendingDeploymentSummary", {}).get("EndpointConfigName"),
+        variants=tuple(fleet["VariantName"] for fleet in fleets),
+        instances=int(fleets[0].get("DesiredInstanceCount", configured)),
+        configured_instances=configured,
+        model=variant.get("ModelName", ""),
+        version=_version(aws, config["EndpointConfigArn"]),
+        failure_reason=seen.get("FailureReason", ""),
+    )
+
+
+def _version(aws: Connection, arn: str) -> str | None:
+    for tag in aws.pages("sagemaker", "ListTags", "Tags", ResourceArn=arn):
+        if tag["Key"] == "slimline:version":
+            return str(tag["Value"])
+    return None
+
+
+def _describe(aws: Connection, endpoint: str) -> dict[str, Any] | None:
+    try:
+        return aws.call("sagemaker", "DescribeEndpoint", EndpointName=endpoint)
+    except ClientError as error:
+        if is_absent(error):
+            return None
+        raise
+
+
+def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since: float) -> Observation:
+    """One look at a rollout from config ``blue`` to config ``green``.
+
+    Args:
+        since: Seconds since 1970 by the service's clock; requests are counted from then on.
+
+    Raises:
+        EndpointMissing: there is no such endpoint.
+    """
+    seen = _describe(aws, endpoint)
+    if seen is None:
+        raise endpoint_missing(endpoint, "DescribeEndpoint found none")
+    now = date_of(seen)
+    pending = seen.get("PendingDeploymentSummary", {})
+    fleet = _first(pending.get("ProductionVariants"))
+    phase = _first(fleet.get("VariantStatus"))
+    status = seen["EndpointStatus"] + (f"/{phase['Status']}" if phase else "")
+    weights = traffic_shares(seen)
+    instances = _instances(seen)
+
+    def share(config: str) -> FleetShare:
+        requests, errors = _counts(aws, endpoint, config, since, now)
+        return FleetShare(
+            config=config,
+            weight=weights.get(config, 0.0),
+            instances=instances.get(config, 0),
+            requests=requests,
+            errors=errors,
+        )
+
+    return Observation(
+        at=max(0.0, now - since),
+        status=status,
+        blue=share(blue) if blue and blue != green else None,
+        green=share(green),
+        alarms=_alarm_states(aws, green),
+        message=phase.get("StatusMessage") or seen.get("FailureReason", ""),
+    )
+
+
+def traffic_shares(seen: Mapping[str, Any]) -> dict[str, float]:
+    """Share of the traffic by config name, 0–1, from a DescribeEndpoint answer.
+
+    On AWS both fleets of a blue/green update report weight 1 (a weight parts variants within one fleet), and the new
+    fleet takes traffic in proportion to its activated capacity once it activates traffic or bakes. A service that
+    reports shares, which add up to 1, is taken at its word.
+    """
+    serving = seen["EndpointConfigName"]
+    pending = seen.get("PendingDeploymentSummary")
+    if not pending or pending["EndpointConfigName"] == serving:
+        return {serving: 1.0}
+    old = _first(seen.get("ProductionVariants"))
+    new = _first(pending.get("ProductionVariants"))
+    phases = {phase["Status"] for phase in new.get("VariantStatus", [])}
+    old_weight, new_weight = old.get("CurrentWeight"), new.get("CurrentWeight")
+    if old_weight is not None and new_weight is not None and abs(old_weight + new_weight - 1) < 1e-3:
+        share = float(new_weight)
+    elif phases & {"ActivatingTraffic", "Baking"} and new.get("DesiredInstanceCount"):
+        share = min(1.0, new.get("CurrentInstanceCount", 0) / new["DesiredInstanceCount"])
+    else:
+        share = 0.0
+    return {serving: 1.0 - share, pending["EndpointConfigName"]: share}
+
+
+def _first(items: list[dict[str, Any]] | None) -> dict[str, Any]:
+    return items[0] if items else {}
+
+
+def _instances(seen: Mapping[str, Any]) -> dict[str, int]:
+    pending = seen.get("PendingDeploymentSummary", {})
+    found = {}
+    for config, variants in (
+        (seen["EndpointConfigName"], seen.get("ProductionVariants", [])),
+        (pending.get("EndpointConfigName"), pending.get("ProductionVariants", [])),
+    ):
+        if config:
+            found[config] = sum(int(variant.get("CurrentInstanceCount", 0)) for variant in variants)
+    return found
+
+
+def _counts(aws: Connection, endpoint: str, config: str, since: float, now: float) -> tuple[int, int]:
+    """(requests, 5xx answers) of one fleet between two times of the service's clock."""
+    start = math.floor(since / 60) * 60
+    span = max(60.0, now - start)
+    period = 60 * math.ceil(span / 60 / _MAX_DATAPOINTS)
+    totals = []
+    for metric in ("Invocations", "Invocation5XXErrors"):
+        answer = aws.call(
+            "cloudwatch", "GetMetricStatistics", Namespace=NAMESPACE, MetricName=metric,
+            Dimensions=dimensions(endpoint, config), StartTime=datetime.fromtimestamp(start, UTC),
+            EndTime=datetime.fromtimestamp(max(now, start + 60), UTC), Period=period, Statistics=["Sum"],
+        )  # fmt: skip
+        totals.append(round(sum(point["Sum"] for point in answer["Datapoints"])))
+    return totals[0], totals[1]
+
+
+def _alarm_states(aws: Connection, config: str) -> dict[str, str]:
+    answer = aws.call("cloudwatch", "DescribeAlarms", AlarmNames=list(alarm_names(config)))
+    return {alarm["AlarmName"]: alarm["StateValue"] for alarm in answer.get("MetricAlarms", [])}

@@ -1,0 +1,188 @@
+"""What Slimline asks of SageMaker and CloudWatch, as plain values: no calls, no clock, no environment.
+
+Names come from content: the same version with the same settings has the same model and config names, so asking twice
+creates once. API: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_UpdateEndpoint.html and
+https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails.html.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasks.contracts import ModelPackage
+from tasks.recipes import ReleasePlan
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch.type_defs import DimensionTypeDef, PutMetricAlarmInputTypeDef
+    from mypy_boto3_sagemaker.type_defs import (
+        CreateEndpointConfigInputTypeDef,
+        CreateEndpointInputTypeDef,
+        CreateModelInputTypeDef,
+        DeploymentConfigUnionTypeDef,
+        TagTypeDef,
+        TrafficRoutingConfigTypeDef,
+        UpdateEndpointInputTypeDef,
+    )
+
+VARIANT = "AllTraffic"
+NAMESPACE = "AWS/SageMaker"
+ALARM_PERIOD = 60  # seconds; SageMaker publishes its metrics once a minute
+MAX_EXECUTION = 28_800  # seconds; SageMaker's limit of one deployment
+STARTING = 3600  # seconds for instances to start and weights to load
+FAULT_VARIABLE = "SLIMLINE_FAULT_ERROR_SHARE"
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """The three requests that make one fleet, and the name that its model and config share."""
+
+    name: str
+    model: CreateModelInputTypeDef
+    config: CreateEndpointConfigInputTypeDef
+    tags: list[TagTypeDef]
+
+
+def blueprint(package: ModelPackage, plan: ReleasePlan, role_arn: str, environment: Mapping[str, str]) -> Blueprint:
+    """Everything but the endpoint. ``environment`` is for the container; the plan's rehearsed fault is added to it.
+
+    The name is made of the endpoint, the version and a digest of both requests; tags are left out, they change nothing.
+    """
+    faulty = plan.rehearsal.error_share
+    variables = dict(environment) | ({FAULT_VARIABLE: str(faulty)} if faulty else {})
+    content = {
+        "PrimaryContainer": {
+            "Image": package.image,
+            "ModelDataSource": {
+                "S3DataSource": {"S3Uri": package.s3_uri, "S3DataType": "S3Prefix", "CompressionType": "None"}
+            },
+            "Environment": variables,
+        },
+        "ExecutionRoleArn": role_arn,
+        "EnableNetworkIsolation": False,
+    }
+    variant = {
+        "VariantName": VARIANT,
+        "InitialInstanceCount": plan.instances,
+        "InstanceType": plan.instance_type,
+        "InitialVariantWeight": 1.0,
+    }
+    name = _name(plan.endpoint, package.registered.version, [package.digest, content, variant])
+    tags = _tags(package, plan)
+    model: Any = {"ModelName": name, **content, "Tags": tags}
+    config: Any = {
+        "EndpointConfigName": name,
+        "ProductionVariants": [{**variant, "ModelName": name}],
+        "Tags": tags,
+    }
+    return Blueprint(name, model, config, tags)
+
+
+def create_endpoint(endpoint: str, made: Blueprint) -> CreateEndpointInputTypeDef:
+    return {"EndpointName": endpoint, "EndpointConfigName": made.name, "Tags": made.tags}
+
+
+def update_endpoint(endpoint: str, config: str, plan: ReleasePlan, *, retain: bool) -> UpdateEndpointInputTypeDef:
+    """Blue/green by ``plan``. ``retain`` keeps the instance counts that autoscaling has reached."""
+    return {
+        "EndpointName": endpoint,
+        "EndpointConfigName": config,
+        "RetainAllVariantProperties": retain,
+        "DeploymentConfig": deployment_config(config, plan),
+    }
+
+
+def deployment_config(config: str, plan: ReleasePlan) -> DeploymentConfigUnionTypeDef:
+    routing: TrafficRoutingConfigTypeDef = {"Type": plan.mode, "WaitIntervalInSeconds": plan.bake_seconds}
+    if plan.mode == "CANARY":
+        routing["CanarySize"] = {"Type": "CAPACITY_PERCENT", "Value": plan.step_percent}
+    elif plan.mode == "LINEAR":
+        routing["LinearStepSize"] = {"Type": "CAPACITY_PERCENT", "Value": plan.step_percent}
+    return {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": routing,
+            # After all traffic has moved the old fleet stays this long: for all-at-once it is the only bake.
+            "TerminationWaitInSeconds": plan.bake_seconds,
+            "MaximumExecutionTimeoutInSeconds": execution_timeout(plan),
+        },
+        "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in alarm_names(config)]},
+    }
+
+
+def bakes(plan: ReleasePlan) -> int:
+    """How many times the plan waits: once a step, and once before the old fleet ends."""
+    steps = {"ALL_AT_ONCE": 0, "CANARY": 1, "LINEAR": -(-100 // plan.step_percent) - 1}[plan.mode]
+    return steps + 1
+
+
+def execution_timeout(plan: ReleasePlan) -> int:
+    """Seconds: every bake, and the time that instances need to start and to load weights."""
+    return bakes(plan) * plan.bake_seconds + STARTING
+
+
+def alarm_names(config: str) -> tuple[str, str]:
+    return f"{config}-errors", f"{config}-latency"
+
+
+def dimensions(endpoint: str, config: str) -> list[DimensionTypeDef]:
+    """The metrics of one fleet. Without the config's name an alarm sees both, and a bad canary hides in the average."""
+    return [
+        {"Name": "EndpointName", "Value": endpoint},
+        {"Name": "VariantName", "Value": VARIANT},
+        {"Name": "EndpointConfigName", "Value": config},
+    ]
+
+
+def alarms(endpoint: str, config: str, plan: ReleasePlan) -> list[PutMetricAlarmInputTypeDef]:
+    """Two alarms on the new fleet only: its share of 5xx answers, and its average ModelLatency (microseconds)."""
+    errors, latency = alarm_names(config)
+    return [
+        _alarm(errors, endpoint, config, "Invocation5XXErrors", plan.max_error_rate, "share of 5xx answers"),
+        _alarm(latency, endpoint, config, "ModelLatency", plan.max_latency_ms * 1000, "average microseconds"),
+    ]
+
+
+def _alarm(
+    name: str, endpoint: str, config: str, metric: str, threshold: float, unit: str
+) -> PutMetricAlarmInputTypeDef:
+    return {
+        "AlarmName": name,
+        "AlarmDescription": f"Slimline release of {endpoint}: {metric}, {unit}, of the new fleet {config}",
+        "Namespace": NAMESPACE,
+        "MetricName": metric,
+        "Dimensions": dimensions(endpoint, config),
+        "Statistic": "Average",  # the error metrics are 0 or 1 a request, so their average is the rate
+        "Period": ALARM_PERIOD,
+        "EvaluationPeriods": 1,
+        "DatapointsToAlarm": 1,
+        "Threshold": threshold,
+        "ComparisonOperator": "GreaterThanThreshold",
+        "TreatMissingData": "notBreaching",  # a minute without requests is no error; the release's judge waits for data
+    }
+
+
+def _name(endpoint: str, version: str, content: list[object]) -> str:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{endpoint[:32].rstrip('-')}-v{version[:12]}").strip("-")
+    return f"{words}-{digest}"
+
+
+def _tags(package: ModelPackage, plan: ReleasePlan) -> list[TagTypeDef]:
+    registered = package.registered
+    values = {
+        "slimline:model": registered.name,
+        "slimline:version": registered.version,
+        "slimline:digest": package.digest,
+        "slimline:run": registered.run_id,
+        "slimline:endpoint": plan.endpoint,
+    }
+    return [{"Key": key, "Value": _tag(value)} for key, value in values.items()]
+
+
+def _tag(value: str) -> str:
+    # AWS allows letters, digits, spaces and _.:/=+-@ in a tag's value, at most 256 of them.
+    return re.sub(r"[^\w\s.:/=+\-@]", "_", value)[:256]

@@ -1,0 +1,249 @@
+"""Runs in MLflow: one a flow run, a child run a stage, data sets as inputs, the verdict on the run page.
+
+Everything can be repeated: a retried flow or task finds its own runs by tag and writes over them. Only
+``MlflowClient`` is used, so no state of the process changes
+(https://mlflow.org/docs/latest/api_reference/python_api/mlflow.client.html). Errors of the network and the server
+come out as MLflow raises them; mind that its client retries by itself for minutes
+(``MLFLOW_HTTP_REQUEST_MAX_RETRIES``, 7 by default).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any, Literal
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from tasks.contracts import DatasetRef, LayerReport, Scorecard
+
+KEY = "slimline.key"
+STAGE = "slimline.stage"
+_PARENT = "mlflow.parentRunId"
+_NOTE = "mlflow.note.content"
+_DIGEST_CHARS = 36  # MLflow's column for data set digests
+_PARAM_CHARS = 6000
+_SPLITS = ("calibration", "training", "evaluation")
+_LAYER_METRICS = ("error", "sparsity", "bits", "seconds")
+
+Status = Literal["FINISHED", "FAILED"]
+
+
+def reachable(tracking_uri: str, seconds: float = 3.0) -> bool:
+    """Whether an MLflow server answers there now. MLflow's own client would try for minutes before it says no."""
+    try:
+        with urllib.request.urlopen(f"{tracking_uri.rstrip('/')}/health", timeout=seconds) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+class Tracking:
+    """The runs of one experiment. Nothing is asked of the server before the first call."""
+
+    def __init__(self, tracking_uri: str, experiment: str) -> None:
+        self._uri = tracking_uri.rstrip("/")
+        self._experiment = experiment
+        self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        self._id: str | None = None
+
+    def open_run(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """The run of ``key`` (a Prefect flow run id), created or reopened; nested ``params`` become dotted names.
+
+        Returns the run id. Parameters of an existing run are only added to: MLflow never changes one.
+        """
+        run = self._find(f"tags.`{KEY}` = '{_quoted(key)}'")
+        if run is None:
+            run = self._client.create_run(self._experiment_id(), run_name=name, tags={**tags, KEY: key})
+        else:
+            self._client.update_run(run.info.run_id, status="RUNNING", name=name)
+        self._log(run, params, {}, tags)
+        return str(run.info.run_id)
+
+    def log_dataset(self, run_id: str, dataset: DatasetRef, context: str) -> None:
+        """Record ``dataset`` as an input of the run; ``context`` says what for: calibration, training, evaluation.
+
+        MLflow keeps 36 characters of a digest; the whole one stands in the data set's source.
+        """
+        counts = dataset.model_dump(include={"block_tokens", *(f"{split}_blocks" for split in _SPLITS)})
+        entity = Dataset(
+            name=dataset.name,
+            digest=dataset.digest[:_DIGEST_CHARS],
+            source_type="slimline-store",
+            source=json.dumps({"uri": dataset.uri, "sha256": dataset.digest, "licence": dataset.licence}),
+            schema=json.dumps({"mlflow_colspec": [{"name": "tokens", "type": "integer", "required": True}]}),
+            profile=json.dumps(counts),
+        )
+        self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    def log_stage(
+        self,
+        run_id: str,
+        stage: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        layers: Sequence[LayerReport] = (),
+        tags: Mapping[str, str] | None = None,
+        *,
+        losses: Sequence[float] = (),
+        status: Status = "FINISHED",
+    ) -> str:
+        """Write the child run of ``stage`` and close it; return its id. Written again, it replaces what is there.
+
+        Layers become the table ``layers.json`` and metrics ``layer_error``, … with the layer's number as the step;
+        losses become ``loss`` by step.
+        """
+        run = self._find(f"tags.`{_PARENT}` = '{_quoted(run_id)}' and tags.`{STAGE}` = '{_quoted(stage)}'")
+        if run is None:
+            own = {_PARENT: run_id, STAGE: stage, **(tags or {})}
+            run = self._client.create_run(self._experiment_id(), run_name=stage, tags=own)
+        child = str(run.info.run_id)
+        self._log(run, params, metrics, tags or {}, series=_series(layers, losses))
+        if layers:
+            self._log_table(child, [layer.model_dump() for layer in layers], "layers.json")
+        self._client.set_terminated(child, status)
+        return child
+
+    def log_scorecard(self, run_id: str, scorecard: Scorecard) -> None:
+        """Metrics of both sides, ``scorecard.json``, ``scorecard.html``, and the verdict as the run's description."""
+        metrics: dict[str, float] = {"gate_passed": float(scorecard.passed)}
+        for side, score in (("candidate", scorecard.candidate), ("baseline", scorecard.baseline)):
+            metrics |= {f"{side}_{name}": float(value) for name, value in score.model_dump().items()}
+        metrics["perplexity_ratio"] = scorecard.candidate.perplexity / scorecard.baseline.perplexity
+        metrics["bytes_ratio"] = scorecard.candidate.bytes / scorecard.baseline.bytes
+        self._log(self._client.get_run(run_id), {}, metrics, {_NOTE: markdown(scorecard)})
+        self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
+        self._client.log_text(run_id, _html(scorecard), "scorecard.html")
+
+    def close_run(self, run_id: str, status: Status) -> None:
+        self._client.set_terminated(run_id, status)
+
+    def run_url(self, run_id: str) -> str:
+        """The run's page."""
+        return f"{self._uri}/#/experiments/{self._experiment_id()}/runs/{run_id}"
+
+    def _experiment_id(self) -> str:
+        if self._id is None:
+            found = self._client.get_experiment_by_name(self._experiment)
+            if found is None:
+                try:
+                    self._client.create_experiment(self._experiment)
+                except MlflowException as error:
+                    # Another process was faster.
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                found = self._client.get_experiment_by_name(self._experiment)
+            self._id = str(found.experiment_id) if found else ""
+        return self._id
+
+    def _find(self, condition: str) -> Run | None:
+        runs = self._client.search_runs([self._experiment_id()], condition, max_results=1)
+        return runs[0] if runs else None
+
+    def _log(
+        self,
+        run: Run,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        series: Sequence[tuple[str, float, int]] = (),
+    ) -> None:
+        now = int(time.time() * 1000)
+        points = [*((name, float(value), 0) for name, value in metrics.items()), *series]
+        known = run.data.params
+        self._client.log_batch(
+            run.info.run_id,
+            metrics=[Metric(name, value, now, step) for name, value, step in points],
+            params=[Param(name, value) for name, value in _flat(params) if name not in known],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+
+    def _log_table(self, run_id: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
+        # log_table would append on a retry. This is its format, and the tag that makes the page show a table.
+        columns = list(rows[0])
+        table = {"columns": columns, "data": [[row[key] for key in columns] for row in rows]}
+        self._client.log_dict(run_id, table, file)
+        self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": file, "type": "table"}]))
+
+
+def markdown(scorecard: Scorecard) -> str:
+    """The verdict as a short Markdown text with one table."""
+    verdict = "passed" if scorecard.passed else "failed"
+    tokens = f"{scorecard.candidate.tokens:,} held-out tokens"
+    lines = [f"**Gate {verdict}**: {scorecard.candidate_model.name}, compared on {tokens}", ""]
+    lines += ["| metric | original | candidate |", "|---|---|---|"]
+    lines += [f"| {name} | {before} | {after} |" for name, before, after in _rows(scorecard)]
+    lines += ["", "| check | observed | limit | |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(row) + " |" for row in _checks(scorecard)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(scorecard: Scorecard) -> list[tuple[str, str, str]]:
+    before, after = scorecard.baseline, scorecard.candidate
+    return [
+        ("perplexity", f"{before.perplexity:.2f}", f"{after.perplexity:.2f}"),
+        ("same next token", f"{before.agreement:.1%}", f"{after.agreement:.1%}"),
+        ("KL(original ‖ this), nats a token", f"{before.kl:.4f}", f"{after.kl:.4f}"),
+        ("bytes on disk", f"{before.bytes:,}", f"{after.bytes:,}"),
+        ("time to first token, ms", f"{before.first_token_ms:.1f}", f"{after.first_token_ms:.1f}"),
+        ("time per following token, ms", f"{before.per_token_ms:.1f}", f"{after.per_token_ms:.1f}"),
+    ]
+
+
+def _checks(scorecard: Scorecard) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            check.metric,
+            f"{check.observed:.4g}",
+            f"{check.sense} {check.limit:.4g}",
+            "passed" if check.passed else f"failed: {check.remedy}",
+        )
+        for check in scorecard.checks
+    ]
+
+
+def _html(scorecard: Scorecard) -> str:
+    def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><tr>{cells}</tr>{body}</table>"
+
+    sample = f"<h2>A sample</h2><p>{escape(scorecard.sample)}</p>" if scorecard.sample else ""
+    style = (
+        "body{font:15px sans-serif}table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #bbb;padding:4px}"
+    )
+    return (
+        f"<!doctype html><meta charset=utf-8><title>Scorecard</title><style>{style}</style>"
+        f"<h1>Gate {'passed' if scorecard.passed else 'failed'}</h1>"
+        + table(("metric", "original", "candidate"), _rows(scorecard))
+        + table(("check", "observed", "limit", "verdict"), _checks(scorecard))
+        + sample
+    )
+
+
+def _series(layers: Sequence[LayerReport], losses: Sequence[float]) -> list[tuple[str, float, int]]:
+    points = [
+        (f"layer_{name}", float(getattr(layer, name)), step)
+        for step, layer in enumerate(layers)
+        for name in _LAYER_METRICS
+    ]
+    return points + [("loss", float(loss), step) for step, loss in enumerate(losses)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            yield f"{prefix}{name}", text[:_PARAM_CHARS]
+
+
+def _quoted(value: str) -> str:
+    return value.replace("'", "''")

@@ -1,0 +1,119 @@
+"""When a stage may be skipped: the key is what was asked for, never where or when it ran.
+
+A key covers the identity of the inputs (digests and recipes, ``contracts.identity``), the code that computes the
+stage, the numerical libraries' versions and the class of device. Its parts are written beside the results, so that
+``slimline why STAGE`` can say which part changed. A hit is trusted only while the artifacts it names are in the
+store with the bytes they had: otherwise the record is dropped and the stage runs again. Failures are never cached
+(Prefect keeps only completed results).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from prefect.settings import get_current_settings
+
+from tasks.adapters.store import Store
+from tasks.contracts import identity
+from tasks.settings import settings
+from tasks.sourcecode import code_digest
+
+LIBRARIES = ("torch", "transformers", "compressed-tensors", "numpy", "tokenizers")
+
+
+@dataclass
+class StageKey(CachePolicy):
+    """Cache policy of one stage. ``modules`` are where its mathematics starts; their imports are followed."""
+
+    stage: str = ""
+    modules: tuple[str, ...] = ()
+
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str:
+        parts = {
+            "inputs": {name: identity(value) for name, value in sorted(inputs.items())},
+            "code": code_digest(self.modules),
+            "libraries": {name: version(name) for name in LIBRARIES},
+            "device": device_class(),
+        }
+        key = f"{self.stage}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]}"
+        _drop_if_damaged(key)
+        _record(self.stage, key, parts)
+        return key
+
+
+def device_class() -> str:
+    """What the numbers depend on: the kind of device, not its serial number."""
+    import torch  # here, so that importing the policy does not load torch
+
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        return f"cuda-sm{major}{minor}"
+    return f"cpu-{torch.backends.cpu.get_cpu_capability()}"
+
+
+def results_folder() -> Path:
+    """Where Prefect keeps the results that are looked up by key."""
+    return Path(get_current_settings().results.local_storage_path)
+
+
+def _drop_if_damaged(key: str) -> None:
+    record = results_folder() / key
+    if not record.exists():
+        return
+    store = Store(settings().store)
+    handles = _handles(json.loads(json.loads(record.read_text())["result"]))
+    if not all(store.holds(uri, digest) for uri, digest in handles):
+        record.unlink(missing_ok=True)
+
+
+def _handles(value: Any) -> Iterator[tuple[str, str]]:
+    """Every (uri, digest) pair inside a stored result."""
+    if isinstance(value, dict):
+        if isinstance(value.get("uri"), str) and isinstance(value.get("digest"), str):
+            yield value["uri"], value["digest"]
+        for item in value.values():
+            yield from _handles(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _handles(item)
+
+
+def _record(stage: str, key: str, parts: dict[str, Any]) -> None:
+    folder = settings().keys
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{stage}.jsonl").open("a") as log:
+        log.write(json.dumps({"key": key, "parts": parts}, sort_keys=True) + "\n")
+
+
+def why(stage: str) -> list[str]:
+    """Which parts of ``stage``'s key changed between the last two runs, one line each; empty when the key is the
+    same.
+    """
+    log = settings().keys / f"{stage}.jsonl"
+    runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if not runs:
+        return [f"{stage} has not run yet"]
+    if len(runs) == 1:
+        return [f"{stage} has run once: there is no earlier run to compare with"]
+    before, after = _flatten(runs[-2]["parts"]), _flatten(runs[-1]["parts"])
+    return [
+        f"{name}: {before.get(name, 'absent')} → {after.get(name, 'absent')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for name, item in value.items() for k, v in _flatten(item, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): value}

@@ -1,0 +1,230 @@
+"""Teach a compressed model from the original: logit distillation that keeps zeros zero and integers as they are.
+
+The loss is in ``losses``, what learns is in ``trainable``. AdamW (Loshchilov, Hutter 2019) without weight decay, since
+the student is already near a trained model and decay would only pull it away; linear warm-up, then a cosine to zero;
+gradients clipped to norm 1.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.loading import check_tokens, head_weight, hidden_states, load_for_compute
+from tasks.compression.losses import distillation_loss
+from tasks.compression.trainable import Trainable, make_trainable
+from tasks.compression.writing import FolderWriter
+from tasks.errors import RefusedModel, RefusedRecipe, SlimlineError
+
+WARMUP_SHARE = 0.1
+MAX_GRAD_NORM = 1.0
+BETAS = (0.9, 0.95)
+MICRO_TOKENS = 1024
+"""Positions a forward pass holds activations for; a larger batch is worked through in parts, gradients added."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step.
+
+    Attributes:
+        step, steps: this step, from 1, and how many there are.
+        loss, soft_loss, hard_loss: means over the step's positions before the update, nats; soft is T² · KL.
+        tokens: tokens worked through since the beginning.
+        seconds: since the beginning, loading included.
+        learning_rate: that this step used, relative as in the recipe.
+        grad_norm: of all gradients together, before clipping.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    soft_loss: float
+    hard_loss: float
+    tokens: int
+    seconds: float
+    learning_rate: float
+    grad_norm: float
+
+
+def distill_folder(
+    student: Path,
+    teacher: Path,
+    destination: Path,
+    tokens: Tensor,
+    *,
+    epochs: int,
+    batch_blocks: int,
+    learning_rate: float,
+    temperature: float,
+    hard_share: float,
+    seed: int,
+) -> Iterator[StepResult]:
+    """Distil ``student`` from ``teacher`` into the new folder ``destination``, in the student's own format.
+
+    Inputs are checked at the call; the work is done as the iterator is drawn, a result a step, and the folder is
+    written when it is exhausted. An iterator that is closed early, or an error, writes nothing.
+
+    Args:
+        student: dense, pruned or packed folder.
+        teacher: folder of the original; same vocabulary.
+        destination: absent, or an empty folder.
+        tokens: (blocks, length) integers, training split.
+        epochs: passes over all blocks, each in an order of its own from ``seed``.
+        batch_blocks: blocks a step.
+        learning_rate: peak, relative: about the share by which a step changes a scale, norm or weight.
+        temperature, hard_share: of the loss, see ``losses``.
+
+    Raises:
+        RefusedData: no tokens, or ids outside the vocabulary.
+        RefusedModel: a folder cannot be read, or the vocabularies differ.
+        RefusedRecipe: a number out of range.
+        SlimlineError: the loss or a gradient is no longer finite; nothing is written.
+    """
+    checkpoint = Checkpoint(student)
+    vocabularies = int(checkpoint.config["vocab_size"]), int(Checkpoint(teacher).config["vocab_size"])
+    if vocabularies[0] != vocabularies[1]:
+        raise RefusedModel(
+            "student and teacher do not share a vocabulary",
+            observed=f"student {vocabularies[0]}, teacher {vocabularies[1]} tokens",
+            limit="the same",
+            remedy="use the model that the student was made from as its teacher",
+        )
+    check_tokens(tokens, vocabularies[0])
+    _check_recipe(epochs, batch_blocks, learning_rate, temperature, hard_share)
+    loss = _Loss(teacher, temperature, hard_share)
+    return _distill(
+        checkpoint, loss, destination, tokens, _Plan(len(tokens), epochs, batch_blocks, learning_rate, seed)
+    )
+
+
+def _check_recipe(epochs: int, batch_blocks: int, learning_rate: float, temperature: float, hard_share: float) -> None:
+    in_range = epochs >= 1 and batch_blocks >= 1 and learning_rate > 0 and temperature > 0 and 0 <= hard_share <= 1
+    if not in_range:
+        raise RefusedRecipe(
+            "distillation cannot run with these numbers",
+            observed=f"epochs {epochs}, batch_blocks {batch_blocks}, learning_rate {learning_rate}, "
+            f"temperature {temperature}, hard_share {hard_share}",
+            limit="epochs and batch_blocks at least 1, learning_rate and temperature above 0, hard_share 0 to 1",
+            remedy="correct the distill group of the recipe",
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which blocks at which step, and how fast."""
+
+    blocks: int
+    epochs: int
+    batch_blocks: int
+    learning_rate: float
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * math.ceil(self.blocks / self.batch_blocks)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Block indices of each step; every epoch sees every block once, in its own order."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epochs):
+            yield from torch.randperm(self.blocks, generator=generator).split(self.batch_blocks)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0, 1, …: linear to the peak, then half a cosine that reaches zero after the last."""
+        warmup = max(1, round(WARMUP_SHARE * self.steps))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / (self.steps - warmup + 1)))
+
+
+class _Loss:
+    """The teacher and the loss's two numbers; adds gradients of one batch, part by part."""
+
+    def __init__(self, teacher: Path, temperature: float, hard_share: float) -> None:
+        self._folder, self._temperature, self._hard_share = teacher, temperature, hard_share
+
+    def load(self) -> None:
+        self._teacher = load_for_compute(self._folder)
+        self._head = head_weight(self._teacher)
+
+    def accumulate(self, model: PreTrainedModel, head: Tensor, batch: Tensor) -> tuple[float, float, float]:
+        """Backpropagate the batch's mean loss; returns total, soft and hard.
+
+        Args:
+            head: the student's, (vocabulary, width).
+            batch: (blocks, length) tokens.
+        """
+        sums = [0.0, 0.0, 0.0]
+        for part in batch.split(max(1, MICRO_TOKENS // batch.shape[1])):
+            with torch.inference_mode():
+                wanted = hidden_states(self._teacher, part)[:, :-1].flatten(0, 1)
+            loss = distillation_loss(
+                hidden_states(model, part)[:, :-1].flatten(0, 1),
+                head,
+                wanted,
+                self._head,
+                part[:, 1:].flatten(),
+                temperature=self._temperature,
+                hard_share=self._hard_share,
+            )
+            share = len(part) / len(batch)
+            if bool(torch.isfinite(loss.total)):
+                (loss.total * share).backward()
+            sums = [total + share * value.item() for total, value in zip(sums, loss, strict=True)]
+        return sums[0], sums[1], sums[2]
+
+
+def _distill(
+    checkpoint: Checkpoint, loss: _Loss, destination: Path, tokens: Tensor, plan: _Plan
+) -> Iterator[StepResult]:
+    started, seen = time.perf_counter(), 0
+    loss.load()
+    model = load_for_compute(checkpoint.folder)
+    head = head_weight(model)
+    trainable = make_trainable(model, checkpoint)
+    optimizer = torch.optim.AdamW(trainable.groups(), lr=plan.learning_rate, betas=BETAS, weight_decay=0.0)
+    for step, indices in enumerate(plan.batches()):
+        batch = tokens[indices].long()
+        optimizer.zero_grad(set_to_none=True)
+        total, soft, hard = loss.accumulate(model, head, batch)
+        _require_finite("loss", total, step + 1, plan)
+        trainable.clear_masked_gradients()
+        norm = float(torch.nn.utils.clip_grad_norm_(trainable.parameters, MAX_GRAD_NORM))
+        _require_finite("gradient norm", norm, step + 1, plan)
+        rate = plan.rate(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["size"]
+        optimizer.step()
+        trainable.refresh()
+        seen += batch.numel()
+        yield StepResult(step + 1, plan.steps, total, soft, hard, seen, time.perf_counter() - started, rate, norm)
+    _write(checkpoint, trainable, destination)
+
+
+def _require_finite(what: str, value: float, step: int, plan: _Plan) -> None:
+    if not math.isfinite(value):
+        raise SlimlineError(
+            f"the {what} of distillation is no longer a number; nothing was written",
+            observed=f"{value} at step {step} of {plan.steps}",
+            limit="finite",
+            remedy=f"lower the learning rate, now {plan.learning_rate:g}; a tenth of it is a good next try",
+        )
+
+
+def _write(checkpoint: Checkpoint, trainable: Trainable, destination: Path) -> None:
+    def learnt(names: tuple[str, ...]) -> dict[str, Tensor]:
+        return {name: trainable.stored(checkpoint, name) for name in names}
+
+    with FolderWriter(checkpoint, destination, checkpoint.packing) as writer:
+        for index in range(checkpoint.blocks):
+            writer.write_block(index, learnt(checkpoint.block_names(index)))
+        writer.write_outer(learnt(checkpoint.outer_names()))

@@ -1,0 +1,127 @@
+"""Load a folder for computing: plain transformers, local files only, dense float32 whatever the folder holds.
+
+A packed folder is decompressed once while it loads (``CompressedTensorsConfig(dequantize=True)``, transformers'
+``quantizers/quantizer_compressed_tensors.py``), after which the model is ordinary ``nn.Linear`` layers. Without that
+configuration the library decompresses at the first forward pass and leaves an offloading wrapper on every layer, which
+costs about a third more time per token. The library multiplies codes and scales in the scales' own type, so a weight is
+rounded to float16 once; that is how vLLM and others serve it too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
+from transformers.utils import logging
+
+from tasks.compression.checkpoint import Checkpoint
+from tasks.errors import RefusedData, RefusedModel
+
+SHOWN = 3
+
+
+def load_for_compute(folder: Path) -> PreTrainedModel:
+    """The causal language model in ``folder``, float32, in evaluation mode, no parameter asking for a gradient.
+
+    Raises:
+        RefusedModel: the folder cannot be read, or its tensors are not exactly those of its architecture (transformers
+            would fill a missing one with random numbers and go on).
+    """
+    packing = Checkpoint(folder).packing
+    quantization = {} if packing is None else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    with _quiet():
+        # With output_loading_info a pair comes back, which the published type does not say.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **quantization,
+        )
+    model, info = loaded
+    wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        shown = "; ".join(f"{kind} {len(names)}: {', '.join(names[:SHOWN])}" for kind, names in wrong.items() if names)
+        raise RefusedModel(
+            "the folder's tensors do not fit its architecture",
+            observed=shown,
+            limit="every tensor of the architecture, and no other",
+            remedy="make or get the folder again",
+        )
+    return cast(PreTrainedModel, model.eval().requires_grad_(False))
+
+
+def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """What the head reads: (blocks, length, width) for ``tokens`` (blocks, length)."""
+    return cast(Tensor, model.base_model(input_ids=tokens, use_cache=False).last_hidden_state)
+
+
+def head_weight(model: PreTrainedModel) -> Tensor:
+    """The output head as one matrix (vocabulary, width), so that logits can be made in chunks.
+
+    Raises:
+        RefusedModel: this model's logits are not ``hidden @ head.T`` (a bias, a cap, a factor).
+    """
+    weight = cast(Tensor, model.get_output_embeddings().weight)
+    probe = torch.arange(min(4, weight.shape[0])).unsqueeze(0)
+    with torch.inference_mode():
+        logits = model(input_ids=probe, use_cache=False).logits
+        error = float((logits - hidden_states(model, probe) @ weight.T).abs().max() / logits.abs().max())
+    if not error < 1e-3:
+        raise RefusedModel(
+            "the model's head is not a plain matrix",
+            observed=f"relative difference {error:.1e} between its logits and hidden states times head",
+            limit="1e-3",
+            remedy="choose a model whose head has no bias, cap or factor",
+        )
+    return weight
+
+
+def check_tokens(tokens: Tensor, vocabulary: int, least: int = 2) -> None:
+    """Refuse token blocks that this model cannot read.
+
+    Args:
+        tokens: (blocks, length) integers.
+        vocabulary: rows of the model's embedding.
+        least: tokens that a block needs; two where the next one is predicted.
+
+    Raises:
+        RefusedData: none, too short for a next token, or ids outside the vocabulary.
+    """
+    if tokens.dim() != 2 or tokens.shape[0] == 0 or tokens.shape[1] < least:
+        raise RefusedData(
+            "there are no tokens to work on",
+            observed=f"blocks of shape {tuple(tokens.shape)}",
+            limit=f"at least one block of {least} tokens",
+            remedy="give more text, or ask for fewer and shorter blocks",
+        )
+    lowest, highest = int(tokens.min()), int(tokens.max())
+    if lowest < 0 or highest >= vocabulary:
+        raise RefusedData(
+            "the tokens are not of this model's tokenizer",
+            observed=f"ids from {lowest} to {highest}",
+            limit=f"0 to {vocabulary - 1}",
+            remedy="cut the text again with the tokenizer of the model's own folder",
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, which would end up in a server's log, and no warning about the configuration that we mean."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You passed `quantization_config`", category=UserWarning)
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,194 @@
+"""Small integers on disk: the ``pack-quantized`` format of compressed-tensors.
+
+A linear layer ``prefix.weight`` of shape (rows, columns) becomes
+
+==========================  =======  ==================================================================================
+``prefix.weight_packed``    int32    (rows, ceil(columns · bits / 32)): 32 neighbouring codes in ``bits`` words
+``prefix.weight_scale``     float16  (rows, groups)
+``prefix.weight_zero_point``  int32  (ceil(rows · bits / 32), groups): packed along the rows; only when not symmetric
+``prefix.weight_shape``     int64    (2,): rows, columns
+==========================  =======  ==================================================================================
+
+and is read back as ``(code - zero point) · scale``. Packing, unpacking and the configuration are those of
+compressed-tensors (``compressed_tensors.compressors.pack_quantized``), so that transformers and vLLM read what is
+written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+from compressed_tensors.config import CompressionFormat
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationConfig,
+    QuantizationScheme,
+    QuantizationStatus,
+    QuantizationStrategy,
+    QuantizationType,
+)
+from torch import Tensor
+
+from tasks.errors import RefusedModel
+
+PACKED_SUFFIXES = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
+
+
+class TensorSource(Protocol):
+    """Where tensors are read by name: a ``Checkpoint``, or anything like it."""
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The grid that every packed linear layer of a folder shares.
+
+    Attributes:
+        bits: bits a code, 2 to 8.
+        group_size: input columns that share one scale.
+        symmetric: no zero points; the grid is ``scale · [-2^(bits-1), 2^(bits-1) - 1]``.
+    """
+
+    bits: int
+    group_size: int
+    symmetric: bool
+
+    @property
+    def lowest(self) -> int:
+        """The lowest code."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def highest(self) -> int:
+        """The highest code."""
+        return (1 << (self.bits - 1)) - 1
+
+    def to_config(self, ignore: tuple[str, ...] = ("lm_head",)) -> dict[str, Any]:
+        """``quantization_config`` of config.json; ``ignore`` names the linear layers that stay as they are."""
+        weights = QuantizationArgs(
+            num_bits=self.bits,
+            type=QuantizationType.INT,
+            strategy=QuantizationStrategy.GROUP,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+        )
+        scheme = QuantizationScheme(targets=["Linear"], weights=weights, format=CompressionFormat.pack_quantized)
+        config = QuantizationConfig(
+            config_groups={"group_0": scheme},
+            format=CompressionFormat.pack_quantized.value,
+            quantization_status=QuantizationStatus.COMPRESSED,
+            ignore=list(ignore),
+        )
+        dumped: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+        return dumped
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Packing | None:
+        """The packing that a config.json describes, or none when the folder is dense.
+
+        Raises:
+            RefusedModel: the folder is quantized in a format that is not read here.
+        """
+        quantized = config.get("quantization_config")
+        if quantized is None:
+            return None
+        method, form = quantized.get("quant_method"), quantized.get("format")
+        groups = list((quantized.get("config_groups") or {}).values())
+        if method != "compressed-tensors" or form != CompressionFormat.pack_quantized.value or len(groups) != 1:
+            raise _unreadable(f"quant_method {method}, format {form}, {len(groups)} groups")
+        weights = groups[0].get("weights") or {}
+        plain = weights.get("type") == "int" and weights.get("strategy") == "group" and not weights.get("actorder")
+        if not plain or groups[0].get("input_activations"):
+            raise _unreadable(f"weights {weights}")
+        return cls(int(weights["num_bits"]), int(weights["group_size"]), bool(weights["symmetric"]))
+
+
+def _unreadable(observed: str) -> RefusedModel:
+    return RefusedModel(
+        "the model is quantized in a format that cannot be read here",
+        observed=observed,
+        limit="compressed-tensors, pack-quantized, one group of integer weights with group strategy",
+        remedy="start from the unquantized model",
+    )
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """One quantized linear layer, unpacked.
+
+    Attributes:
+        codes: int8 (rows, columns), between ``-2^(bits-1)`` and ``2^(bits-1) - 1``.
+        scale: floating (rows, groups), as stored; ``groups = columns / group_size``.
+        zero_point: int8 (rows, groups) on the codes' grid, or none when symmetric.
+        bits: bits a code.
+        group_size: input columns that share one scale.
+        symmetric: whether ``zero_point`` is absent.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    bits: int
+    group_size: int
+    symmetric: bool
+
+    @property
+    def packing(self) -> Packing:
+        return Packing(self.bits, self.group_size, self.symmetric)
+
+    @property
+    def zeros(self) -> Tensor:
+        """bool (rows, columns): the weights that are exactly zero."""
+        if self.zero_point is None:
+            return self.codes == 0
+        return self.codes == self.zero_point.repeat_interleave(self.group_size, dim=1)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight, (rows, columns): ``(code - zero point) · scale``, computed in ``dtype``."""
+        rows, columns = self.codes.shape
+        grouped = self.codes.to(dtype).view(rows, columns // self.group_size, self.group_size)
+        if self.zero_point is not None:
+            grouped = grouped - self.zero_point.to(dtype).unsqueeze(-1)
+        return (grouped * self.scale.to(dtype).unsqueeze(-1)).view(rows, columns)
+
+    def to_tensors(self, prefix: str) -> dict[str, Tensor]:
+        """What is stored for the layer, by full name; ``prefix`` is the layer's name without ``.weight``."""
+        tensors = {
+            f"{prefix}.weight_packed": pack_to_int32(self.codes, self.bits),
+            f"{prefix}.weight_scale": self.scale.contiguous(),
+            f"{prefix}.weight_shape": torch.tensor(self.codes.shape, dtype=torch.int64),
+        }
+        if self.zero_point is not None:
+            tensors[f"{prefix}.weight_zero_point"] = pack_to_int32(
+                self.zero_point, self.bits, packed_dim=0
+            ).contiguous()
+        return tensors
+
+
+def read_packed(source: TensorSource, prefix: str, packing: Packing) -> PackedLinear:
+    """Read and unpack one layer. ``prefix`` is the layer's name without ``.weight``.
+
+    Raises:
+        RefusedModel: a scale is not a positive finite number, or the shapes do not belong together.
+    """
+    shape = torch.Size(source.tensor(f"{prefix}.weight_shape").tolist())
+    scale = source.tensor(f"{prefix}.weight_scale")
+    expected = (shape[0], shape[1] // packing.group_size)
+    if tuple(scale.shape) != expected or not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        raise RefusedModel(
+            f"the scales of {prefix} are damaged",
+            observed=f"shape {tuple(scale.shape)}, range {float(scale.min())} to {float(scale.max())}",
+            limit=f"shape {expected}, all positive and finite",
+            remedy="quantize the original model again",
+        )
+    zero_point = None
+    if not packing.symmetric:
+        packed = source.tensor(f"{prefix}.weight_zero_point")
+        zero_point = unpack_from_int32(packed, packing.bits, scale.shape, packed_dim=0).contiguous()
+    codes = unpack_from_int32(source.tensor(f"{prefix}.weight_packed"), packing.bits, shape)
+    return PackedLinear(codes, scale, zero_point, packing.bits, packing.group_size, packing.symmetric)

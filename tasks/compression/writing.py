@@ -1,0 +1,121 @@
+"""Write a Hugging Face folder one shard a decoder block; config.json comes last, and a failed write leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tasks.compression.checkpoint import INDEX, Checkpoint
+from tasks.compression.packing import PACKED_SUFFIXES, Packing
+
+# What the tokenizer, generation and the licence need beside weights and config.json. Other files stay behind.
+_COMPANIONS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+def fits(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether every value is within ``dtype``'s range; float16 ends at 65,504."""
+    return tensor.numel() == 0 or float(tensor.abs().max()) <= torch.finfo(dtype).max
+
+
+def as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor`` in ``dtype``, or in float32 where a value would overflow. The caller reports the latter (``fits``)."""
+    return tensor.to(dtype if fits(tensor, dtype) else torch.float32).contiguous()
+
+
+class FolderWriter:
+    """A new folder made from ``source``: same tokenizer and configuration, new tensors.
+
+    Use as a context manager: write every block, then the rest, in any order. Leaving it well writes the index, copies
+    the tokenizer's files and writes config.json last; leaving it by an exception removes what was written. Shards are
+    ``model-00001-of-000NN.safetensors`` for block 0 and so on; the last one holds embeddings, final norm and head.
+
+    Args:
+        source: the folder that configuration and tokenizer come from.
+        destination: absent, or an empty folder.
+        packing: the grid when linear layers are packed, or none for a dense folder.
+    """
+
+    def __init__(self, source: Checkpoint, destination: Path, packing: Packing | None = None) -> None:
+        self._source, self._destination, self._packing = source, destination, packing
+        self._shards: dict[str, str] = {}
+        self._values: Counter[torch.dtype] = Counter()
+        self._bytes = 0
+
+    def __enter__(self) -> FolderWriter:
+        self._made = not self._destination.exists()
+        self._destination.mkdir(parents=True, exist_ok=True)
+        if any(self._destination.iterdir()):
+            raise FileExistsError(f"{self._destination} is not empty")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish()
+            return
+        for path in self._destination.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self._made:
+            self._destination.rmdir()
+
+    def write_block(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write every tensor of decoder block ``index``, by full name."""
+        self._write(index + 1, tensors)
+
+    def write_outer(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write every tensor outside the blocks, by full name; a tied head is left out."""
+        self._write(self._source.blocks + 1, tensors)
+
+    def _write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
+        file = f"model-{number:05d}-of-{self._source.blocks + 1:05d}.safetensors"
+        save_file(dict(tensors), self._destination / file, metadata={"format": "pt"})
+        for name, tensor in tensors.items():
+            self._shards[name] = file
+            self._bytes += tensor.nbytes
+            if not name.endswith(PACKED_SUFFIXES):
+                self._values[tensor.dtype] += tensor.numel()
+
+    def _finish(self) -> None:
+        for pattern in _COMPANIONS:
+            for path in sorted(self._source.folder.glob(pattern)):
+                target = self._destination / path.relative_to(self._source.folder)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+        index = {"metadata": {"total_size": self._bytes}, "weight_map": dict(sorted(self._shards.items()))}
+        _write_json(self._destination / INDEX, index)
+        _write_json(self._destination / "config.json", self._config())
+
+    def _config(self) -> dict[str, Any]:
+        config = {key: value for key, value in self._source.config.items() if key != "torch_dtype"}
+        # One tensor that had to stay float32 makes the folder float32: loading it as float16 would overflow.
+        widest = torch.float32 if torch.float32 in self._values else self._values.most_common(1)[0][0]
+        config["dtype"] = str(widest).removeprefix("torch.")
+        config.pop("quantization_config", None)
+        if self._packing is not None:
+            config["quantization_config"] = self._packing.to_config((self._source.architecture.head,))
+        return config
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

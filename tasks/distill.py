@@ -1,0 +1,67 @@
+"""Teach the compressed model from the original."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from tasks.adapters.store import Store
+from tasks.adapters.tokens import read_dataset
+from tasks.caching import StageKey
+from tasks.contracts import Compressed, DatasetRef, ModelRef, identity
+from tasks.recipes import DistillRecipe
+from tasks.retrying import compute_task
+from tasks.settings import settings
+from tasks.workbench import followed, measured, use_threads, write_model
+
+
+@compute_task(
+    "distill-T{recipe.temperature}-hard{recipe.hard_share:.0%}",
+    cache_policy=StageKey(stage="distill", modules=("tasks.compression.distillation",)),
+)
+def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: DistillRecipe, seed: int = 0) -> Compressed:
+    """Learn the teacher's next-token distribution. Zeros stay zero; integers stay, their scales and the norms
+    learn.
+    """
+    import torch
+
+    from tasks.compression.distillation import distill_folder
+
+    use_threads()
+    store = Store(settings().store)
+    tokens = torch.from_numpy(read_dataset(store.open(data.uri, data.digest)).splits.training).long()
+    steps = math.ceil(len(tokens) / recipe.batch_blocks) * recipe.epochs
+    losses: list[float] = []
+
+    def make(folder: Path) -> None:
+        made = distill_folder(
+            store.open(student.uri, student.digest),
+            store.open(teacher.uri, teacher.digest),
+            folder,
+            tokens,
+            epochs=recipe.epochs,
+            batch_blocks=recipe.batch_blocks,
+            learning_rate=recipe.learning_rate,
+            temperature=recipe.temperature,
+            hard_share=recipe.hard_share,
+            seed=seed,
+        )
+        losses.extend(step.loss for step in followed("distill", made, steps, "steps"))
+
+    with measured() as meter:
+        made_from = {
+            "student": student.digest,
+            "teacher": teacher.digest,
+            "data": data.digest,
+            "distill": identity(recipe),
+            "seed": seed,
+        }
+        taught = write_model("models", made_from, make, name=f"{student.name}-distilled", licence=student.licence)
+    return Compressed(
+        stage="distill",
+        model=taught,
+        losses=tuple(losses),
+        tokens=tokens.numel() * recipe.epochs,
+        seconds=meter.seconds,
+        peak_bytes=meter.peak_bytes,
+    )

@@ -1,0 +1,50 @@
+"""One pruning recipe on one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.adapters.store import Store
+from tasks.adapters.tokens import read_dataset
+from tasks.caching import StageKey
+from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
+from tasks.recipes import PruneRecipe
+from tasks.retrying import compute_task
+from tasks.settings import settings
+from tasks.workbench import followed, measured, use_threads, write_model
+
+
+@compute_task(
+    "prune-{recipe.method}-{recipe.sparsity:.0%}",
+    cache_policy=StageKey(stage="prune", modules=("tasks.compression.layerwise", "tasks.compression.pruning")),
+)
+def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0) -> Compressed:
+    """Set the recipe's share of each decoder linear's weights to zero, block by block."""
+    import torch
+
+    from tasks.compression.checkpoint import linear_count
+    from tasks.compression.layerwise import prune_folder
+
+    use_threads()
+    store = Store(settings().store)
+    source = store.open(model.uri, model.digest)
+    tokens = torch.from_numpy(read_dataset(store.open(data.uri, data.digest)).splits.calibration).long()
+    layers: list[LayerReport] = []
+
+    def make(folder: Path) -> None:
+        made = prune_folder(
+            source, folder, tokens, method=recipe.method, sparsity=recipe.sparsity, damping=recipe.damping, seed=seed
+        )
+        layers.extend(followed("prune", made, linear_count(source), "layers"))
+
+    with measured() as meter:
+        made_from = {"model": model.digest, "data": data.digest, "prune": identity(recipe), "seed": seed}
+        pruned = write_model("models", made_from, make, name=f"{model.name}-pruned", licence=model.licence)
+    return Compressed(
+        stage="prune",
+        model=pruned,
+        layers=tuple(layers),
+        tokens=tokens.numel(),
+        seconds=meter.seconds,
+        peak_bytes=meter.peak_bytes,
+    )

@@ -1,0 +1,57 @@
+"""One quantization recipe on one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.adapters.store import Store
+from tasks.adapters.tokens import read_dataset
+from tasks.caching import StageKey
+from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
+from tasks.recipes import QuantizeRecipe
+from tasks.retrying import compute_task
+from tasks.settings import settings
+from tasks.workbench import followed, measured, use_threads, write_model
+
+
+@compute_task(
+    "quantize-{recipe.method}-{recipe.bits}bit-g{recipe.group_size}",
+    cache_policy=StageKey(stage="quantize", modules=("tasks.compression.layerwise", "tasks.compression.quantization")),
+)
+def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
+    """Turn each decoder linear's weights into packed integers, block by block. Zeros stay zero."""
+    import torch
+
+    from tasks.compression.checkpoint import linear_count
+    from tasks.compression.layerwise import quantize_folder
+
+    use_threads()
+    store = Store(settings().store)
+    source = store.open(model.uri, model.digest)
+    tokens = torch.from_numpy(read_dataset(store.open(data.uri, data.digest)).splits.calibration).long()
+    layers: list[LayerReport] = []
+
+    def make(folder: Path) -> None:
+        made = quantize_folder(
+            source,
+            folder,
+            tokens,
+            method=recipe.method,
+            bits=recipe.bits,
+            group_size=recipe.group_size,
+            symmetric=recipe.symmetric,
+            damping=recipe.damping,
+        )
+        layers.extend(followed("quantize", made, linear_count(source), "layers"))
+
+    with measured() as meter:
+        made_from = {"model": model.digest, "data": data.digest, "quantize": identity(recipe)}
+        packed = write_model("models", made_from, make, name=f"{model.name}-int{recipe.bits}", licence=model.licence)
+    return Compressed(
+        stage="quantize",
+        model=packed,
+        layers=tuple(layers),
+        tokens=tokens.numel(),
+        seconds=meter.seconds,
+        peak_bytes=meter.peak_bytes,
+    )

@@ -1,0 +1,77 @@
+"""Put a proven model into the MLflow registry, and keep its aliases true."""
+
+from __future__ import annotations
+
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+
+from tasks.adapters.registry import Registry
+from tasks.adapters.store import Store
+from tasks.contracts import DatasetRef, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.evaluate import require_passed
+from tasks.recipes import Recipe
+from tasks.retrying import network_task
+from tasks.settings import settings
+
+
+def registry() -> Registry:
+    return Registry(settings().mlflow_url)
+
+
+# Not cached by key: the registry itself is asked whether this digest has a version, since a registry can be emptied
+# under us.
+@network_task("register-{scorecard.candidate_model.name}")
+def register(tracked: Tracked, scorecard: Scorecard, recipe: Recipe, data: DatasetRef, name: str) -> RegisteredModel:
+    """Upload the candidate's folder and make it a version, alias ``challenger``. The same bytes and scorecard are
+    one version.
+
+    Raises:
+        GateFailed: the scorecard has not passed.
+    """
+    require_passed(scorecard)
+    candidate = scorecard.candidate_model
+    registered = registry().register(
+        tracked.run_id,
+        name,
+        Store(settings().store).open(candidate.uri, candidate.digest),
+        candidate,
+        scorecard,
+        tags={
+            "slimline.baseline_digest": scorecard.baseline_model.digest,
+            "slimline.dataset_digest": data.digest,
+            "slimline.dataset": data.name,
+            "slimline.recipe": recipe.model_dump_json(),
+            "slimline.prefect_run_url": flow_run.get_run_url() or "",
+        },
+    )
+    emit_event(
+        "model.registered",
+        resource={"prefect.resource.id": f"slimline.model.{name}.{registered.version}"},
+        payload={"name": name, "version": registered.version, "digest": candidate.digest},
+    )
+    return registered
+
+
+@network_task("settle-{rollout.phase}")
+def settle(rollout: Rollout) -> RegisteredModel:
+    """Say in the registry what really serves: promoted → ``champion``; restored → no alias and a tag with the
+    reason.
+    """
+    model = rollout.registered
+    books = registry()
+    if rollout.phase == "restored":
+        books.demote(model.name, model.version, rollout.observations[-1].message or "restored by the release")
+        alias = ""
+    else:
+        books.promote(model.name, model.version)
+        alias = "champion"
+    books.tag(
+        model.name, model.version, {"slimline.endpoint": rollout.endpoint, "slimline.endpoint_config": rollout.config}
+    )
+    event = "release.restored" if rollout.phase == "restored" else "release.promoted"
+    emit_event(
+        event,
+        resource={"prefect.resource.id": f"slimline.endpoint.{rollout.endpoint}"},
+        payload={"version": model.version, "phase": rollout.phase, "config": rollout.config},
+    )
+    return model.model_copy(update={"alias": alias})

@@ -1,0 +1,172 @@
+"""Results as pages: tables, a Markdown verdict and links on the run page. Always run, never cached, so a cached
+stage is on its page too.
+"""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from tasks.contracts import Compressed, FleetShare, RegisteredModel, Rollout, Scorecard, Tracked
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+@task(task_run_name="report-{step.stage}", cache_policy=NO_CACHE)
+def report_stage(step: Compressed) -> None:
+    """A table with one row a layer, or one a step for distillation."""
+    if step.layers:
+        rows: list[dict[str, object]] = [
+            {
+                "layer": layer.layer,
+                "size": f"{layer.rows} × {layer.columns}",
+                "zeros": f"{layer.sparsity:.1%}",
+                "bits": f"{layer.bits:g}",
+                "output error": f"{layer.error:.2e}",
+                "seconds": f"{layer.seconds:.2f}",
+                "fallback": layer.fallback or "",
+            }
+            for layer in step.layers
+        ]
+    else:
+        rows = [{"step": number, "loss": f"{loss:.4f}"} for number, loss in enumerate(step.losses, start=1)]
+    model = step.model
+    create_table_artifact(
+        rows,
+        key=f"{step.stage}-layers" if step.layers else f"{step.stage}-losses",
+        description=f"**{step.stage}** → {megabytes(model.bytes)}, {model.sparsity:.0%} zeros, {model.bits:g} bits; "
+        f"{step.tokens:,} tokens in {step.seconds:.0f} s, peak memory {megabytes(step.peak_bytes)}"
+        + (f"; **{len(step.fallbacks)} numerical fallbacks**" if step.fallbacks else ""),
+    )
+
+
+@task(task_run_name="report-verdict", cache_policy=NO_CACHE)
+def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
+    """The scorecard and the gate's verdict as Markdown, and a link to the MLflow run."""
+    create_markdown_artifact(
+        verdict_markdown(scorecard), key="verdict", description="Does it still answer like the original?"
+    )
+    create_link_artifact(
+        tracked.url, "MLflow run", key="mlflow-run", description="Metrics, layers and lineage in MLflow"
+    )
+
+
+def verdict_markdown(scorecard: Scorecard) -> str:
+    """The same text on the Prefect page and in MLflow."""
+    was, now = scorecard.baseline, scorecard.candidate
+    verdict = "PASSED" if scorecard.passed else "FAILED"
+    rows = [
+        ("bytes on disk", megabytes(was.bytes), megabytes(now.bytes), f"{now.bytes / was.bytes:.3f} ×"),
+        ("perplexity", f"{was.perplexity:.2f}", f"{now.perplexity:.2f}", f"{now.perplexity / was.perplexity:.3f} ×"),
+        ("same next token", "100.0%", f"{now.agreement:.1%}", ""),
+        ("KL from the original", "0", f"{now.kl:.4f} nats", ""),
+        (
+            "first token",
+            f"{was.first_token_ms:.0f} ms",
+            f"{now.first_token_ms:.0f} ms",
+            _ratio(now.first_token_ms, was.first_token_ms),
+        ),
+        (
+            "each following token",
+            f"{was.per_token_ms:.0f} ms",
+            f"{now.per_token_ms:.0f} ms",
+            _ratio(now.per_token_ms, was.per_token_ms),
+        ),
+    ]
+    lines = [
+        f"# Gate: {verdict}",
+        f"{scorecard.candidate_model.name} against {scorecard.baseline_model.name}, {now.tokens:,} held-out positions, "
+        "both measured from their reloaded folders.",
+        "",
+        "| | original | compressed | ratio |",
+        "|---|---|---|---|",
+        *(f"| {name} | {before} | {after} | {ratio} |" for name, before, after, ratio in rows),
+        "",
+        "| gate | observed | limit | |",
+        "|---|---|---|---|",
+        *(
+            f"| {check.metric} | {check.observed:.3f} | {check.sense} {check.limit:g} | "
+            + ("passed |" if check.passed else f"**failed**: try {check.remedy} |")
+            for check in scorecard.checks
+        ),
+    ]
+    if scorecard.sample:
+        lines += ["", "The compressed model writes:", "", *(f"> {line}" for line in scorecard.sample.splitlines())]
+    return "\n".join(lines)
+
+
+def _ratio(now: float, was: float) -> str:
+    return f"{now / was:.2f} ×" if was else ""
+
+
+@task(task_run_name="report-registered-v{registered.version}", cache_policy=NO_CACHE)
+def report_registered(registered: RegisteredModel) -> None:
+    create_link_artifact(
+        registered.url,
+        f"{registered.name} version {registered.version}",
+        key="registered-version",
+        description=f"Registered in MLflow with alias {registered.alias}",
+    )
+
+
+@task(task_run_name="report-release-{rollout.phase}", cache_policy=NO_CACHE)
+def report_release(rollout: Rollout, endpoint_page: str | None) -> None:
+    """Every step of the rollout as a table, its end as Markdown, and a link to the endpoint's page where there is
+    one.
+    """
+    create_table_artifact(
+        rollout_rows(rollout), key="rollout-steps", description=f"Traffic on **{rollout.endpoint}**, step by step"
+    )
+    create_markdown_artifact(release_markdown(rollout), key="release", description="How the release ended")
+    if endpoint_page:
+        create_link_artifact(
+            endpoint_page, f"Endpoint {rollout.endpoint}", key="endpoint", description="Fleets, weights, alarms"
+        )
+
+
+def rollout_rows(rollout: Rollout) -> list[dict[str, object]]:
+    """One row for each change that was seen: status, shares, requests and errors of both fleets."""
+    rows: list[dict[str, object]] = []
+    for seen in rollout.observations:
+        row: dict[str, object] = {
+            "step": seen.status,
+            "old share": _share(seen.blue),
+            "new share": _share(seen.green),
+            "alarms": ", ".join(f"{name.rsplit('-', 1)[-1]} {state}" for name, state in sorted(seen.alarms.items())),
+        }
+        if rows and all(rows[-1][name] == row[name] for name in row):
+            rows.pop()  # the same step: keep its latest counts
+        rows.append(
+            {"seconds": f"{seen.at:.0f}", **row, "old requests": _count(seen.blue), "new requests": _count(seen.green)}
+        )
+    return rows
+
+
+def _share(fleet: FleetShare | None) -> str:
+    return f"{fleet.weight:.0%}" if fleet else "–"
+
+
+def _count(fleet: FleetShare | None) -> str:
+    return f"{fleet.requests} ({fleet.errors} errors)" if fleet else "–"
+
+
+def release_markdown(rollout: Rollout) -> str:
+    ends = {
+        "created": "The endpoint was created with this version.",
+        "promoted": "The new version serves all traffic.",
+        "restored": "The new version was taken back. The previous one serves all traffic.",
+        "unchanged": "The endpoint served this version already; nothing was moved.",
+    }
+    registered = rollout.registered
+    lines = [
+        f"# Release: {rollout.phase}",
+        ends[rollout.phase],
+        "",
+        f"- endpoint `{rollout.endpoint}` serves `{rollout.config}` (before: `{rollout.previous_config or 'nothing'}`)",
+        f"- version: {registered.name} {registered.version}",
+        f"- a real inference answered: {rollout.probe!r}",
+    ]
+    return "\n".join([*lines, f"- {rollout.rehearsal}"] if rollout.rehearsal else lines)

@@ -1,0 +1,127 @@
+"""A Hugging Face folder that generates text on the CPU: plain transformers, float32, greedy by default.
+
+Only torch, transformers and the standard library. Nothing is unpickled, no code of the model's own runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CompressedTensorsConfig,
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from tasks.serving.payload import BadRequest, Request
+
+
+class Interrupted(Exception):
+    """Generation was stopped before its end: the time was up or nobody waits for the answer."""
+
+
+class _Stop(StoppingCriteria):
+    def __init__(self, wanted: Callable[[], bool]) -> None:
+        self.wanted = wanted
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.wanted(), dtype=torch.bool)
+
+
+class Generator:
+    """A loaded model and its tokenizer. Not thread-safe: one thread owns it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load ``folder``. Packed compressed-tensors weights become dense float32 once, here, not at every step.
+
+        Raises:
+            OSError, ValueError: the folder is missing, incomplete, or of a kind that plain transformers does not load.
+        """
+        config = json.loads((folder / "config.json").read_text())
+        safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        packed = (config.get("quantization_config") or {}).get("quant_method") == "compressed-tensors"
+        if packed:
+            safe["quantization_config"] = CompressedTensorsConfig(run_compressed=False)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, **safe
+        )
+        self.model.eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token_id is None:
+            # Padding is masked out; any token serves.
+            self.tokenizer.pad_token_id = self.tokenizer.eos_token_id or 0
+        self.context: int = int(getattr(self.model.config, "max_position_embeddings", 2048))
+
+    def check(self) -> None:
+        """Generate one real token. Raises what the model raises, and ``ValueError`` for weights that are not finite."""
+        with torch.inference_mode():
+            tokens = torch.tensor([[self.tokenizer.bos_token_id or 0]])
+            logits = self.model(input_ids=tokens).logits
+            if not torch.isfinite(logits).all():
+                raise ValueError("the model's first logits are not finite: NaN or infinity in its weights")
+        self.generate(Request(prompts=("Hello",), max_new_tokens=1), lambda: False)
+
+    def generate(self, request: Request, stop: Callable[[], bool]) -> list[str]:
+        """One text a prompt, in order. ``stop`` is asked after every token.
+
+        Raises:
+            BadRequest: a prompt has no tokens, or prompt and answer do not fit the model's context.
+            Interrupted: ``stop`` said so.
+        """
+        encoded = self.tokenizer(list(request.prompts), return_tensors="pt", padding=True, return_token_type_ids=False)
+        self._fits(encoded["attention_mask"], request.max_new_tokens)
+        if request.seed is not None:
+            torch.manual_seed(request.seed)
+        with torch.inference_mode():
+            output = self.model.generate(
+                **encoded,
+                generation_config=self._config(request),
+                tokenizer=self.tokenizer,
+                stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
+            )
+        if stop():
+            raise Interrupted
+        answers = self.tokenizer.batch_decode(output[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts = [_before(answer, request.stop) for answer in answers]
+        if request.return_full_text:
+            return [prompt + text for prompt, text in zip(request.prompts, texts, strict=True)]
+        return texts
+
+    def _fits(self, mask: torch.Tensor, max_new_tokens: int) -> None:
+        """``mask``: [prompts, tokens], 1 where a token is real."""
+        lengths = mask.sum(dim=1)
+        if int(lengths.min()) == 0:
+            raise BadRequest("inputs", "0 tokens", "at least 1 token")
+        longest = int(lengths.max())
+        if longest >= self.context:
+            raise BadRequest("inputs", f"{longest} tokens", f"at most {self.context - 1} tokens: the context less one")
+        if longest + max_new_tokens > self.context:
+            limit = f"at most {self.context - longest}: the context has {self.context} tokens"
+            raise BadRequest("parameters.max_new_tokens", max_new_tokens, limit)
+
+    def _config(self, request: Request) -> GenerationConfig:
+        own = self.model.generation_config
+        sampling = {"temperature": request.temperature, "top_p": request.top_p, "top_k": 0} if request.do_sample else {}
+        # Built afresh: a folder's own sampling defaults must not turn greedy into something else.
+        return GenerationConfig(
+            max_new_tokens=request.max_new_tokens,
+            do_sample=request.do_sample,
+            stop_strings=list(request.stop) or None,
+            bos_token_id=own.bos_token_id,
+            eos_token_id=own.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **sampling,
+        )
+
+
+def _before(text: str, stops: tuple[str, ...]) -> str:
+    cuts = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(cuts)] if cuts else text

@@ -1,0 +1,109 @@
+"""What every compression stage does around its mathematics: open handles, show progress, write one output, return
+one handle.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import psutil
+from prefect.artifacts import ProgressArtifact, update_progress_artifact
+
+from tasks.adapters.store import Store, Stored
+from tasks.contracts import ModelRef
+from tasks.settings import settings
+
+Item = TypeVar("Item")
+
+
+class Meter:
+    """Wall time and peak resident memory of this process inside a ``with measured()`` block."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@contextmanager
+def measured(interval: float = 0.05) -> Iterator[Meter]:
+    """Sample resident memory every ``interval`` seconds. Short peaks between two samples are missed."""
+    meter, stop, process = Meter(), threading.Event(), psutil.Process()
+    started = time.perf_counter()
+
+    def sample() -> None:
+        while not stop.wait(interval):
+            meter.peak_bytes = max(meter.peak_bytes, process.memory_info().rss)
+
+    meter.peak_bytes = process.memory_info().rss
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        yield meter
+    finally:
+        stop.set()
+        sampler.join()
+        meter.seconds = time.perf_counter() - started
+
+
+class Progress:
+    """One progress artifact on the run page, updated in place."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._artifact = ProgressArtifact(progress=0.0, key=f"{stage}-progress", description=f"{stage}: started")
+        self._id = cast(UUID, self._artifact.create())
+
+    def show(self, share: float, text: str) -> None:
+        """``share`` is 0–1."""
+        update_progress_artifact(self._id, 100.0 * min(1.0, max(0.0, share)), description=f"{self._stage}: {text}")
+
+
+def followed(stage: str, items: Iterable[Item], total: int, unit: str) -> Iterator[Item]:
+    """Yield ``items`` and keep a progress artifact in step, at most about 50 updates."""
+    progress = Progress(stage)
+    stride = max(1, total // 50)
+    for done, item in enumerate(items, start=1):
+        yield item
+        if done % stride == 0 or done == total:
+            progress.show(done / max(1, total), f"{done} of {total} {unit}")
+
+
+def use_threads() -> None:
+    """Give torch the threads that the settings allow. In a flow's process only: servers beside it keep their own."""
+    import torch
+
+    torch.set_num_threads(settings().threads)
+
+
+def write_model(
+    kind: str, made_from: dict[str, Any], make: Callable[[Path], None], *, name: str, licence: str
+) -> ModelRef:
+    """Write a model folder into the store with ``make`` and describe what was really written."""
+    with Store(settings().store).draft(kind) as draft:
+        draft.made_from = made_from
+        make(draft.path)
+    return describe_model(draft.stored, name=name, licence=licence)
+
+
+def describe_model(stored: Stored, *, name: str, licence: str) -> ModelRef:
+    """A handle whose every figure was read from the folder's files."""
+    from tasks.compression.checkpoint import describe
+
+    facts = describe(Store(settings().store).root / stored.uri)
+    return ModelRef(
+        uri=stored.uri,
+        digest=stored.digest,
+        name=name,
+        licence=licence,
+        architecture=facts.architecture,
+        parameters=facts.parameters,
+        bytes=stored.bytes,
+        dtype=facts.dtype,
+        sparsity=facts.sparsity,
+        bits=facts.bits,
+    )

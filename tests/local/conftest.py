@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.local.stack import Deck, Service
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The endpoint service at 60 times the wall clock, with the echo image."""
+    running = Service(tmp_path_factory.mktemp("endpoint-service"), "--speed", "60")
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def deck(service: Service) -> Deck:
+    clients = [service.client(name) for name in ("sagemaker", "sagemaker-runtime", "cloudwatch")]
+    return Deck(service, *clients)

@@ -1,0 +1,64 @@
+"""A model server without a model: SageMaker's container contract in the standard library, with faults on request.
+
+The service runs it for an image through ``--runtime echo=...``. Environment: SM_MODEL_DIR, SAGEMAKER_BIND_TO_PORT, and
+ECHO_ERROR_SHARE (evenly spread), ECHO_STATUS (the error's status), ECHO_SECONDS (latency), ECHO_PING (status of /ping).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+SHARE = Fraction(os.environ.get("ECHO_ERROR_SHARE", "0"))
+STATUS = int(os.environ.get("ECHO_STATUS", "500"))
+SECONDS = float(os.environ.get("ECHO_SECONDS", "0"))
+PING = int(os.environ.get("ECHO_PING", "200"))
+FILES = {path.name: path.read_text() for path in sorted(Path(os.environ["SM_MODEL_DIR"]).glob("*.txt"))}
+COUNT = 0
+LOCK = threading.Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._answer(PING if self.path == "/ping" else 404, {})
+
+    def do_POST(self) -> None:
+        global COUNT
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with LOCK:
+            faulty, COUNT = int((COUNT + 1) * SHARE) > int(COUNT * SHARE), COUNT + 1
+        time.sleep(SECONDS)
+        if faulty:
+            self._answer(STATUS, {"error": "rehearsed fault"})
+            return
+        said = {"generated_text": json.loads(body)["inputs"], "files": FILES, "accept": self.headers["Accept"]}
+        self._answer(200, [said])
+
+    def _answer(self, status: int, value: object) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        if attributes := self.headers["X-Amzn-SageMaker-Custom-Attributes"]:
+            self.send_header("X-Amzn-SageMaker-Custom-Attributes", attributes)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    ThreadingHTTPServer.request_queue_size = 128
+    ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()

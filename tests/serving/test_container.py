@@ -1,0 +1,282 @@
+"""The inference container as SageMaker meets it: a real process, over HTTP."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving.tiny_folder import CONTEXT, write_tiny_folder
+
+START_SECONDS = 120
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json"
+    ) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, {"Content-Type": content_type} if body is not None else {})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def invoke(self, inputs: Any, **parameters: Any) -> tuple[int, Any]:
+        return self.ask("POST", "/invocations", json.dumps({"inputs": inputs, "parameters": parameters}).encode())
+
+    def wait_ready(self) -> list[int]:
+        """Every status that /ping gave until it was 200."""
+        seen = []
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                seen.append(self.ask("GET", "/ping")[0])
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+                continue
+            if seen[-1] == 200:
+                return seen
+            time.sleep(0.05)
+        raise AssertionError(f"not ready: {self.log.read_text()}")
+
+
+@contextmanager
+def running(folder: Path, log: Path, **variables: str) -> Iterator[Running]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLIMLINE_")} | {
+        "SM_MODEL_DIR": str(folder), "SAGEMAKER_BIND_TO_PORT": str(port), "SLIMLINE_BIND_HOST": "127.0.0.1",
+        "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0",
+    } | variables  # fmt: skip
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.serving.container", "serve"], env=environment, stdout=output, stderr=output
+        )
+    try:
+        yield Running(process, port, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(folder, tmp_path_factory.mktemp("log") / "log", SLIMLINE_MAX_NEW_TOKENS="1500") as started:
+        started.first_pings = started.wait_ready()  # type: ignore[attr-defined]
+        yield started
+
+
+def test_ping_is_503_until_the_model_has_generated(server: Running) -> None:
+    pings = server.first_pings  # type: ignore[attr-defined]
+    assert set(pings[:-1]) == {503}
+    assert pings[-1] == 200
+
+
+def test_an_answer_is_the_prompt_and_greedy_text(server: Running) -> None:
+    status, first = server.invoke("hello", max_new_tokens=6)
+    assert status == 200
+    assert [set(item) for item in first] == [{"generated_text"}]
+    assert first[0]["generated_text"].startswith("hello")
+    assert server.invoke("hello", max_new_tokens=6) == (200, first)
+    _, bare = server.invoke("hello", max_new_tokens=6, return_full_text=False)
+    assert "hello" + bare[0]["generated_text"] == first[0]["generated_text"]
+
+
+def test_a_batch_answers_each_prompt_as_if_alone(server: Running) -> None:
+    prompts = ["a", "a much longer prompt", "three"]
+    status, together = server.invoke(prompts, max_new_tokens=5)
+    assert status == 200
+    assert together == [server.invoke(prompt, max_new_tokens=5)[1][0] for prompt in prompts]
+
+
+def test_sampling_is_repeatable_with_a_seed_and_differs_from_greedy(server: Running) -> None:
+    _, greedy = server.invoke("hello", max_new_tokens=24)
+    _, one = server.invoke("hello", max_new_tokens=24, temperature=2.0, seed=1)
+    _, again = server.invoke("hello", max_new_tokens=24, temperature=2.0, seed=1)
+    _, other = server.invoke("hello", max_new_tokens=24, temperature=2.0, seed=2)
+    _, asked_greedy = server.invoke("hello", max_new_tokens=24, temperature=2.0, do_sample=False)
+    assert one == again
+    assert len({json.dumps(answer) for answer in (greedy, one, other)}) == 3
+    assert asked_greedy == greedy
+
+
+def test_stop_ends_before_the_stop_string(server: Running) -> None:
+    _, whole = server.invoke("hello", max_new_tokens=24, return_full_text=False)
+    text = whole[0]["generated_text"]
+    stop = next(letter for letter in text[3:] if letter.isascii() and letter.isprintable())
+    _, cut = server.invoke("hello", max_new_tokens=24, return_full_text=False, stop=[stop])
+    assert cut[0]["generated_text"] == text[: text.index(stop)]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"", "body"),
+        (b"not json", "body"),
+        (b"\xff\xfe", "body"),
+        (b"[" * 100_000, "body"),
+        (b"[]", "body"),
+        (b'{"inputs": "a", "parameters": {"temperature": NaN}}', "body"),
+        (b"{}", "inputs"),
+        (b'{"inputs": ""}', "inputs"),
+        (b'{"inputs": 3}', "inputs"),
+        (b'{"inputs": []}', "inputs"),
+        (b'{"inputs": ["a", 3]}', "inputs[1]"),
+        (b'{"inputs": "\\ud800"}', "inputs"),
+        (json.dumps({"inputs": ["a"] * 33}).encode(), "inputs"),
+        (json.dumps({"inputs": "a" * CONTEXT}).encode(), "inputs"),
+        (json.dumps({"inputs": "a" * (CONTEXT - 5)}).encode(), "parameters.max_new_tokens"),
+        (b'{"inputs": "a", "parameters": []}', "parameters"),
+        (b'{"inputs": "a", "parameters": {"max_new_tokens": 0}}', "parameters.max_new_tokens"),
+        (b'{"inputs": "a", "parameters": {"max_new_tokens": 1501}}', "parameters.max_new_tokens"),
+        (b'{"inputs": "a", "parameters": {"max_new_tokens": true}}', "parameters.max_new_tokens"),
+        (b'{"inputs": "a", "parameters": {"temperature": 0}}', "parameters.temperature"),
+        (b'{"inputs": "a", "parameters": {"top_p": 1.5}}', "parameters.top_p"),
+        (b'{"inputs": "a", "parameters": {"do_sample": 1}}', "parameters.do_sample"),
+        (b'{"inputs": "a", "parameters": {"stop": ""}}', "parameters.stop"),
+        (b'{"inputs": "a", "parameters": {"top_k": 3}}', "parameters.top_k"),
+        (b'{"inputs": "a", "stream": true}', "stream"),
+    ],
+)
+def test_bad_input_names_field_observed_and_limit(server: Running, body: bytes, field: str) -> None:
+    status, answer = server.ask("POST", "/invocations", body)
+    assert status == 400
+    assert answer["error"]["field"] == field
+    assert answer["error"]["observed"]
+    assert answer["error"]["limit"]
+
+
+def test_too_large_wrong_type_wrong_path(server: Running) -> None:
+    large = json.dumps({"inputs": "a" * 6_291_456}).encode()
+    status, answer = server.ask("POST", "/invocations", large)
+    assert (status, answer["error"]["limit"]) == (413, "at most 6291456 bytes")
+    assert server.ask("POST", "/invocations", b"a", content_type="text/csv")[0] == 415
+    assert (
+        server.ask("POST", "/invocations", b'{"inputs":"a"}', content_type="application/json; charset=utf-8")[0] == 200
+    )
+    assert server.ask("GET", "/invocations")[0] == 405
+    assert server.ask("GET", "/")[0] == 404
+
+
+def test_ping_answers_while_the_model_generates(server: Running) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.invoke, "hello", max_new_tokens=1500)
+        pings = 0
+        while not answer.done():
+            assert server.ask("GET", "/ping")[0] == 200
+            pings += 1
+        assert answer.result()[0] == 200
+    # One thread for all would have answered a single ping, after the generation.
+    assert pings > 5
+
+
+def test_a_full_queue_answers_503_with_its_limit(folder: Path, tmp_path: Path) -> None:
+    limits = {"SLIMLINE_MAX_WAITING": "1", "SLIMLINE_MAX_NEW_TOKENS": "1500"}
+    with running(folder, tmp_path / "log", **limits) as server:
+        server.wait_ready()
+        gate = threading.Barrier(6)
+
+        def one() -> tuple[int, Any]:
+            gate.wait()
+            return server.invoke("hello", max_new_tokens=1500)
+
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            answers = [task.result() for task in [pool.submit(one) for _ in range(6)]]
+    refused = [answer for status, answer in answers if status == 503]
+    assert sorted(status for status, _ in answers)[:2] == [200, 200]
+    assert len(refused) >= 1
+    assert refused[0]["error"]["limit"] == "1 waiting requests"
+
+
+def test_the_fault_share_is_exact_and_spread(folder: Path, tmp_path: Path) -> None:
+    with running(folder, tmp_path / "log", SLIMLINE_FAULT_ERROR_SHARE="0.3") as server:
+        server.wait_ready()
+        statuses = [server.invoke("a", max_new_tokens=1)[0] for _ in range(20)]
+        assert statuses.count(500) == 6
+        assert [statuses[:10].count(500), statuses[10:].count(500)] == [3, 3]
+        assert "REHEARSAL FAULT ON" in server.log.read_text()
+        assert server.ask("GET", "/ping")[0] == 200
+
+
+def test_sigterm_answers_what_is_under_way_and_exits_with_0(folder: Path, tmp_path: Path) -> None:
+    with running(folder, tmp_path / "log", SLIMLINE_MAX_NEW_TOKENS="1500") as server:
+        server.wait_ready()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(server.invoke, "hello", max_new_tokens=400)
+            while server.ask("GET", "/ping")[1].get("generating") is not True and not answer.done():
+                time.sleep(0.005)
+            assert not answer.done()
+            server.process.send_signal(signal.SIGTERM)
+            assert answer.result()[0] == 200
+        assert server.process.wait(30) == 0, server.log.read_text()
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no config", "cut weights", "weights with NaN"])
+def test_a_folder_that_cannot_load_ends_the_process_with_the_reason(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "model"
+    if damage != "no folder":
+        write_tiny_folder(folder)
+    if damage == "no config":
+        (folder / "config.json").unlink()
+    if damage == "cut weights":
+        weights = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    if damage == "weights with NaN":
+        _put_nan(folder / "model.safetensors")
+    with running(folder, tmp_path / "log") as server:
+        pings = set()
+        while server.process.poll() is None:
+            try:
+                pings.add(server.ask("GET", "/ping")[0])
+            except (ConnectionError, http.client.HTTPException):
+                time.sleep(0.02)
+        assert server.process.returncode == 1
+        assert pings <= {503}
+        assert "did not load" in server.log.read_text()
+
+
+def _put_nan(path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SAGEMAKER_BIND_TO_PORT", "0"), ("SLIMLINE_FAULT_ERROR_SHARE", "1.5"), ("SLIMLINE_THREADS", "many")],
+)
+def test_a_bad_setting_is_refused_at_start(folder: Path, tmp_path: Path, name: str, value: str) -> None:
+    with running(folder, tmp_path / "log", **{name: value}) as server:
+        assert server.process.wait(60) == 2
+        assert name in server.log.read_text()

@@ -1,0 +1,91 @@
+"""What a cache key covers, and what it must not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.context import TaskRunContext
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+from tasks import caching
+from tasks.adapters.store import Store
+from tasks.caching import StageKey
+from tasks.contracts import ModelRef, identity
+from tasks.recipes import PruneRecipe, Recipe
+from tasks.sourcecode import code_digest
+
+
+def model(**changes: Any) -> ModelRef:
+    fields: dict[str, Any] = {
+        "uri": "models/a", "digest": "a", "name": "m", "licence": "", "architecture": "LlamaForCausalLM",
+        "parameters": 1, "bytes": 4, "dtype": "float32",
+    }  # fmt: skip
+    return ModelRef(**(fields | changes))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("SLIMLINE_HOME", str(tmp_path))
+    (tmp_path / "results").mkdir()
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        yield tmp_path
+
+
+def key(inputs: dict[str, Any], stage: str = "prune", modules: tuple[str, ...] = ("tasks.recipes",)) -> str:
+    context: TaskRunContext = TaskRunContext.model_construct()
+    return StageKey(stage=stage, modules=modules).compute_key(context, inputs, {})
+
+
+def test_place_does_not_enter_identity() -> None:
+    assert identity(model()) == identity(model(uri="elsewhere/a", name="another name"))
+    assert identity(model()) != identity(model(digest="b"))
+    assert identity(Recipe(name="one")) == identity(Recipe(name="two"))
+
+
+def test_the_key_follows_identity_and_nothing_else(home: Path) -> None:
+    one = key({"model": model(), "recipe": PruneRecipe()})
+    assert one == key({"recipe": PruneRecipe(), "model": model(uri="elsewhere/a")})
+    assert one != key({"model": model(), "recipe": PruneRecipe(sparsity=0.3)})
+    assert one != key({"model": model(digest="b"), "recipe": PruneRecipe()})
+
+
+def test_why_names_the_part_that_changed(home: Path) -> None:
+    assert caching.why("prune") == ["prune has not run yet"]
+    key({"recipe": PruneRecipe(sparsity=0.2)})
+    key({"recipe": PruneRecipe(sparsity=0.2)})
+    assert caching.why("prune") == []
+    key({"recipe": PruneRecipe(sparsity=0.5)})
+    assert caching.why("prune") == ["inputs.recipe.sparsity: 0.2 → 0.5"]
+
+
+def test_a_hit_whose_artifact_was_damaged_is_dropped(home: Path) -> None:
+    store = Store(home / "store")
+    with store.draft("models") as draft:
+        (draft.path / "weights").write_bytes(b"abc")
+    ref = model(uri=draft.stored.uri, digest=draft.stored.digest)
+    record = home / "results" / key({"model": model()})
+    record.write_text(json.dumps({"result": json.dumps({"model": ref.model_dump()})}))
+    key({"model": model()})
+    assert record.exists(), "an intact artifact keeps its record"
+    (store.root / ref.uri / "weights").write_bytes(b"abd")
+    key({"model": model()})
+    assert not record.exists(), "a damaged artifact must not be served"
+
+
+def test_the_code_digest_sees_helpers_and_ignores_wording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "somelib"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "stage.py").write_text("from somelib import helper\n\ndef work():\n    return helper.two()\n")
+    helper = package / "helper.py"
+    helper.write_text("def two():\n    return 2\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = code_digest(("somelib.stage",), ("somelib.",))
+    helper.write_text('def two():\n    """Two."""\n    # a comment\n    return 2\n')
+    assert code_digest(("somelib.stage",), ("somelib.",)) == before
+    helper.write_text("def two():\n    return 3\n")
+    assert code_digest(("somelib.stage",), ("somelib.",)) != before

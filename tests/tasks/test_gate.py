@@ -1,0 +1,60 @@
+"""The gate: each metric against its limit, and a message that says what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.contracts import ModelRef, Score, Scorecard
+from tasks.errors import GateFailed
+from tasks.evaluate import judge, require_passed
+from tasks.recipes import Gate
+
+
+def scorecard(perplexity: float = 11.0, agreement: float = 0.9, size: int = 100) -> Scorecard:
+    def ref(digest: str) -> ModelRef:
+        return ModelRef(
+            uri="models/x", digest=digest, name="m", licence="", architecture="LlamaForCausalLM",
+            parameters=100, bytes=400, dtype="float32",
+        )  # fmt: skip
+
+    def score(perplexity: float, agreement: float, size: int) -> Score:
+        return Score(
+            perplexity=perplexity, agreement=agreement, kl=0.0, bytes=size, first_token_ms=1, per_token_ms=1, tokens=10
+        )
+
+    return Scorecard(
+        candidate_model=ref("c"), baseline_model=ref("b"), dataset_digest="d",
+        candidate=score(perplexity, agreement, size), baseline=score(10.0, 1.0, 400), checks=(),
+    )  # fmt: skip
+
+
+def test_inside_every_limit_passes() -> None:
+    judged = judge(scorecard(), Gate(max_perplexity_ratio=1.1, min_agreement=0.9, max_bytes_ratio=0.25))
+    assert judged.passed
+    require_passed(judged)
+
+
+@pytest.mark.parametrize(
+    ("changed", "metric"),
+    [
+        ({"perplexity": 11.01}, "perplexity ratio"),
+        ({"agreement": 0.89}, "next-token agreement"),
+        ({"size": 101}, "bytes ratio"),
+    ],
+)
+def test_one_metric_outside_stops_and_is_named(changed: dict[str, float], metric: str) -> None:
+    judged = judge(scorecard(**changed), Gate(max_perplexity_ratio=1.1, min_agreement=0.9, max_bytes_ratio=0.25))
+    with pytest.raises(GateFailed) as stopped:
+        require_passed(judged)
+    assert metric in str(stopped.value.observed) and metric in str(stopped.value.limit)
+    assert stopped.value.remedy
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_does_not_pass(value: float) -> None:
+    assert not judge(scorecard(perplexity=value), Gate()).passed
+
+
+def test_no_check_is_not_a_pass() -> None:
+    with pytest.raises(GateFailed):
+        require_passed(scorecard())

@@ -1,0 +1,38 @@
+"""Impossible recipes are refused before any work, with what to change."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.errors import RefusedRecipe
+from tasks.preflight import check_recipe
+from tasks.recipes import Recipe
+
+
+@pytest.mark.parametrize(
+    ("order", "word"),
+    [
+        ((), "no stages"),
+        (("prune", "prune"), "twice"),
+        (("quantize", "prune"), "off their integer grid"),
+        (("distill",), "from itself"),
+    ],
+)
+def test_an_impossible_order_is_refused(order: tuple[str, ...], word: str) -> None:
+    with pytest.raises(RefusedRecipe, match=word) as refused:
+        check_recipe(Recipe.model_validate({"order": order}))
+    assert refused.value.remedy and refused.value.limit
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("prune",),
+        ("quantize",),
+        ("prune", "quantize"),
+        ("prune", "distill", "quantize"),
+        ("prune", "quantize", "distill"),
+    ],
+)
+def test_a_possible_order_passes(order: tuple[str, ...]) -> None:
+    check_recipe(Recipe.model_validate({"order": order}))
