@@ -24,7 +24,7 @@ from tasks.contracts import Outcome
 from tasks.errors import SlimlineError
 
 POLL_SECONDS = 1.0
-HIDDEN = ("report-", "track-", "close-", "preflight-", "read-", "reserve-")
+HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "read-")
 
 
 class RunFailed(SlimlineError):
@@ -91,6 +91,8 @@ def _news(client: SyncPrefectClient, family: list[UUID], told: set[tuple[UUID, s
     for run in sorted(runs, key=lambda run: run.end_time.timestamp() if run.end_time else 0.0):
         state = run.state_name or ""
         final = run.state is not None and run.state.is_final()
+        if run.state is None or run.state.state_details.child_flow_run_id:
+            continue  # a subflow's stand-in: its own tasks are told one by one
         if not (final or "Retry" in state) or (run.id, state) in told or run.name.startswith(HIDDEN):
             continue
         told.add((run.id, state))

@@ -12,9 +12,8 @@ from tasks.preflight import preflight
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
+from tasks.record import record_data, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
-from tasks.reporting import report_registered, report_stage, report_verdict
-from tasks.track import track_data, track_scorecard, track_stage, tracked_run
 
 
 @flow(name="compress", flow_run_name="compress-{model.source}-{recipe.name}")
@@ -35,10 +34,10 @@ def compress(
         registered_name: Name of the registered model in MLflow.
     """
     preflight(model, data, recipe)
-    with tracked_run(f"{model.source}-{recipe.name}", recipe) as tracked:
+    with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
         original = locate(model)
         blocks = fetch(data, digest_text(data), original)
-        track_data(tracked, blocks)
+        record_data(tracked, blocks)
 
         stages: list[Compressed] = []
         candidate = original
@@ -49,18 +48,16 @@ def compress(
                 done = quantize(candidate, blocks, recipe.quantize)
             else:
                 done = distill(candidate, original, blocks, recipe.distill, recipe.seed)
-            report_stage(done)
-            track_stage(tracked, done)
+            record_stage(tracked, done)
             stages.append(done)
             candidate = done.model
 
         scorecard = judge(evaluate(candidate, original, blocks), gate)
-        report_verdict(scorecard, tracked)
-        track_scorecard(tracked, scorecard)
+        record_verdict(tracked, scorecard)
         require_passed(scorecard)
 
         registered = register(tracked, scorecard, recipe, blocks, registered_name)
-        report_registered(registered)
+        record_version(registered)
     return Outcome(
         original=original,
         data=blocks,

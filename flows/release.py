@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.concurrency.sync import concurrency
 
 from tasks.contracts import DatasetRef, ModelRef, RegisteredModel, Rollout
 from tasks.deploy import endpoint_page, ensure_serving, package, require_promoted, shift, unregistered, watch
 from tasks.recipes import ReleasePlan
+from tasks.record import record_release
 from tasks.register import settle
-from tasks.reporting import report_release
+from tasks.runpages import alone_on
 
 
 @flow(name="release", flow_run_name="release-{registered.name}-v{registered.version}-{plan.mode}")
@@ -24,13 +24,13 @@ def release(
         data: Its data set; the held-out prompts are the rehearsal's traffic on the embedded stack.
         plan: How traffic moves.
     """
-    with concurrency(f"endpoint-{plan.endpoint}", occupy=1):
+    with alone_on(plan.endpoint):
         new = package(registered)
         if plan.original_first:
             ensure_serving(package(unregistered(original)), plan)
         rollout = watch(shift(new, plan), new, plan, data)
         registered = settle(rollout)
     rollout = rollout.model_copy(update={"registered": registered})
-    report_release(rollout, endpoint_page(plan.endpoint))
+    record_release(rollout, endpoint_page(plan.endpoint))
     require_promoted(rollout)
     return rollout

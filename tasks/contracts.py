@@ -201,8 +201,8 @@ class Observation(Value):
 class Tracked(Value):
     """The MLflow run of one flow run."""
 
-    run_id: str
-    url: str
+    run_id: Annotated[str, Place]
+    url: Annotated[str, Place]
 
 
 class Rollout(Value):

@@ -99,17 +99,31 @@ def watch(asked: Shift, new: ModelPackage, plan: ReleasePlan, data: DatasetRef) 
         for observation in _observations(cloud, asked, plan):
             seen.append(observation)
             verdict = judge_release(observation.status, cloud.serving_config(plan.endpoint), asked.wanted_config)
+            if verdict is Verdict.PROMOTE and not _has_evidence(observation, plan):
+                continue  # it serves, but hardly anybody has asked it anything: no data is not good news
             if verdict is not Verdict.WAIT:
                 break
-    if verdict is Verdict.PROMOTE:
-        return _rollout("promoted" if asked.previous_config else "created", asked, new, plan, cloud, tuple(seen))
+        else:
+            raise _not_settled(seen, plan)
+    if verdict is Verdict.STUCK:
+        raise _not_settled(seen, plan)
     if verdict is Verdict.RESTORE:
         return _rollout("restored", asked, new, plan, cloud, tuple(seen))
-    raise ReleaseStuck(
-        f"endpoint {plan.endpoint} has not settled",
-        observed=seen[-1].status if seen else "no observation",
-        limit=f"InService within {_allowed(plan):.0f} s of the service's clock",
-        remedy="look at the endpoint's FailureReason and the instances' logs; `slimline status` shows both",
+    return _rollout("promoted" if asked.previous_config else "created", asked, new, plan, cloud, tuple(seen))
+
+
+def _has_evidence(observation: Observation, plan: ReleasePlan) -> bool:
+    return observation.green is not None and observation.green.requests >= plan.min_requests
+
+
+def _not_settled(seen: list[Observation], plan: ReleasePlan) -> ReleaseStuck:
+    last = seen[-1] if seen else None
+    answered = last.green.requests if last and last.green else 0
+    return ReleaseStuck(
+        f"the release on {plan.endpoint} has no verdict",
+        observed=f"{last.status if last else 'no observation'}; the new version has answered {answered} requests",
+        limit=f"InService and {plan.min_requests} requests within {_allowed(plan):.0f} s of the service's clock",
+        remedy="with little traffic, lower min_requests; else read its FailureReason and the instances' logs",
     )
 
 
@@ -211,7 +225,7 @@ def _rehearsal(cloud: SageMaker, plan: ReleasePlan, data: DatasetRef) -> Iterato
             "stop": stop,
             "max_seconds": 1800.0,
         },
-        name=f"rehearsal-{flow_run.get_name()}",
+        name=f"rehearsal-{flow_run.name}",
         daemon=True,
     )
     sender.start()

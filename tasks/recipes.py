@@ -7,7 +7,7 @@ are checked before any work.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,8 +16,16 @@ from tasks.contracts import Place
 CompressStage = Literal["prune", "quantize", "distill"]
 
 
+def _keep_order(schema: dict[str, Any]) -> None:
+    """Prefect's form sorts by ``position``; without one, fields come in an order of its own."""
+    for position, field in enumerate(schema.get("properties", {}).values()):
+        field.setdefault("position", position)
+
+
 class Choice(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """A group of the form: frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_keep_order)
 
 
 class ModelChoice(Choice):
@@ -29,7 +37,6 @@ class ModelChoice(Choice):
         description="smollm2-135m-instruct (a real 135 M Llama from a package), tiny (seeded two-block model), "
         "a local Hugging Face folder, or a hub id such as org/name",
         min_length=1,
-        json_schema_extra={"position": 0},
     )
 
 
@@ -42,9 +49,8 @@ class DataChoice(Choice):
         description="wiki-leads (10,033 Wikipedia introductions from a package), python-docs (ships with Python), "
         "or a local .txt (paragraphs) or .jsonl (field: text)",
         min_length=1,
-        json_schema_extra={"position": 0},
     )
-    block_tokens: int = Field(256, ge=16, le=4096, description="Tokens a block", json_schema_extra={"position": 1})
+    block_tokens: int = Field(256, ge=16, le=4096, description="Tokens a block")
     calibration_blocks: int = Field(32, ge=1, le=4096, description="Blocks that pruning and quantization look at")
     training_blocks: int = Field(32, ge=1, le=65536, description="Blocks that distillation learns from")
     evaluation_blocks: int = Field(16, ge=1, le=4096, description="Held-out blocks that the gate compares on")
@@ -87,15 +93,11 @@ class Recipe(Choice):
     """How to make the model smaller: which stages, in which order, and how strongly."""
 
     name: Annotated[str, Place] = Field(
-        "balanced",
-        pattern=r"^[a-z0-9][a-z0-9-]{0,40}$",
-        description="Shown in run names",
-        json_schema_extra={"position": 0},
+        "balanced", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Shown in run names"
     )
     order: tuple[CompressStage, ...] = Field(
         ("prune", "quantize", "distill"),
         description="Stages in the order they run; leave one out to skip it. Pruning comes before quantization",
-        json_schema_extra={"position": 1},
     )
     prune: PruneRecipe = PruneRecipe()
     quantize: QuantizeRecipe = QuantizeRecipe()
@@ -134,6 +136,9 @@ class ReleasePlan(Choice):
     max_error_rate: float = Field(0.02, gt=0, lt=1, description="5xx share of the new fleet that fires the alarm")
     max_latency_ms: float = Field(
         30_000, gt=0, description="Average ModelLatency of the new fleet that fires the alarm"
+    )
+    min_requests: int = Field(
+        10, ge=0, description="Requests that the new version must have answered before the release counts as promoted"
     )
     original_first: bool = Field(
         True,

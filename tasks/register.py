@@ -41,7 +41,7 @@ def register(tracked: Tracked, scorecard: Scorecard, recipe: Recipe, data: Datas
             "slimline.dataset_digest": data.digest,
             "slimline.dataset": data.name,
             "slimline.recipe": recipe.model_dump_json(),
-            "slimline.prefect_run_url": flow_run.get_run_url() or "",
+            "slimline.prefect_run_url": flow_run.ui_url or "",
         },
     )
     emit_event(

@@ -4,9 +4,7 @@ stage is on its page too.
 
 from __future__ import annotations
 
-from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import Compressed, FleetShare, RegisteredModel, Rollout, Scorecard, Tracked
 
@@ -15,7 +13,6 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-@task(task_run_name="report-{step.stage}", cache_policy=NO_CACHE)
 def report_stage(step: Compressed) -> None:
     """A table with one row a layer, or one a step for distillation."""
     if step.layers:
@@ -43,7 +40,6 @@ def report_stage(step: Compressed) -> None:
     )
 
 
-@task(task_run_name="report-verdict", cache_policy=NO_CACHE)
 def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     """The scorecard and the gate's verdict as Markdown, and a link to the MLflow run."""
     create_markdown_artifact(
@@ -102,7 +98,6 @@ def _ratio(now: float, was: float) -> str:
     return f"{now / was:.2f} ×" if was else ""
 
 
-@task(task_run_name="report-registered-v{registered.version}", cache_policy=NO_CACHE)
 def report_registered(registered: RegisteredModel) -> None:
     create_link_artifact(
         registered.url,
@@ -112,7 +107,6 @@ def report_registered(registered: RegisteredModel) -> None:
     )
 
 
-@task(task_run_name="report-release-{rollout.phase}", cache_policy=NO_CACHE)
 def report_release(rollout: Rollout, endpoint_page: str | None) -> None:
     """Every step of the rollout as a table, its end as Markdown, and a link to the endpoint's page where there is
     one.
@@ -128,20 +122,17 @@ def report_release(rollout: Rollout, endpoint_page: str | None) -> None:
 
 
 def rollout_rows(rollout: Rollout) -> list[dict[str, object]]:
-    """One row for each change that was seen: status, shares, requests and errors of both fleets."""
+    """One row for each step that was seen, with the counts at its end. Seconds are the endpoint service's."""
     rows: list[dict[str, object]] = []
     for seen in rollout.observations:
-        row: dict[str, object] = {
+        step: dict[str, object] = {
             "step": seen.status,
-            "old share": _share(seen.blue),
-            "new share": _share(seen.green),
-            "alarms": ", ".join(f"{name.rsplit('-', 1)[-1]} {state}" for name, state in sorted(seen.alarms.items())),
+            "old : new": f"{_share(seen.blue)} : {_share(seen.green)}",
+            "alarms": _alarms(seen.alarms),
         }
-        if rows and all(rows[-1][name] == row[name] for name in row):
+        if rows and all(rows[-1][name] == step[name] for name in step):
             rows.pop()  # the same step: keep its latest counts
-        rows.append(
-            {"seconds": f"{seen.at:.0f}", **row, "old requests": _count(seen.blue), "new requests": _count(seen.green)}
-        )
+        rows.append({"s": f"{seen.at:.0f}", **step, "old served": _count(seen.blue), "new served": _count(seen.green)})
     return rows
 
 
@@ -150,7 +141,17 @@ def _share(fleet: FleetShare | None) -> str:
 
 
 def _count(fleet: FleetShare | None) -> str:
-    return f"{fleet.requests} ({fleet.errors} errors)" if fleet else "–"
+    if fleet is None:
+        return "–"
+    return f"{fleet.requests}, {fleet.errors} failed" if fleet.errors else f"{fleet.requests}"
+
+
+def _alarms(states: dict[str, str]) -> str:
+    """Only what is not OK is worth a reader's time."""
+    fired = [name.rsplit("-", 1)[-1] for name, state in sorted(states.items()) if state == "ALARM"]
+    if fired:
+        return f"ALARM: {', '.join(fired)}"
+    return "no data yet" if "INSUFFICIENT_DATA" in states.values() else "ok" if states else "–"
 
 
 def release_markdown(rollout: Rollout) -> str:

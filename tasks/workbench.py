@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import psutil
-from prefect.artifacts import ProgressArtifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from tasks.adapters.store import Store, Stored
 from tasks.contracts import ModelRef
@@ -55,8 +55,8 @@ class Progress:
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        self._artifact = ProgressArtifact(progress=0.0, key=f"{stage}-progress", description=f"{stage}: started")
-        self._id = cast(UUID, self._artifact.create())
+        # The function is also a coroutine function in async code, hence the cast.
+        self._id = cast(UUID, create_progress_artifact(0.0, key=f"{stage}-progress", description=f"{stage}: started"))
 
     def show(self, share: float, text: str) -> None:
         """``share`` is 0–1."""

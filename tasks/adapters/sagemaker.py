@@ -208,7 +208,7 @@ class SageMaker:
 
     def _ensure_alarms(self, endpoint: str, config: str, plan: ReleasePlan) -> None:
         # Deleted first: an alarm that an earlier try has fired would keep its state and end this one at once.
-        self._aws.call("cloudwatch", "DeleteAlarms", AlarmNames=list(alarm_names(config)))
+        sagemaker_cleanup.delete_alarms(self._aws, alarm_names(config))
         for alarm in alarms(endpoint, config, plan):
             self._ledger.creating("alarm", alarm["AlarmName"])
             self._aws.call("cloudwatch", "PutMetricAlarm", **alarm)

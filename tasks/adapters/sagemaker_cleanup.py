@@ -37,9 +37,15 @@ def delete_endpoint(aws: Connection, ledger: Ledger, endpoint: str, poll_seconds
 
 def remove_alarms(aws: Connection, ledger: Ledger, config: str) -> None:
     """After a rollout: its alarms have no more to say."""
-    aws.call("cloudwatch", "DeleteAlarms", AlarmNames=list(alarm_names(config)))
+    delete_alarms(aws, alarm_names(config))
     for name in alarm_names(config):
         ledger.deleted("alarm", name)
+
+
+def delete_alarms(aws: Connection, names: Iterable[str]) -> None:
+    """One by one: where one of several is absent, CloudWatch deletes none of them."""
+    for name in names:
+        _delete(lambda name=name: aws.call("cloudwatch", "DeleteAlarms", AlarmNames=[name]))  # type: ignore[misc]
 
 
 def sweep(aws: Connection, ledger: Ledger, keep: Iterable[str]) -> list[str]:

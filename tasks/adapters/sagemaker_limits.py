@@ -128,6 +128,10 @@ def _breaches(shape: Shape, value: Any, path: str) -> Iterator[tuple[str, object
                 yield from _breaches(shape.value, item, f"{path}.{key}")  # type: ignore[attr-defined]
     elif kind == "string":
         yield from _string_breaches(limits, getattr(shape, "enum", []), value, path)
+    elif kind == "blob":
+        high = limits.get("max", math.inf)
+        if isinstance(value, bytes | str) and len(value) > high:
+            yield path, f"{len(value)} bytes", f"at most {high} bytes"
     elif kind in ("integer", "long", "float", "double"):
         low, high = limits.get("min", -math.inf), limits.get("max", math.inf)
         if not (low <= value <= high and math.isfinite(value)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
 from tasks.adapters.sagemaker_requests import NAMESPACE, alarm_names, dimensions
 from tasks.contracts import FleetShare, Observation
 
+_ACTIVE = re.compile(r"capacity of (\d+) instance")
 _MAX_DATAPOINTS = 1440  # of one GetMetricStatistics answer
 
 
@@ -118,24 +120,21 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
 def traffic_shares(seen: Mapping[str, Any]) -> dict[str, float]:
     """Share of the traffic by config name, 0–1, from a DescribeEndpoint answer.
 
-    On AWS both fleets of a blue/green update report weight 1 (a weight parts variants within one fleet), and the new
-    fleet takes traffic in proportion to its activated capacity once it activates traffic or bakes. A service that
-    reports shares, which add up to 1, is taken at its word.
+    On AWS both fleets of a blue/green update report weight 1, for a weight parts variants within one fleet. The new
+    fleet takes traffic in proportion to its activated capacity, which only the variant's StatusMessage tells: "Baking
+    for 600 seconds (TerminationWaitInSeconds) with traffic enabled on canary capacity of 1 instance(s)."
     """
     serving = seen["EndpointConfigName"]
     pending = seen.get("PendingDeploymentSummary")
     if not pending or pending["EndpointConfigName"] == serving:
         return {serving: 1.0}
-    old = _first(seen.get("ProductionVariants"))
     new = _first(pending.get("ProductionVariants"))
-    phases = {phase["Status"] for phase in new.get("VariantStatus", [])}
-    old_weight, new_weight = old.get("CurrentWeight"), new.get("CurrentWeight")
-    if old_weight is not None and new_weight is not None and abs(old_weight + new_weight - 1) < 1e-3:
-        share = float(new_weight)
-    elif phases & {"ActivatingTraffic", "Baking"} and new.get("DesiredInstanceCount"):
-        share = min(1.0, new.get("CurrentInstanceCount", 0) / new["DesiredInstanceCount"])
-    else:
-        share = 0.0
+    phase = _first(new.get("VariantStatus"))
+    share = 0.0
+    if phase.get("Status") == "Baking" and new.get("DesiredInstanceCount"):
+        told = _ACTIVE.search(phase.get("StatusMessage", ""))
+        active = int(told.group(1)) if told else int(new.get("CurrentInstanceCount", 0))
+        share = min(1.0, active / new["DesiredInstanceCount"])
     return {serving: 1.0 - share, pending["EndpointConfigName"]: share}
 
 

@@ -80,8 +80,10 @@ def check_source(source: str) -> None:
         raise _unknown(source, "no such name and no such folder")
 
 
-def import_model(source: str, store: Store, downloads: Path) -> ImportedModel:
+def import_model(source: str, store: Store, downloads: Path, hub: str | None = None) -> ImportedModel:
     """Bring ``source`` into ``store`` as a Hugging Face folder, or find it there.
+
+    ``hub`` is the address of another model hub than huggingface_hub's configured one.
 
     Raises:
         RefusedModel: unknown, incomplete or unsafe; or a hub id that this machine cannot reach.
@@ -94,7 +96,7 @@ def import_model(source: str, store: Store, downloads: Path) -> ImportedModel:
     if source == "tiny":
         return _import_tiny(store)
     folder = _local(source)
-    return _import_folder(folder, store) if folder is not None else _import_hub(source, store, downloads)
+    return _import_folder(folder, store) if folder is not None else _import_hub(source, store, downloads, hub)
 
 
 def _import_gguf(name: str, known: GgufPackage, store: Store, downloads: Path) -> ImportedModel:
@@ -152,9 +154,11 @@ def _import_folder(folder: Path, store: Store, *, origin: str = "") -> ImportedM
     return _import_once(["folder", digests], store, name, facts.licence, note, write)
 
 
-def _import_hub(hub_id: str, store: Store, downloads: Path) -> ImportedModel:
+def _import_hub(hub_id: str, store: Store, downloads: Path, hub: str | None) -> ImportedModel:
     try:
-        snapshot = snapshot_download(hub_id, cache_dir=downloads / "hub", allow_patterns=list(model_folder.FILES))
+        snapshot = snapshot_download(
+            hub_id, cache_dir=downloads / "hub", allow_patterns=list(model_folder.FILES), endpoint=hub
+        )
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise _unknown(hub_id, f"the hub does not know it: {_first_line(error)}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

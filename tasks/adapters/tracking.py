@@ -133,7 +133,9 @@ class Tracking:
             found = self._client.get_experiment_by_name(self._experiment)
             if found is None:
                 try:
-                    self._client.create_experiment(self._experiment)
+                    # The kind opens MLflow's pages for model training; without it they are those for agents.
+                    kind = {"mlflow.experimentKind": "custom_model_development"}
+                    self._client.create_experiment(self._experiment, tags=kind)
                 except MlflowException as error:
                     # Another process was faster.
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":

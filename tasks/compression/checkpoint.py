@@ -60,8 +60,8 @@ class Checkpoint:
 
     @property
     def tied(self) -> bool:
-        """Whether the output head is the embedding matrix, stored once."""
-        return f"{self.architecture.head}.weight" not in self._shards
+        """Whether the output head is the embedding matrix; a folder may store it twice all the same."""
+        return bool(self.config.get("tie_word_embeddings", False))
 
     def __contains__(self, name: str) -> bool:
         return name in self._shards
@@ -128,8 +128,13 @@ class Checkpoint:
         return tuple(name for name in self.names if name.startswith(prefix))
 
     def outer_names(self) -> tuple[str, ...]:
-        """Every stored tensor outside the decoder blocks: embeddings, final norm, head."""
-        return tuple(name for name in self.names if not name.startswith(self.architecture.blocks + "."))
+        """Every tensor outside the decoder blocks: embeddings, final norm, and the head unless it is tied."""
+        entry = self.architecture
+        return tuple(
+            name
+            for name in self.names
+            if not name.startswith(f"{entry.blocks}.") and not (self.tied and name.startswith(f"{entry.head}."))
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -204,7 +209,7 @@ def check_supported(folder: Path) -> Checkpoint:
     lost = sorted(wanted - set(checkpoint.names))
     if lost:
         raise _damaged(folder, f"{len(lost)} tensors are missing, first {lost[0]}")
-    if checkpoint.tied and not checkpoint.config.get("tie_word_embeddings"):
+    if not checkpoint.tied and f"{architecture.head}.weight" not in checkpoint:
         raise _damaged(folder, f"{architecture.head}.weight is missing and the embeddings are not tied")
     return checkpoint
 
@@ -244,7 +249,8 @@ def describe(folder: Path) -> FolderFacts:
         bits += stored.numel() * (8.0 * stored.element_size() if packed is None else packed.bits)
     values: Counter[str] = Counter()
     for name, dtype, count in _headers(checkpoint):
-        if not name.endswith(PACKED_SUFFIXES):
+        twice = checkpoint.tied and name.startswith(f"{checkpoint.architecture.head}.")
+        if not name.endswith(PACKED_SUFFIXES) and not twice:
             values[dtype] += count
     parameters = sum(values.values()) + (weights if checkpoint.packing else 0)
     dtype = values.most_common(1)[0][0]

@@ -63,7 +63,7 @@ class Decoder:
         # The list must not keep a second reference: a block's memory ends with its caller's.
         self._layers[index] = nn.Identity()
         try:
-            # Old Llama folders carry rotary frequencies of each block; they are computed here, so extra names are let be.
+            # Old Llama folders carry rotary frequencies in each block; they are computed here, so extra names are fine.
             missing = layer.load_state_dict(weights, strict=False, assign=True).missing_keys
         except RuntimeError as error:
             raise _mismatch(prefix, str(error)) from error

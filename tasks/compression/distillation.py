@@ -100,10 +100,8 @@ def distill_folder(
         )
     check_tokens(tokens, vocabularies[0])
     _check_recipe(epochs, batch_blocks, learning_rate, temperature, hard_share)
-    loss = _Loss(teacher, temperature, hard_share)
-    return _distill(
-        checkpoint, loss, destination, tokens, _Plan(len(tokens), epochs, batch_blocks, learning_rate, seed)
-    )
+    plan = _Plan(len(tokens), epochs, batch_blocks, learning_rate, temperature, hard_share, seed)
+    return _distill(checkpoint, teacher, destination, tokens, plan)
 
 
 def _check_recipe(epochs: int, batch_blocks: int, learning_rate: float, temperature: float, hard_share: float) -> None:
@@ -120,12 +118,14 @@ def _check_recipe(epochs: int, batch_blocks: int, learning_rate: float, temperat
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which blocks at which step, and how fast."""
+    """The numbers of one distillation, and what follows from them."""
 
     blocks: int
     epochs: int
     batch_blocks: int
     learning_rate: float
+    temperature: float
+    hard_share: float
     seed: int
 
     @property
@@ -146,56 +146,55 @@ class _Plan:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / (self.steps - warmup + 1)))
 
 
-class _Loss:
-    """The teacher and the loss's two numbers; adds gradients of one batch, part by part."""
+@dataclass(frozen=True)
+class _Headed:
+    """A model and its output head, (vocabulary, width)."""
 
-    def __init__(self, teacher: Path, temperature: float, hard_share: float) -> None:
-        self._folder, self._temperature, self._hard_share = teacher, temperature, hard_share
+    model: PreTrainedModel
+    head: Tensor
 
-    def load(self) -> None:
-        self._teacher = load_for_compute(self._folder)
-        self._head = head_weight(self._teacher)
+    @classmethod
+    def load(cls, folder: Path) -> _Headed:
+        model = load_for_compute(folder)
+        return cls(model, head_weight(model))
 
-    def accumulate(self, model: PreTrainedModel, head: Tensor, batch: Tensor) -> tuple[float, float, float]:
-        """Backpropagate the batch's mean loss; returns total, soft and hard.
+    def states(self, tokens: Tensor) -> Tensor:
+        """What the head reads where a next token is known, (blocks · (length - 1), width)."""
+        return hidden_states(self.model, tokens)[:, :-1].flatten(0, 1)
 
-        Args:
-            head: the student's, (vocabulary, width).
-            batch: (blocks, length) tokens.
-        """
-        sums = [0.0, 0.0, 0.0]
-        for part in batch.split(max(1, MICRO_TOKENS // batch.shape[1])):
-            with torch.inference_mode():
-                wanted = hidden_states(self._teacher, part)[:, :-1].flatten(0, 1)
-            loss = distillation_loss(
-                hidden_states(model, part)[:, :-1].flatten(0, 1),
-                head,
-                wanted,
-                self._head,
-                part[:, 1:].flatten(),
-                temperature=self._temperature,
-                hard_share=self._hard_share,
-            )
-            share = len(part) / len(batch)
-            if bool(torch.isfinite(loss.total)):
-                (loss.total * share).backward()
-            sums = [total + share * value.item() for total, value in zip(sums, loss, strict=True)]
-        return sums[0], sums[1], sums[2]
+
+def _accumulate(student: _Headed, teacher: _Headed, batch: Tensor, plan: _Plan) -> tuple[float, float, float]:
+    """Backpropagate the mean loss of ``batch``, (blocks, length), part by part; returns total, soft and hard loss."""
+    sums = [0.0, 0.0, 0.0]
+    for part in batch.split(max(1, MICRO_TOKENS // batch.shape[1])):
+        with torch.inference_mode():
+            wanted = teacher.states(part)
+        loss = distillation_loss(
+            student.states(part),
+            student.head,
+            wanted,
+            teacher.head,
+            part[:, 1:].flatten(),
+            temperature=plan.temperature,
+            hard_share=plan.hard_share,
+        )
+        share = len(part) / len(batch)
+        (loss.total * share).backward()
+        sums = [total + share * value.item() for total, value in zip(sums, loss, strict=True)]
+    return sums[0], sums[1], sums[2]
 
 
 def _distill(
-    checkpoint: Checkpoint, loss: _Loss, destination: Path, tokens: Tensor, plan: _Plan
+    checkpoint: Checkpoint, teacher_folder: Path, destination: Path, tokens: Tensor, plan: _Plan
 ) -> Iterator[StepResult]:
     started, seen = time.perf_counter(), 0
-    loss.load()
-    model = load_for_compute(checkpoint.folder)
-    head = head_weight(model)
-    trainable = make_trainable(model, checkpoint)
+    teacher, student = _Headed.load(teacher_folder), _Headed.load(checkpoint.folder)
+    trainable = make_trainable(student.model, checkpoint)
     optimizer = torch.optim.AdamW(trainable.groups(), lr=plan.learning_rate, betas=BETAS, weight_decay=0.0)
     for step, indices in enumerate(plan.batches()):
         batch = tokens[indices].long()
         optimizer.zero_grad(set_to_none=True)
-        total, soft, hard = loss.accumulate(model, head, batch)
+        total, soft, hard = _accumulate(student, teacher, batch, plan)
         _require_finite("loss", total, step + 1, plan)
         trainable.clear_masked_gradients()
         norm = float(torch.nn.utils.clip_grad_norm_(trainable.parameters, MAX_GRAD_NORM))

@@ -12,7 +12,7 @@ from tasks.compression.hessian import BLOCK_COLUMNS, Factor, feed_back
 
 
 def smallest(scores: Tensor, share: float) -> Tensor:
-    """bool, the shape of ``scores``: the ``share`` of entries with the lowest scores, exactly ``round(share · count)``."""
+    """bool, the shape of ``scores``: true for the lowest scores, exactly ``round(share · count)`` of them."""
     count = round(share * scores.numel())
     mask = torch.zeros(scores.numel(), dtype=torch.bool)
     mask[torch.topk(scores.reshape(-1), count, largest=False, sorted=False).indices] = True
@@ -43,8 +43,8 @@ class _Cut:
 def sparsegpt(weight: Tensor, factor: Factor, sparsity: float, block: int = BLOCK_COLUMNS) -> Tensor:
     """Prune by SparseGPT, unstructured: weights that are already zero stay zero and count.
 
-    In each block of columns the weights with the lowest ``w² / U_jj²`` go (Frantar & Alistarh 2023, equation 5, with the
-    mask chosen once a block as in their section 3.2), and the others take over what they did.
+    In each block of columns the weights with the lowest ``w² / U_jj²`` go (Frantar & Alistarh 2023, algorithm 1), and the
+    others take over what they did.
 
     Args:
         weight: float32 (rows, columns).

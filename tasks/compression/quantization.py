@@ -8,7 +8,8 @@ from torch import Tensor
 from tasks.compression.hessian import BLOCK_COLUMNS, Factor, feed_back
 from tasks.compression.packing import PackedLinear, Packing
 
-_SHRINKS = 24
+# Parts of a group's full range that are tried as the grid's range.
+_SHRINKS = tuple(1.0 - 0.03 * step for step in range(20))
 
 
 def choose_grid(
@@ -30,10 +31,10 @@ def choose_grid(
     low, high = values.amin(0).clamp_(max=0), values.amax(0).clamp_(min=0)
     best = torch.full_like(low, torch.inf)
     scale, zero = torch.ones_like(low), torch.zeros_like(low)
-    least = 1.0 if packing.bits == 8 else 0.4
-    for shrink in torch.linspace(1.0, least, 1 if packing.bits == 8 else _SHRINKS).tolist():
+    buffer = torch.empty_like(values)
+    for shrink in _SHRINKS if packing.bits < 8 else _SHRINKS[:1]:
         tried, origin = _grid(low * shrink, high * shrink, packing, dtype)
-        error = (_round(values, tried, origin, packing).sub_(origin).mul_(tried)).sub_(values).square_()
+        error = _settle(values, tried, origin, packing, buffer).sub_(values).square_()
         total = error.sum(0) if importance is None else importance @ error
         better = total < best
         best = torch.where(better, total, best)
@@ -53,19 +54,28 @@ def _grid(low: Tensor, high: Tensor, packing: Packing, dtype: torch.dtype) -> tu
     return scale, zero
 
 
-def _round(values: Tensor, scale: Tensor, zero: Tensor, packing: Packing) -> Tensor:
-    """Codes as float32; ``scale`` and ``zero`` broadcast over the last dimension, the rows."""
-    return (values / scale).add_(zero).round_().clamp_(packing.lowest, packing.highest)
+def _codes(values: Tensor, scale: Tensor, zero: Tensor, packing: Packing, out: Tensor) -> Tensor:
+    """Nearest codes of values (..., rows) as float32, into ``out``; 0 becomes the zero point itself."""
+    torch.div(values, scale, out=out)
+    if not packing.symmetric:
+        out.add_(zero)
+    return out.round_().clamp_(packing.lowest, packing.highest)
+
+
+def _settle(values: Tensor, scale: Tensor, zero: Tensor, packing: Packing, out: Tensor) -> Tensor:
+    """The grid's nearest points to values (..., rows), into ``out``."""
+    codes = _codes(values, scale, zero, packing, out)
+    return (codes if packing.symmetric else codes.sub_(zero)).mul_(scale)
 
 
 class _Rounding:
-    """Settles a column to its nearest points of a grid that is chosen from the open weights at the start of each group."""
+    """Settles a column to the nearest points of a grid, chosen from the open weights at the start of each group."""
 
     def __init__(self, weight: Tensor, packing: Packing, dtype: torch.dtype, importance: Tensor | None) -> None:
         rows, columns = weight.shape
         self._packing, self._dtype, self._importance = packing, dtype, importance
         self._pruned = (weight == 0).T.contiguous()
-        self.codes = torch.empty(columns, rows, dtype=torch.int8)
+        self.codes = torch.empty(columns, rows)
         self.scale = torch.empty(columns // packing.group_size, rows)
         self.zero = torch.empty_like(self.scale)
 
@@ -80,15 +90,16 @@ class _Rounding:
             importance = None if self._importance is None else self._importance[span]
             self.scale[group], self.zero[group] = choose_grid(members, self._packing, self._dtype, importance)
         scale, zero = self.scale[group], self.zero[group]
-        code = torch.where(self._pruned[column], zero, _round(ahead[0], scale, zero, self._packing))
-        self.codes[column] = code
-        return (code - zero).mul_(scale)
+        # A pruned weight has taken up errors of earlier columns; as 0 it gets the zero point and passes them on.
+        kept = ahead[0].masked_fill(self._pruned[column], 0.0)
+        codes = _codes(kept, scale, zero, self._packing, self.codes[column])
+        return (codes if self._packing.symmetric else codes - zero) * scale
 
     def packed(self) -> PackedLinear:
         p = self._packing
         zero = None if p.symmetric else self.zero.T.to(torch.int8).contiguous()
         scale = self.scale.T.to(self._dtype).contiguous()
-        return PackedLinear(self.codes.T.contiguous(), scale, zero, p.bits, p.group_size, p.symmetric)
+        return PackedLinear(self.codes.T.to(torch.int8).contiguous(), scale, zero, p.bits, p.group_size, p.symmetric)
 
 
 def scale_dtype(weight: Tensor) -> torch.dtype:

@@ -107,9 +107,9 @@ class Trainable:
     def groups(self) -> list[dict[str, Any]]:
         """Optimizer groups with a ``size`` each: the learning rate of a group is the recipe's times its size.
 
-        A gain's size is 1, another parameter's is the root mean square of its values that are not zero. AdamW moves each
-        value by about its learning rate, so this makes the recipe's number the relative change a step everywhere, and
-        one number serves dense and packed students.
+        A gain's size is 1, another parameter's is the root mean square of its values that are not zero. AdamW moves
+        each value by about its learning rate, so this makes the recipe's number the relative change a step everywhere,
+        and one number serves dense and packed students.
         """
         gains: list[dict[str, Any]] = [{"params": [layer.gain for layer in self.scaled.values()], "size": 1.0}]
         return (gains if self.scaled else []) + [

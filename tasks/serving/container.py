@@ -123,7 +123,7 @@ async def _body(length: str | None, receive: Receive) -> bytes:
         seen += len(part)
         if seen > DRAIN_BYTES:
             raise too_large(seen)
-        # A body that is only somewhat too large is read to its end and dropped: most clients read no answer before that.
+        # A body somewhat too large is read to its end and dropped: most clients read no answer before that.
         if seen <= MAX_BODY:
             body += part
         else:

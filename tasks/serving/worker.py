@@ -137,6 +137,8 @@ class Worker:
 
     def _load(self) -> Generator | None:
         try:
+            if not (self._folder / "config.json").is_file():
+                raise FileNotFoundError("config.json: not a Hugging Face model folder")
             # Here, not at the top: importing torch takes seconds, and /ping answers meanwhile.
             import torch
 

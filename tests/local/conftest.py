@@ -19,3 +19,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def deck(service: Service) -> Deck:
     clients = [service.client(name) for name in ("sagemaker", "sagemaker-runtime", "cloudwatch")]
     return Deck(service, *clients)
+
+
+@pytest.fixture(autouse=True)
+def _tidy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An endpoint is a set of processes: none stays longer than the test that made it."""
+    yield
+    if "deck" in request.fixturenames:
+        deck: Deck = request.getfixturevalue("deck")
+        while deck.made:
+            deck.sagemaker.delete_endpoint(EndpointName=deck.made.pop())

@@ -1,7 +1,8 @@
 """A model server without a model: SageMaker's container contract in the standard library, with faults on request.
 
 The service runs it for an image through ``--runtime echo=...``. Environment: SM_MODEL_DIR, SAGEMAKER_BIND_TO_PORT, and
-ECHO_ERROR_SHARE (evenly spread), ECHO_STATUS (the error's status), ECHO_SECONDS (latency), ECHO_PING (status of /ping).
+ECHO_ERROR_SHARE (evenly spread), ECHO_STATUS (the error's status), ECHO_SECONDS (latency), ECHO_PING (/ping's status, or
+``exit``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 SHARE = Fraction(os.environ.get("ECHO_ERROR_SHARE", "0"))
 STATUS = int(os.environ.get("ECHO_STATUS", "500"))
 SECONDS = float(os.environ.get("ECHO_SECONDS", "0"))
-PING = int(os.environ.get("ECHO_PING", "200"))
+PING = os.environ.get("ECHO_PING", "200")
 FILES = {path.name: path.read_text() for path in sorted(Path(os.environ["SM_MODEL_DIR"]).glob("*.txt"))}
 COUNT = 0
 LOCK = threading.Lock()
@@ -30,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self._answer(PING if self.path == "/ping" else 404, {})
+        self._answer(int(PING) if self.path == "/ping" else 404, {})
 
     def do_POST(self) -> None:
         global COUNT
@@ -59,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    if PING == "exit":
+        sys.exit(3)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     ThreadingHTTPServer.request_queue_size = 128
     ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()

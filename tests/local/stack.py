@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Service:
     def __init__(self, data: Path, *options: str) -> None:
         self.data = data
         command = [sys.executable, "-m", "deployments.local.endpoint_service", "--port", "0", "--data", str(data)]
-        command += ["--runtime", f"echo={sys.executable} {ECHO}", "--startup-limit", "4", *options]
+        command += ["--runtime", f"echo={sys.executable} {ECHO}", *options]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -65,6 +65,7 @@ class Deck:
     sagemaker: Any
     runtime: Any
     cloudwatch: Any
+    made: list[str] = field(default_factory=list)  # endpoints to delete after the test
 
     def model(self, image: str = IMAGE, **environment: str) -> str:
         name = f"m-{uuid.uuid4().hex[:8]}"
@@ -79,10 +80,12 @@ class Deck:
         self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=list(given))
         return name
 
-    def endpoint(self, config: str) -> str:
-        """An endpoint that is InService."""
+    def endpoint(self, config: str, keep: bool = False) -> str:
+        """An endpoint that is InService; deleted after the test unless it is to be kept."""
         name = f"e-{uuid.uuid4().hex[:8]}"
         self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
+        if not keep:
+            self.made.append(name)
         self.settled(name)
         assert self.describe(name)["EndpointStatus"] == "InService", self.describe(name)
         return name

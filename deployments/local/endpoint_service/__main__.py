@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         s3_port=given.s3_port,
         region=given.region,
         startup_limit=given.startup_limit,
+        max_instances=given.max_instances,
         runtimes=tuple(given.runtime),
     )
     try:
@@ -53,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         default=600.0,
         metavar="SECONDS",
         help="wall time a model server may take to load",
+    )
+    parser.add_argument(
+        "--max-instances", type=int, default=32, help="instances (processes) of all endpoints together, at most"
     )
     parser.add_argument(
         "--runtime",

@@ -12,7 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 import aiohttp
 
@@ -64,6 +64,7 @@ class App:
         self._router = router
         self._moto = moto
         self._own = own
+        self._label = f"speed={clock.speed:g}".encode()  # every answer says that this is not AWS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -126,7 +127,7 @@ class App:
             return error_answer(error, content_type)
 
     async def _invoke(self, match: re.Match[str], headers: dict[str, str], receive: Receive) -> Answer:
-        name, kind = unquote(match.group(1)), match.group(2)
+        name, kind = match.group(1), match.group(2)
         try:
             body = await read_body(headers, receive, MAX_BODY)
         except TooLarge:
@@ -155,6 +156,7 @@ class App:
 
     async def _send(self, send: Send, answer: Answer, head: bool = False) -> None:
         headers = [(b"date", self._clock.http_date().encode()), (b"x-amzn-requestid", request_id().encode())]
+        headers.append((b"x-slimline-rehearsal", self._label))
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
         headers.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -176,12 +178,16 @@ def _unpacked(headers: dict[str, str], body: bytes) -> bytes:
 
 def _parsed(body: bytes) -> Json:
     try:
-        request = json.loads(body or b"{}")
+        request = json.loads(body or b"{}", parse_constant=_constant)
     except (ValueError, RecursionError) as error:
         raise AwsError("SerializationException", f"The body is not JSON: {error}") from error
     if not isinstance(request, dict):
         raise AwsError("SerializationException", "The body must be a JSON object.")
     return request
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 async def _named(scope: Scope, headers: dict[str, str], receive: Receive, service: str) -> str:

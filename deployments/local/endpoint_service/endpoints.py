@@ -23,7 +23,7 @@ from deployments.local.endpoint_service.state import (
     EndpointConfig,
     State,
 )
-from deployments.local.endpoint_service.wire import Json, epoch, invalid, not_implemented
+from deployments.local.endpoint_service.wire import AwsError, Json, epoch, invalid, not_implemented
 
 log = logging.getLogger("slimline.endpoints")
 
@@ -54,6 +54,7 @@ class Endpoints:
         if deployment := request.get("DeploymentConfig"):
             self._check_deployment(deployment, config, ())
         fleet = self._fleet(name, config)
+        self._quota(sum(variant.desired for variant in fleet.variants.values()))
         self._state.set_tags(arn, request.get("Tags", []))
         now = self._clock.now()
         endpoint = Endpoint(name, arn, config.name, now, now, deployment=deployment)
@@ -119,6 +120,7 @@ class Endpoints:
         if deployment:
             self._check_deployment(deployment, config, endpoint.blue.variants)
         fleet = self._fleet(endpoint.name, config)
+        self._quota(sum(variant.desired for variant in fleet.variants.values()))
         endpoint.deployment = deployment
         endpoint.status, endpoint.modified = UPDATING, self._clock.now()
         endpoint.note(endpoint.modified, f"updating from {endpoint.config} to {config.name}")
@@ -155,6 +157,10 @@ class Endpoints:
             if each.get("DesiredInstanceCount") == 0:
                 raise invalid(f"DesiredInstanceCount of variant {each['VariantName']} must be at least 1.")
             weights[each["VariantName"]] = each.get("DesiredWeight", weights[each["VariantName"]])
+        more = [
+            each.get("DesiredInstanceCount", 0) - endpoint.blue.variants[each["VariantName"]].desired for each in wanted
+        ]
+        self._quota(sum(max(0, count) for count in more))
         if not sum(weights.values()):
             raise invalid("At least one production variant must have a weight greater than 0.")
         endpoint.status, endpoint.modified = UPDATING, self._clock.now()
@@ -184,8 +190,7 @@ class Endpoints:
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
-        fleets = [fleet for endpoint in endpoints for fleet in (endpoint.blue, endpoint.green) if fleet]
-        await asyncio.gather(*(fleet.stop(grace) for fleet in fleets))
+        await asyncio.gather(*(fleet.stop(grace) for endpoint in endpoints for fleet in endpoint.fleets))
 
     def _check_deployment(self, deployment: Json, config: EndpointConfig, running: Collection[str]) -> None:
         counts = {spec["VariantName"]: spec["InitialInstanceCount"] for spec in config.variants}
@@ -195,6 +200,22 @@ class Endpoints:
         alarms = (deployment.get("AutoRollbackConfiguration") or {}).get("Alarms", [])
         if unknown := self._alarms.unknown([alarm["AlarmName"] for alarm in alarms if "AlarmName" in alarm]):
             raise invalid(f"CloudWatch alarm(s) of AutoRollbackConfiguration not found: {', '.join(unknown)}.")
+
+    def _quota(self, more: int) -> None:
+        """Every instance is a process here, so their number has a limit as on AWS; the message is AWS's."""
+        used = sum(
+            variant.desired
+            for endpoint in self._state.endpoints.values()
+            for fleet in endpoint.fleets
+            for variant in fleet.variants.values()
+        )
+        if used + more > self._tools.max_instances:
+            raise AwsError(
+                "ResourceLimitExceeded",
+                "The account-level service limit 'instances for endpoint usage' is "
+                f"{self._tools.max_instances} Instances, with current utilization of {used} Instances and a request "
+                f"delta of {more} Instances. Start the endpoint service with a larger --max-instances to raise it.",
+            )
 
     def _fleet(self, endpoint: str, config: EndpointConfig) -> Fleet:
         models = {spec["ModelName"]: self._state.model(spec["ModelName"]) for spec in config.variants}

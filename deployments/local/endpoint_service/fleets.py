@@ -44,6 +44,7 @@ class Tools:
     data: ModelData
     logs: Path
     startup_limit: float  # wall seconds; the service's own bound on every start
+    max_instances: int = 32  # of all endpoints together, a new fleet counted beside the old
     # Starting a model server keeps a core busy: no more at once than there are cores.
     starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(max(2, os.cpu_count() or 2)))
 

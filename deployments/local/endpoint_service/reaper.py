@@ -59,7 +59,8 @@ class Reaper:
     def close(self) -> None:
         """The service ends in good order: nothing is left to reap."""
         if self._process.stdin:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         self._process.wait(timeout=10)
 
     def _tell(self, line: str) -> None:

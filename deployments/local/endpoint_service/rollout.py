@@ -83,7 +83,7 @@ class Rollout:
         endpoint, green = self._endpoint, self._green
         assert endpoint.blue is not None
         endpoint.green = green
-        endpoint.pending = Pending(green.config.name, self._clock.now())
+        endpoint.pending = Pending(green, self._clock.now())
         self._stage("Creating", f"Creating {len(green.config.variants)} production variant(s).")
         old = endpoint.blue
         try:
@@ -91,17 +91,21 @@ class Rollout:
             for step in plan(self._policy, self._counts(), self._inf1()):
                 await self._take(step)
         except (RolledBack, FleetFailed) as reason:
-            self._back(str(reason))
-            loser = green
+            endpoint.green, endpoint.leaving = None, green  # all traffic is on the old fleet from here
+            endpoint.note(self._clock.now(), f"rolled back from {green.config.name}: {reason}")
         else:
-            endpoint.blue, endpoint.config = green, green.config.name
-            loser = old
+            endpoint.blue, endpoint.green, endpoint.leaving = green, None, old
             endpoint.note(self._clock.now(), f"{green.config.name} serves all traffic; {old.config.name} is terminated")
-        self._stage("Deleting", f"Terminating {loser.config.name}.")
-        await loser.retire()
-        endpoint.retired.append(loser.summary())
-        endpoint.green = endpoint.pending = None
+        await self._terminate(endpoint.leaving)
+        endpoint.config = endpoint.blue.config.name
+        endpoint.pending = None
         endpoint.status, endpoint.modified = IN_SERVICE, self._clock.now()
+
+    async def _terminate(self, fleet: Fleet) -> None:
+        self._stage("Deleting", f"Terminating the instances of {fleet.config.name}.")
+        await fleet.retire()
+        self._endpoint.leaving = None
+        self._endpoint.retired.append(fleet.summary())
 
     async def _provision(self) -> None:
         wall = time.monotonic()
@@ -112,8 +116,6 @@ class Rollout:
         self._endpoint.note(self._clock.now(), f"{self._green.config.name} is healthy: {self._counts()} instance(s)")
 
     async def _take(self, step: Step) -> None:
-        blue = self._endpoint.blue
-        assert blue is not None
         self._stage("ActivatingTraffic", f"Activating traffic on {step.capacity} capacity.")
         self._green.activate(step.active)
         shown = ", ".join(f"{name} {count}/{self._counts()[name]}" for name, count in step.active.items())
@@ -138,10 +140,6 @@ class Rollout:
             if now >= end:
                 return
             await self._clock.sleep(min(end - now, max(_LOOK, _LOOK_WALL * self._clock.speed)))
-
-    def _back(self, reason: str) -> None:
-        self._green.activate({})
-        self._endpoint.note(self._clock.now(), f"rolled back from {self._green.config.name}: {reason}")
 
     def _counts(self) -> dict[str, int]:
         return {name: variant.desired for name, variant in self._green.variants.items()}

@@ -103,10 +103,11 @@ def deployment(config: Json, counts: Mapping[str, int]) -> None:
         raise invalid("Exactly one of BlueGreenUpdatePolicy and RollingUpdatePolicy must be specified.")
     routing = policy["TrafficRoutingConfiguration"]
     kind = routing["Type"]
-    for wanted, member in (("CANARY", "CanarySize"), ("LINEAR", "LinearStepSize")):
-        if kind == wanted and not routing.get(member):
-            raise invalid(f"{member} must be specified for traffic routing type {wanted}.")
-        if kind != wanted and routing.get(member):
+    members = {"CANARY": "CanarySize", "LINEAR": "LinearStepSize"}
+    if kind in members and not routing.get(members[kind]):
+        raise invalid(f"{members[kind]} must be specified for traffic routing type {kind}.")
+    for other, member in members.items():
+        if kind != other and routing.get(member):
             raise invalid(f"{member} must not be specified for traffic routing type {kind}.")
     if kind == "CANARY":
         _size("CanarySize", routing["CanarySize"], 1, counts)

@@ -33,6 +33,7 @@ from deployments.local.endpoint_service.state import State
 from deployments.local.endpoint_service.workers import free_port
 
 _STOP_SECONDS = 2.0  # what a model server gets between SIGTERM and SIGKILL when the service goes
+_NO_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # the container sees the caller's only
 _TICK = 0.1  # wall seconds between looks for alarms that are due
 
 
@@ -46,6 +47,7 @@ class Options:
     s3_port: int = 0  # 0: any free one
     region: str = "us-east-1"
     startup_limit: float = 600.0
+    max_instances: int = 32
     runtimes: tuple[str, ...] = field(default_factory=tuple)
 
 
@@ -68,11 +70,13 @@ async def serve(options: Options, listener: socket.socket) -> None:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     timeout = aiohttp.ClientTimeout(total=MODEL_SECONDS)
     try:
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, skip_auto_headers=_NO_HEADERS) as client:
             metrics, state = Metrics(), State(options.region)
             alarms = AlarmBook(metrics)
             data = ModelData(options.data / "models", moto.url, options.region)
-            tools = Tools(clock, metrics, images, reaper, client, data, logs, options.startup_limit)
+            tools = Tools(
+                clock, metrics, images, reaper, client, data, logs, options.startup_limit, options.max_instances
+            )
             endpoints = Endpoints(state, alarms, tools)
             app = App(
                 clock,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployments.local.endpoint_service.fleets import Fleet, Variant
+from deployments.local.endpoint_service.fleets import Variant
 from deployments.local.endpoint_service.router import routes
 from deployments.local.endpoint_service.state import Endpoint, Pending
 from deployments.local.endpoint_service.wire import Json, epoch
@@ -24,8 +24,8 @@ def endpoint_description(endpoint: Endpoint) -> Json:
         shown["FailureReason"] = endpoint.failure
     if endpoint.deployment:
         shown["LastDeploymentConfig"] = endpoint.deployment
-    if endpoint.pending and endpoint.green:
-        shown["PendingDeploymentSummary"] = _pending(endpoint.pending, endpoint.green)
+    if endpoint.pending:
+        shown["PendingDeploymentSummary"] = _pending(endpoint.pending)
     return shown
 
 
@@ -47,15 +47,16 @@ def _variant(variant: Variant) -> Json:
     return shown
 
 
-def _pending(pending: Pending, green: Fleet) -> Json:
+def _pending(pending: Pending) -> Json:
     variants = []
-    for name, variant in green.variants.items():
+    for name, variant in pending.fleet.variants.items():
         shown = _variant(variant) | {"InstanceType": variant.spec["InstanceType"]}
         if found := pending.statuses.get(name):
             status, message, since = found
             shown["VariantStatus"] = [{"Status": status, "StatusMessage": message, "StartTime": epoch(since)}]
         variants.append(shown)
-    return {"EndpointConfigName": pending.config, "StartTime": epoch(pending.started), "ProductionVariants": variants}
+    started, config = epoch(pending.started), pending.fleet.config.name
+    return {"EndpointConfigName": config, "StartTime": started, "ProductionVariants": variants}
 
 
 def fleets(endpoint: Endpoint) -> Json:
@@ -65,7 +66,7 @@ def fleets(endpoint: Endpoint) -> Json:
         parts[id(variant)] = part
     total = sum(parts.values()) or 1.0
     seen = []
-    for role, fleet in (("serving", endpoint.blue), ("new", endpoint.green)):
+    for role, fleet in (("serving", endpoint.blue), ("new", endpoint.green), ("leaving", endpoint.leaving)):
         if fleet is not None:
             weight = sum(parts.get(id(variant), 0.0) for variant in fleet.variants.values()) / total
             instances = sum(len(variant.workers) for variant in fleet.variants.values())

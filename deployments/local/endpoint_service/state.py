@@ -49,9 +49,9 @@ class EndpointConfig:
 
 @dataclass
 class Pending:
-    """A deployment that is under way."""
+    """A deployment that is under way, onto ``fleet``."""
 
-    config: str
+    fleet: Fleet
     started: float
     statuses: dict[str, tuple[str, str, float]] = field(default_factory=dict)  # variant -> status, message, since
 
@@ -69,7 +69,10 @@ class Event:
 
 @dataclass
 class Endpoint:
-    """A live endpoint. ``blue`` serves; ``green`` stands beside it during a deployment."""
+    """A live endpoint.
+
+    ``blue`` serves. ``green`` stands beside it during a deployment. ``leaving`` takes no new request and is ending.
+    """
 
     name: str
     arn: str
@@ -80,6 +83,7 @@ class Endpoint:
     failure: str | None = None
     blue: Fleet | None = None
     green: Fleet | None = None
+    leaving: Fleet | None = None
     pending: Pending | None = None
     deployment: Json | None = None  # LastDeploymentConfig
     job: asyncio.Task[None] | None = None
@@ -89,6 +93,11 @@ class Endpoint:
     @property
     def busy(self) -> bool:
         return self.status in (CREATING, UPDATING, DELETING)
+
+    @property
+    def fleets(self) -> list[Fleet]:
+        """Every fleet whose processes run."""
+        return [fleet for fleet in (self.blue, self.green, self.leaving) if fleet is not None]
 
     def note(self, now: float, what: str) -> None:
         self.events.append(Event(now, what))

@@ -1,0 +1,79 @@
+"""Refuse a pass over a model before any work: from config.json, shard headers and the tokens alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tasks.compression.checkpoint import Checkpoint, check_supported
+from tasks.errors import RefusedData, RefusedRecipe
+
+
+def check_recipe(folder: Path, *, prune: bool = False, group_size: int | None = None) -> None:
+    """Refuse what the model's shapes or format make impossible, from config.json and shard headers alone.
+
+    Args:
+        folder: the model that the recipe starts from.
+        prune: whether the recipe prunes.
+        group_size: of the quantization, or none when the recipe does not quantize.
+
+    Raises:
+        RefusedModel: the folder cannot be compressed at all.
+        RefusedRecipe: the group size does not divide a layer's columns, or a packed model would be pruned.
+    """
+    checkpoint = check_supported(folder)
+    if prune and checkpoint.packing is not None:
+        raise RefusedRecipe(
+            "pruning a quantized model would move its weights off their integer grid",
+            observed=f"{checkpoint.packing.bits}-bit packed weights",
+            limit="a dense source",
+            remedy="prune before quantizing",
+        )
+    if group_size is not None:
+        widths = sorted(
+            {checkpoint.linear_shape(name)[1] for name in checkpoint.architecture.all_linears(checkpoint.config)}
+        )
+        uneven = [width for width in widths if width % group_size]
+        if uneven:
+            fitting = [size for size in (256, 128, 64, 32, 16, 8) if all(width % size == 0 for width in widths)]
+            raise RefusedRecipe(
+                f"group size {group_size} does not divide every layer's input columns",
+                observed=f"layers with {', '.join(map(str, uneven))} columns",
+                limit=f"a divisor of {', '.join(map(str, widths))}",
+                remedy=f"choose a group size of {', '.join(map(str, fitting)) or 'another model: none fits'}",
+            )
+
+
+def check_tokens(checkpoint: Checkpoint, tokens: Tensor) -> None:
+    """Refuse calibration tokens of the wrong kind, with ids the model does not know, or longer than it attends."""
+    vocabulary = int(checkpoint.config["vocab_size"])
+    limit = f"int64 (blocks, block_tokens), at least one block of two, ids below {vocabulary}"
+    observed = None
+    if tokens.dtype != torch.int64 or tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
+        observed = f"{tokens.dtype} {tuple(tokens.shape)}"
+    elif int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
+        observed = f"ids from {int(tokens.min())} to {int(tokens.max())}"
+    if observed:
+        raise RefusedData(
+            "the calibration tokens do not suit the model",
+            observed=observed,
+            limit=limit,
+            remedy="cut the text with this model's own tokenizer",
+        )
+    window = checkpoint.config.get("sliding_window") if checkpoint.config.get("use_sliding_window", True) else None
+    if window and tokens.shape[1] > int(window):
+        raise RefusedData(
+            "calibration blocks are longer than the model's attention window",
+            observed=f"{tokens.shape[1]} tokens",
+            limit=f"{window} tokens",
+            remedy="lower the tokens a block",
+        )
+
+
+def check_choice(what: str, observed: object, allowed: tuple[object, ...]) -> None:
+    """Refuse a value that is not one of ``allowed``; ``what`` names it."""
+    if observed not in allowed:
+        listed = ", ".join(map(str, allowed))
+        raise RefusedRecipe(f"unknown {what}", observed=observed, limit=listed, remedy=f"choose one of {listed}")

@@ -1,0 +1,90 @@
+"""What a pass does to one linear layer, given its weight and the statistics of its inputs.
+
+A transform is handed statistics and never makes them, so two of them can share one pass over a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tasks.compression.hessian import InputStatistics
+from tasks.compression.packing import Packing
+from tasks.compression.pruning import magnitude, sparsegpt
+from tasks.compression.quantization import gptq, round_to_nearest
+from tasks.compression.writing import as_stored
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A linear layer after a transform.
+
+    Attributes:
+        weight: float32 (rows, columns), exactly as it is read back from ``tensors``.
+        tensors: what is stored, by full name.
+        bits: bits a weight.
+        fallback: a numerical fallback that was taken, or none.
+    """
+
+    weight: Tensor
+    tensors: dict[str, Tensor]
+    bits: float
+    fallback: str | None
+
+
+class Transform(Protocol):
+    """What is done to each linear layer; ``others`` is the stored dtype of all other tensors, none to keep theirs."""
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def packing(self) -> Packing | None: ...
+
+    @property
+    def others(self) -> torch.dtype | None: ...
+
+    def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed: ...
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Zero a share of the weights and store them in the source's dtype."""
+
+    method: str
+    sparsity: float
+    damping: float
+    packing: Packing | None = None
+    others: torch.dtype | None = None
+
+    def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
+        fallback = None
+        if self.method == "magnitude":
+            pruned = magnitude(weight, self.sparsity)
+        else:
+            factor = statistics.factor(self.damping)
+            pruned, fallback = sparsegpt(weight, factor, self.sparsity), factor.fallback
+        kept = as_stored(pruned, stored)
+        return Changed(kept.to(torch.float32), {f"{prefix}.weight": kept}, 8.0 * kept.element_size(), fallback)
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Store the weights as integers and everything else as float16."""
+
+    method: str
+    packing: Packing
+    damping: float
+    others: torch.dtype | None = torch.float16
+
+    def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
+        fallback = None
+        if self.method == "rtn":
+            packed = round_to_nearest(weight, self.packing)
+        else:
+            factor = statistics.factor(self.damping)
+            packed, fallback = gptq(weight, factor, self.packing), factor.fallback
+        return Changed(packed.dequantize(), packed.to_tensors(prefix), float(self.packing.bits), fallback)

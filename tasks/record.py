@@ -1,0 +1,108 @@
+"""Write down what happened, for people: artifacts on the Prefect run's page, and the same in MLflow.
+
+Never cached, so a stage that was answered from the cache is on its run's page too. Repeated after a lost
+connection, each task writes the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from prefect.runtime import flow_run
+
+from tasks import reporting
+from tasks.adapters.tracking import Tracking
+from tasks.contracts import Compressed, DatasetRef, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.recipes import Recipe
+from tasks.retrying import network_task
+from tasks.runpages import cached_stages
+from tasks.settings import settings
+
+
+def tracking() -> Tracking:
+    return Tracking(settings().mlflow_url, settings().experiment)
+
+
+@contextmanager
+def recorded_run(name: str, recipe: Recipe) -> Iterator[Tracked]:
+    """An MLflow run that ends FINISHED or FAILED as the block does."""
+    tracked = open_record(name, recipe)
+    try:
+        yield tracked
+    except BaseException:
+        close_record(tracked, "FAILED")
+        raise
+    close_record(tracked, "FINISHED")
+
+
+@network_task("open-record-{name}")
+def open_record(name: str, recipe: Recipe) -> Tracked:
+    """Open the MLflow run of this Prefect run, or find it again after a restart."""
+    books = tracking()
+    run_id = books.open_run(
+        str(flow_run.id),
+        name,
+        params={f"recipe.{key}": str(value) for key, value in recipe.model_dump(mode="json").items()},
+        tags={"slimline.prefect_run_url": flow_run.ui_url or "", "slimline.recipe": recipe.model_dump_json()},
+    )
+    return Tracked(run_id=run_id, url=books.run_url(run_id))
+
+
+@network_task("record-{data.name}")
+def record_data(tracked: Tracked, data: DatasetRef) -> None:
+    """Log the data set and its digest as the run's input."""
+    tracking().log_dataset(tracked.run_id, data, "calibration")
+
+
+@network_task("record-{step.stage}")
+def record_stage(tracked: Tracked, step: Compressed) -> None:
+    """One stage: a table a layer on the run page, and a child run in MLflow with sizes, time, memory and every
+    layer.
+    """
+    reporting.report_stage(step)
+    tracking().log_stage(
+        tracked.run_id,
+        step.stage,
+        params={"model": step.model.name, "digest": step.model.digest, "dtype": step.model.dtype},
+        metrics={
+            "bytes": step.model.bytes,
+            "sparsity": step.model.sparsity,
+            "bits": step.model.bits,
+            "seconds": step.seconds,
+            "tokens": step.tokens,
+            "peak_bytes": step.peak_bytes,
+            "fallbacks": len(step.fallbacks),
+        },
+        layers=step.layers,
+        losses=step.losses,
+        tags={
+            "slimline.cached": str(step.stage in cached_stages()).lower(),
+            "slimline.digest": step.model.digest,
+            "slimline.prefect_run_url": flow_run.ui_url or "",
+        },
+    )
+
+
+@network_task("record-verdict")
+def record_verdict(tracked: Tracked, scorecard: Scorecard) -> None:
+    """The scorecard, passed or not."""
+    reporting.report_verdict(scorecard, tracked)
+    tracking().log_scorecard(tracked.run_id, scorecard)
+
+
+@network_task("record-version-{registered.version}")
+def record_version(registered: RegisteredModel) -> None:
+    reporting.report_registered(registered)
+
+
+@network_task("record-{rollout.phase}")
+def record_release(rollout: Rollout, endpoint_page: str | None) -> None:
+    """Every step of the rollout, and how it ended."""
+    reporting.report_release(rollout, endpoint_page)
+
+
+@network_task("close-record-{status}")
+def close_record(tracked: Tracked, status: Literal["FINISHED", "FAILED"]) -> None:
+    tracking().close_run(tracked.run_id, status)

@@ -1,0 +1,278 @@
+"""The adapter against the embedded endpoint service: real processes, real HTTP, unmodified boto3 underneath."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.adapters.sagemaker import SageMaker
+from tasks.adapters.sagemaker_errors import BadAnswer, EndpointMissing, NoCredentials, NoRegion
+from tasks.contracts import ModelPackage, Observation
+from tasks.errors import RefusedRequest, ReleaseStuck
+from tasks.recipes import Rehearsal, ReleasePlan
+from tasks.serving.canary import Verdict, judge_release
+from tasks.serving.traffic import send_traffic
+from tests.adapters.packages import ROLE, package
+from tests.local.stack import Service
+
+STUB = Path(__file__).with_name("stub_server.py")
+SPEED = 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def credentials() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "embedded")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "embedded")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    stub = f"slimline-stub={sys.executable} {STUB}"
+    service = Service(tmp_path_factory.mktemp("service"), "--speed", str(SPEED), "--runtime", stub)
+    yield service.url
+    service.stop()
+
+
+@pytest.fixture
+def cloud(url: str, tmp_path: Path) -> SageMaker:
+    return SageMaker("us-east-1", url, "slimline-test", ROLE, tmp_path / "ledger.jsonl")
+
+
+def plan(endpoint: str, error_share: float = 0.0, bake_seconds: int = 120) -> ReleasePlan:
+    rehearsal = Rehearsal(requests_per_second=20, error_share=error_share)
+    return ReleasePlan(endpoint=endpoint, bake_seconds=bake_seconds, rehearsal=rehearsal)
+
+
+def packaged(cloud: SageMaker, tmp_path: Path, version: str) -> ModelPackage:
+    """A model folder that says its version, uploaded."""
+    folder = tmp_path / f"v{version}"
+    folder.mkdir()
+    (folder / "says.txt").write_text(f"version {version}")
+    digest = version.rjust(64, "0")
+    return package(version, "slimline-stub:1", cloud.upload(folder, digest), digest)
+
+
+def settled(cloud: SageMaker, endpoint: str) -> None:
+    deadline = time.monotonic() + 90
+    while (serving := cloud.serving(endpoint)) is None or serving.status != "InService":
+        assert serving is None or serving.status != "Failed", serving
+        assert time.monotonic() < deadline, serving
+        time.sleep(0.1)
+
+
+def watch(cloud: SageMaker, blue: str, wanted: str, plan: ReleasePlan) -> tuple[Verdict, list[Observation]]:
+    """Send traffic and look until there is a verdict."""
+    stop, since, seen = threading.Event(), cloud.now(), []
+    sender = threading.Thread(
+        target=send_traffic,
+        args=(
+            lambda prompt: cloud.send(plan.endpoint, prompt, {}),
+            ["a", "b"],
+            plan.rehearsal.requests_per_second,
+            stop,
+            90,
+        ),
+    )
+    sender.start()
+    try:
+        deadline = time.monotonic() + 90
+        verdict = Verdict.WAIT
+        while verdict is Verdict.WAIT and time.monotonic() < deadline:
+            seen.append(cloud.observe(plan.endpoint, blue, wanted, since))
+            verdict = judge_release(seen[-1].status, cloud.serving_config(plan.endpoint), wanted)
+            time.sleep(0.1)
+    finally:
+        stop.set()
+        sender.join()
+    # A canary's last minutes of metrics arrive with the next whole minute of the service's clock.
+    time.sleep(60 / SPEED + 0.2)
+    seen.append(cloud.observe(plan.endpoint, blue, wanted, since))
+    return verdict, seen
+
+
+def test_a_good_canary_is_promoted_and_nothing_is_left(cloud: SageMaker, tmp_path: Path) -> None:
+    asked = plan("good")
+    first, second = packaged(cloud, tmp_path, "1"), packaged(cloud, tmp_path, "2")
+    assert cloud.serving("good") is None
+    blue = cloud.create("good", first, asked)
+    assert cloud.create("good", first, asked) == blue
+    settled(cloud, "good")
+    assert cloud.probe("good", "hello") == "version 1"
+    before = cloud.serving("good")
+    assert before is not None
+    assert (before.config, before.version, before.instances) == (blue, "1", 2)
+
+    green = cloud.update("good", second, asked)
+    assert green == cloud.config_name(second, asked) != blue
+    assert cloud.update("good", second, asked) == green  # asked again while it runs: nothing happens
+    with pytest.raises(ReleaseStuck, match="cannot be updated now"):
+        cloud.update("good", first, plan("good", error_share=0.5))
+    verdict, seen = watch(cloud, blue, green, asked)
+
+    assert verdict is Verdict.PROMOTE, seen
+    assert cloud.probe("good", "hello") == "version 2"
+    after = cloud.serving("good")
+    assert after is not None
+    assert (after.config, after.version) == (green, "2")
+    assert cloud.update("good", second, asked) == green  # and after it was promoted
+    baking = [look for look in seen if look.status == "Updating/Baking"]
+    assert {look.green.weight for look in baking if look.green} >= {0.5, 1.0}
+    assert all(look.blue and look.green and look.blue.weight + look.green.weight == 1 for look in seen)
+    last = seen[-1]
+    assert last.blue
+    assert last.green
+    assert last.blue.requests > 0
+    assert last.green.requests > 0
+    assert last.green.errors == 0
+    assert set(last.alarms) == {f"{green}-errors", f"{green}-latency"}
+
+    # What serves and what is kept stays; the rest goes.
+    assert cloud.sweep(keep={blue}) == []
+    cloud.remove_alarms(green)
+    assert cloud.sweep() == [f"endpoint-config {blue}", f"model {blue}"]
+    cloud.delete_endpoint("good", poll_seconds=0.1)
+    cloud.delete_endpoint("good", poll_seconds=0.1)
+    assert cloud.sweep() == [f"endpoint-config {green}", f"model {green}"]
+    assert cloud.sweep() == []
+
+
+def test_a_bad_canary_is_restored_by_itself(cloud: SageMaker, tmp_path: Path) -> None:
+    good, bad = plan("bad"), plan("bad", error_share=0.5, bake_seconds=300)
+    first, second = packaged(cloud, tmp_path, "1"), packaged(cloud, tmp_path, "2")
+    blue = cloud.create("bad", first, good)
+    settled(cloud, "bad")
+    green = cloud.update("bad", second, bad)
+    verdict, seen = watch(cloud, blue, green, bad)
+
+    assert verdict is Verdict.RESTORE, seen
+    assert cloud.serving_config("bad") == blue
+    assert cloud.probe("bad", "hello") == "version 1"
+    assert any(look.alarms.get(f"{green}-errors") == "ALARM" for look in seen)
+    last = seen[-1]
+    assert last.green
+    assert last.green.errors > 0
+    assert 0.3 < last.green.errors / last.green.requests < 0.7
+    assert last.blue
+    assert last.blue.errors == 0
+
+    # Released again without the fault, the same version is promoted: the alarm's old state does not stand in its way.
+    again = cloud.update("bad", second, good)
+    assert again != green
+    assert watch(cloud, blue, again, good)[0] is Verdict.PROMOTE
+    cloud.delete_endpoint("bad", poll_seconds=0.1)
+    swept = cloud.sweep()
+    assert len(swept) == 10  # three configs, three models, two pairs of alarms
+    assert cloud.sweep() == []
+
+
+def test_counts_that_autoscaling_reached_survive_an_update(cloud: SageMaker, url: str, tmp_path: Path) -> None:
+    asked = ReleasePlan(endpoint="scaled", mode="ALL_AT_ONCE", bake_seconds=60, instances=1)
+    blue = cloud.create("scaled", packaged(cloud, tmp_path, "1"), asked)
+    settled(cloud, "scaled")
+    cloud._aws._client("sagemaker", 1).update_endpoint_weights_and_capacities(
+        EndpointName="scaled", DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 2}]
+    )
+    settled(cloud, "scaled")
+    green = cloud.update("scaled", packaged(cloud, tmp_path, "2"), asked)
+    settled(cloud, "scaled")
+    serving = cloud.serving("scaled")
+    assert serving is not None
+    assert (serving.config, serving.instances, serving.configured_instances) == (green, 2, 1)
+    cloud.delete_endpoint("scaled", poll_seconds=0.1)
+    assert len(cloud.sweep()) == 6
+    assert blue != green
+
+
+def test_upload_sends_each_file_once_and_repairs_a_changed_one(cloud: SageMaker, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("a")
+    (folder / "sub" / "b.bin").write_bytes(bytes(17 << 20))  # more than one part
+    (folder / "manifest.json").write_text("{}")
+    uri = cloud.upload(folder, "d" * 64)
+    assert uri == f"s3://slimline-test/models/{'d' * 64}/"
+    s3 = cloud._aws.s3
+    prefix = uri.removeprefix("s3://slimline-test/")
+
+    def listed() -> dict[str, object]:
+        found = s3.list_objects_v2(Bucket="slimline-test", Prefix=prefix)["Contents"]
+        return {entry["Key"].removeprefix(prefix): entry["LastModified"] for entry in found}
+
+    first = listed()
+    assert set(first) == {"a.txt", "sub/b.bin"}
+    time.sleep(1.1)  # S3's times are whole seconds
+    s3.put_object(Bucket="slimline-test", Key=f"{prefix}a.txt", Body=b"?")
+    cloud.upload(folder, "d" * 64)
+    assert s3.get_object(Bucket="slimline-test", Key=f"{prefix}a.txt")["Body"].read() == b"a"
+    assert listed()["sub/b.bin"] == first["sub/b.bin"]
+
+
+def test_what_is_missing_or_unwell_is_named(cloud: SageMaker, url: str, tmp_path: Path) -> None:
+    asked = plan("absent")
+    with pytest.raises(EndpointMissing, match="no endpoint absent"):
+        cloud.update("absent", package(), asked)
+    with pytest.raises(EndpointMissing):
+        cloud.probe("absent", "hello")
+    with pytest.raises(EndpointMissing):
+        cloud.observe("absent", None, "config", cloud.now())
+    assert cloud.send("absent", "hello", {}) == 400
+    assert SageMaker("us-east-1", "http://127.0.0.1:9", "b", ROLE, tmp_path / "l").send("x", "y", {}) == 0
+
+
+def test_a_failing_probe_is_no_success(cloud: SageMaker, tmp_path: Path) -> None:
+    asked = ReleasePlan(endpoint="sick", instances=1, mode="ALL_AT_ONCE", rehearsal=Rehearsal(error_share=1.0))
+    cloud.create("sick", packaged(cloud, tmp_path, "1"), asked)
+    settled(cloud, "sick")  # InService, and yet
+    with pytest.raises(BadAnswer, match="status 500"):
+        cloud.probe("sick", "hello")
+    assert cloud.send("sick", "hello", {}) == 500
+    cloud.delete_endpoint("sick", poll_seconds=0.1)
+    assert len(cloud.sweep()) == 2
+
+
+def test_it_says_that_it_is_a_rehearsal_and_by_whose_clock(cloud: SageMaker) -> None:
+    assert "60 times as fast" in cloud.describe_rehearsal()
+    first, begun = cloud.now(), time.monotonic()
+    time.sleep(1.0)
+    assert cloud.now() - first >= 0.5 * SPEED * (time.monotonic() - begun)
+
+
+def test_a_sweep_spares_what_another_live_process_is_making(cloud: SageMaker, tmp_path: Path) -> None:
+    ledger = cloud._ledger
+    ledger.creating("endpoint-config", "theirs")
+    text = ledger.path.read_text()
+    import os
+
+    ledger.path.write_text(text.replace(f':{os.getpid()}"', f':{os.getppid()}"'))
+    assert cloud.sweep() == []
+    ledger.path.write_text(text.replace(f':{os.getpid()}"', ':4194304"') + '\n{"event": "crea')  # dead, and a torn line
+    ledger.creating("model", "mine")
+    assert cloud.sweep() == ["endpoint-config theirs", "model mine"]
+
+
+def test_no_region_and_no_credentials_are_named(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(NoRegion, match="no AWS region"):
+        SageMaker(None, url, "b", ROLE, tmp_path / "ledger")
+    with pytest.raises(NoCredentials, match="needs AWS credentials"):
+        SageMaker("us-east-1", url, "b", ROLE, tmp_path / "ledger").now()
+
+
+def test_a_vpc_endpoint_or_a_wrong_bucket_is_not_the_embedded_stack(tmp_path: Path) -> None:
+    plain = SageMaker("us-east-1", None, "b", ROLE, tmp_path / "ledger")
+    assert plain.describe_rehearsal() == ""
+    with pytest.raises(RefusedRequest, match="embedded stack only"):
+        plain.check_plan(plan("x"))

@@ -1,0 +1,122 @@
+"""The artifact store: complete or absent, verified, and safe for several processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.adapters.store import MANIFEST, Store
+from tasks.errors import ArtifactDamaged
+
+
+def _put(store: Store, content: str, kind: str = "models") -> tuple[str, str]:
+    with store.draft(kind) as draft:
+        (draft.path / "weights.bin").write_text(content)
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "config.json").write_text("{}")
+        draft.made_from = {"recipe": content}
+    return draft.stored.uri, draft.stored.digest
+
+
+def _files(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+def test_a_committed_artifact_opens_with_its_manifest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    uri, digest = _put(store, "a")
+    folder = store.open(uri, digest)
+    assert (folder / "weights.bin").read_text() == "a"
+    manifest = store.manifest(uri)
+    assert manifest["made_from"] == {"recipe": "a"}
+    assert set(manifest["files"]) == {"weights.bin", "sub/config.json"}
+    assert uri == f"models/{digest}"
+
+
+def test_bytes_count_every_file_but_the_manifest(tmp_path: Path) -> None:
+    with Store(tmp_path).draft("models") as draft:
+        (draft.path / "a").write_bytes(b"12345")
+        (draft.path / "b").write_bytes(b"678")
+    assert draft.stored.bytes == 8
+
+
+def test_a_half_written_draft_vanishes(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), Store(tmp_path).draft("models") as draft:
+        (draft.path / "weights.bin").write_text("half")
+        raise KeyError("the stage failed")
+    assert _files(tmp_path) == []
+    with pytest.raises(RuntimeError):
+        _ = draft.stored
+
+
+def test_an_empty_draft_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactDamaged, match="no files"), Store(tmp_path).draft("models"):
+        pass
+    assert _files(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["change", "remove", "add", "manifest"])
+def test_damage_is_seen(tmp_path: Path, damage: str) -> None:
+    store = Store(tmp_path)
+    uri, digest = _put(store, "abc")
+    folder = store.open(uri, digest)
+    if damage == "change":
+        (folder / "weights.bin").write_text("abd")
+    elif damage == "remove":
+        (folder / "sub" / "config.json").unlink()
+    elif damage == "add":
+        (folder / "extra").write_text("x")
+    else:
+        (folder / MANIFEST).unlink()
+    with pytest.raises(ArtifactDamaged, match="remedy"):
+        store.open(uri, digest)
+    assert not store.holds(uri, digest)
+
+
+def test_a_damaged_artifact_is_replaced_by_the_next_commit(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    uri, digest = _put(store, "abc")
+    (store.open(uri, digest) / "weights.bin").write_text("abd")
+    assert _put(store, "abc") == (uri, digest)
+    assert (store.open(uri, digest) / "weights.bin").read_text() == "abc"
+
+
+def test_equal_content_is_stored_once_and_unequal_twice(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, again, other = _put(store, "a"), _put(store, "a"), _put(store, "b")
+    assert first == again
+    assert other != first
+    assert len(list((tmp_path / "models").iterdir())) == 2
+
+
+_COMMIT = """
+import sys, time
+from pathlib import Path
+from tasks.adapters.store import Store
+root, go = Path(sys.argv[1]), Path(sys.argv[2])
+with Store(root).draft("models") as draft:
+    (draft.path / "weights.bin").write_bytes(b"x" * 1_000_000)
+    (root / f"ready-{sys.argv[3]}").touch()
+    while not go.exists():
+        time.sleep(0.002)
+print(draft.stored.uri)
+"""
+
+
+def test_processes_that_commit_the_same_content_at_once_agree(tmp_path: Path) -> None:
+    root, go = tmp_path / "store", tmp_path / "go"
+    root.mkdir()
+    command = [sys.executable, "-c", _COMMIT, str(root), str(go)]
+    running = [subprocess.Popen([*command, str(index)], stdout=subprocess.PIPE, text=True) for index in range(3)]
+    while len(list(root.glob("ready-*"))) < len(running):
+        assert all(process.poll() is None for process in running), "a process died before its commit"
+    go.touch()
+    said = [process.communicate(timeout=120)[0].strip() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(set(said)) == 1
+    assert Store(root).open(said[0], said[0].removeprefix("models/")).is_dir()
+    assert len(list((root / "models").iterdir())) == 1
+    assert list((root / "staging").iterdir()) == []

@@ -1,0 +1,141 @@
+"""Token blocks: splits that share no document, exact sizes, and refusals that say what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.adapters.store import Store
+from tasks.adapters.texts import Text, read_text
+from tasks.adapters.tiny_model import byte_tokenizer
+from tasks.adapters.tokens import TokenSplits, cut_blocks, read_dataset, write_dataset
+from tasks.errors import ArtifactDamaged, RefusedData, RefusedModel
+
+END, OFFSET, VOCABULARY = 0, 4, 260
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    byte_tokenizer().save(str(path))
+    return path
+
+
+def _documents(count: int, characters: int) -> list[str]:
+    """Each document repeats its own number, so a token block shows where it came from."""
+    return [(f"<{index:03d}>" * characters)[:characters] for index in range(count)]
+
+
+def _cut(documents: list[str], tokenizer: Path, **changes: int) -> TokenSplits:
+    asked = {"block_tokens": 32, "calibration": 3, "training": 4, "evaluation": 2, "seed": 0, "vocabulary": VOCABULARY}
+    return cut_blocks(documents, tokenizer, **(asked | changes))
+
+
+def _found(tokens: np.ndarray, documents: list[str]) -> set[str]:
+    pieces = bytes(0 if token == END else token - OFFSET for token in tokens.reshape(-1)).split(b"\0")
+    return {document for piece in pieces if len(piece) > 5 for document in documents if piece.decode() in document}
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), calibration=st.integers(1, 4), training=st.integers(1, 4), length=st.integers(20, 90))
+def test_splits_have_the_asked_sizes_and_share_no_document(
+    tokenizer: Path, seed: int, calibration: int, training: int, length: int
+) -> None:
+    documents = _documents(60, length)
+    splits = _cut(documents, tokenizer, seed=seed, calibration=calibration, training=training)
+    arrays = (splits.calibration, splits.training, splits.evaluation)
+    assert [array.shape for array in arrays] == [(calibration, 32), (training, 32), (2, 32)]
+    assert all(array.dtype == np.int32 for array in arrays)
+    origins = [_found(array, documents) for array in arrays]
+    assert all(origins)
+    assert not (origins[0] & origins[1] or origins[0] & origins[2] or origins[1] & origins[2])
+
+
+def test_documents_are_packed_with_the_end_of_text_between_them(tokenizer: Path) -> None:
+    splits = _cut(_documents(60, 15), tokenizer, evaluation=4)
+    stream = splits.evaluation.reshape(-1)
+    assert list(np.flatnonzero(stream == END)) == [15, 31, 47, 63, 79, 95, 111, 127]
+
+
+def test_more_training_does_not_change_what_is_measured_on(tokenizer: Path) -> None:
+    documents = _documents(60, 50)
+    few, many = _cut(documents, tokenizer, training=1), _cut(documents, tokenizer, training=9)
+    np.testing.assert_array_equal(few.evaluation, many.evaluation)
+    np.testing.assert_array_equal(few.calibration, many.calibration)
+    assert few.prompts == many.prompts
+
+
+def test_the_seed_decides_the_order(tokenizer: Path) -> None:
+    documents = _documents(60, 50)
+    np.testing.assert_array_equal(_cut(documents, tokenizer).training, _cut(documents, tokenizer).training)
+    assert not np.array_equal(_cut(documents, tokenizer).training, _cut(documents, tokenizer, seed=1).training)
+
+
+def test_too_little_text_says_what_there_is_and_what_is_needed(tokenizer: Path) -> None:
+    with pytest.raises(RefusedData) as caught:
+        _cut(_documents(4, 30), tokenizer)
+    assert caught.value.limit == "288 tokens (9 blocks of 32), and no document in two splits"
+    assert str(caught.value.observed).endswith("calibration split")
+
+
+def test_one_long_document_cannot_fill_three_splits(tokenizer: Path) -> None:
+    with pytest.raises(RefusedData, match="no document in two splits"):
+        _cut(["x" * 100_000], tokenizer)
+
+
+def test_ids_beyond_the_model_are_refused(tokenizer: Path) -> None:
+    with pytest.raises(RefusedData, match="does not belong to this model"):
+        _cut(_documents(60, 50), tokenizer, vocabulary=60)
+
+
+def test_a_tokenizer_without_an_end_is_refused_and_a_declared_one_is_used(tmp_path: Path) -> None:
+    text = byte_tokenizer().to_str().replace("<|endoftext|>", "<stop>")
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(RefusedModel, match="no end-of-text token"):
+        _cut(_documents(60, 15), tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<stop>"}}')
+    assert _cut(_documents(60, 15), tmp_path / "tokenizer.json").evaluation[0, 15] == END
+
+
+@pytest.mark.parametrize("documents", [_documents(60, 70), [f"{index} " * 400 for index in range(3)]])
+def test_prompts_come_from_evaluation_documents(tokenizer: Path, documents: list[str]) -> None:
+    splits = _cut(documents, tokenizer)
+    assert splits.prompts
+    origins = [document for document in documents if any(prompt in document for prompt in splits.prompts)]
+    trained = _found(np.concatenate((splits.training, splits.calibration)), documents)
+    assert origins
+    assert not trained & set(origins)
+    assert all(len(prompt.split()) <= 12 for prompt in splits.prompts)
+
+
+def test_real_text_gives_enough_prompts(tokenizer: Path, tmp_path: Path) -> None:
+    documents = list(read_text("python-docs", tmp_path).documents)
+    splits = _cut(documents, tokenizer, block_tokens=128, evaluation=8)
+    assert 16 <= len(splits.prompts) <= 32
+    assert len(set(splits.prompts)) == len(splits.prompts)
+
+
+def test_a_data_set_survives_the_store(tokenizer: Path, tmp_path: Path) -> None:
+    text = Text("mine.txt", "CC0", tuple(_documents(60, 50)), "d" * 64)
+    splits = _cut(list(text.documents), tokenizer)
+    store = Store(tmp_path)
+    with store.draft("datasets") as draft:
+        written = write_dataset(draft.path, splits, text, seed=0)
+    read = read_dataset(store.open(draft.stored.uri, draft.stored.digest))
+    assert read.card == written
+    assert (read.card.source, read.card.licence, read.card.text_digest) == ("mine.txt", "CC0", "d" * 64)
+    assert read.splits.prompts == splits.prompts
+    for name in ("calibration", "training", "evaluation"):
+        np.testing.assert_array_equal(getattr(read.splits, name), getattr(splits, name))
+
+
+def test_a_card_that_does_not_match_its_tokens_is_damage(tokenizer: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path, _cut(_documents(60, 50), tokenizer), Text("a", "b", ("c",), "d"), seed=0)
+    card = (tmp_path / "card.json").read_text()
+    (tmp_path / "card.json").write_text(card.replace('"training_blocks": 4', '"training_blocks": 5'))
+    with pytest.raises(ArtifactDamaged, match="does not match its card"):
+        read_dataset(tmp_path)

@@ -1,0 +1,159 @@
+"""The whole line through real servers: Prefect, MLflow, the endpoint service with real model servers, and a worker.
+
+The tests of this file share one stack and run in order: a first release, the same again from the cache, then what must fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from deployments.local.stack import ROOT
+from tests.flows.conftest import Finished, Line, values
+from tests.flows.flaky import FlakyProxy
+
+ENDPOINT, MODEL = "slimline-tiny", "slimline-tiny"
+STAGES = ("fetch", "prune", "quantize", "distill", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def released(line: Line) -> Finished:
+    """The `tiny` deployment, triggered through the Prefect API and followed to its end."""
+    return line.slimline("run", "tiny")
+
+
+def test_a_deployment_runs_from_fetch_to_promoted(line: Line, released: Finished) -> None:
+    assert released.code == 0, released.text
+    for stage in (*STAGES, "register", "package", "shift", "watch"):
+        assert released.line(stage)
+    assert "perplexity ratio" in released.text and "passed" in released.text
+    run = line.prefect("flow_runs/filter", flow_runs={"id": {"any_": [released.flow_run_id]}})[0]
+    assert run["state"]["type"] == "COMPLETED" and run["deployment_id"], "it ran as a deployment"
+
+
+def test_plain_boto3_sees_the_promoted_version_and_gets_an_answer(line: Line, released: Finished) -> None:
+    sagemaker = line.client("sagemaker")
+    endpoint = sagemaker.describe_endpoint(EndpointName=ENDPOINT)
+    assert endpoint["EndpointStatus"] == "InService"
+    assert f"v{line.alias(MODEL, 'champion')}-" in endpoint["EndpointConfigName"]
+    routing = endpoint["LastDeploymentConfig"]["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
+    assert routing["Type"] == "CANARY" and routing["CanarySize"]["Value"] == 50
+    reply = line.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName=ENDPOINT, ContentType="application/json", Body=json.dumps({"inputs": "The import statement"})
+    )
+    assert json.loads(reply["Body"].read())[0]["generated_text"]
+
+
+def test_the_run_page_has_progress_tables_a_verdict_and_links(line: Line, released: Finished) -> None:
+    artifacts = line.artifacts(released.flow_run_id)
+    for stage in ("prune", "quantize", "distill", "evaluate"):
+        assert artifacts[f"{stage}-progress"]["data"] == 100.0
+    assert len(values(artifacts["quantize-layers"])) == 2 * 7, "two blocks of seven linear layers"
+    assert "Gate: PASSED" in artifacts["verdict"]["data"]
+    assert artifacts["mlflow-run"]["data"].startswith(f"[MLflow run]({line.stack.mlflow_url}")
+    assert {"registered-version", "endpoint"} <= artifacts.keys()
+    steps = values(artifacts["rollout-steps"])
+    assert any(row["old : new"] == "50% : 50%" for row in steps), steps
+    assert steps[-1]["old : new"] == "0% : 100%"
+
+
+def test_mlflow_has_the_lineage(line: Line, released: Finished) -> None:
+    version = line.mlflow_version(MODEL, line.alias(MODEL, "champion") or "")
+    run = line.mlflow_run(version["run_id"])
+    assert run["info"]["status"] == "FINISHED"
+    assert len(run["inputs"]["dataset_inputs"]) == 1
+    tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+    assert released.flow_run_id in tags["slimline.prefect_run_url"] or "flow-run" in tags["slimline.prefect_run_url"]
+    experiment = run["info"]["experiment_id"]
+    children = line.mlflow(
+        "runs/search",
+        experiment_ids=[experiment],
+        filter=f"tags.`mlflow.parentRunId` = '{version['run_id']}'",
+    )["runs"]
+    assert {child["info"]["run_name"] for child in children} == {"prune", "quantize", "distill"}
+    metrics = {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
+    assert metrics["gate_passed"] == 1.0 and 0 < metrics["candidate_agreement"] <= 1
+
+
+def test_a_second_run_computes_nothing_and_moves_nothing(line: Line, released: Finished) -> None:
+    before = line.serving(ENDPOINT)
+    again = line.slimline("run", "tiny")
+    assert again.code == 0, again.text
+    for stage in STAGES:
+        assert again.line(stage).endswith("cached"), again.text
+    assert line.serving(ENDPOINT) == before
+    assert "same key as the run before" in line.slimline("why", "quantize").text
+
+
+def test_a_failed_gate_stops_before_registering(line: Line, released: Finished) -> None:
+    versions = line.version_count(MODEL)
+    stopped = line.slimline("run", "tiny", "-p", "recipe.quantize.bits=2", "-p", "recipe.name=too-small")
+    assert stopped.code == 1
+    for word in ("GateFailed", "observed", "limit", "remedy", "more bits"):
+        assert word in stopped.text
+    runs = line.task_runs(stopped.flow_run_id)
+    assert runs["prune"]["state_name"] == "Cached", "the prefix of the recipe is shared"
+    assert runs["quantize"]["state_name"] == "Completed"
+    assert "register" not in runs and line.version_count(MODEL) == versions
+    assert "Gate: FAILED" in line.artifacts(stopped.flow_run_id)["verdict"]["data"]
+    changed = line.slimline("why", "quantize").text
+    assert "inputs.recipe.bits: 4 → 2" in changed
+
+
+def test_a_bad_canary_is_restored_with_no_manual_step(line: Line, released: Finished) -> None:
+    before, champion = line.serving(ENDPOINT), line.alias(MODEL, "champion")
+    faults = ("-p", "plan.rehearsal.error_share=0.5", "-p", "recipe.quantize.bits=8", "-p", "recipe.name=faulty")
+    restored = line.slimline("run", "tiny", *faults)
+    assert restored.code == 1
+    assert (
+        "ReleaseRestored" in restored.text and "errors" in restored.text and "nothing is left to undo" in restored.text
+    )
+    assert line.serving(ENDPOINT) == before
+    assert line.alias(MODEL, "champion") == champion and line.alias(MODEL, "challenger") is None
+    assert "ALARM" in str(values(line.artifacts(restored.flow_run_id)["rollout-steps"]))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "word"),
+    [
+        (["model.source=no-such-model"], "RefusedModel"),
+        (["data.source=no-such-text.txt"], "RefusedData"),
+        (['recipe.order=["quantize","prune"]'], "RefusedRecipe"),
+        (["plan.instances=1"], "RefusedRequest"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_work(line: Line, parameters: list[str], word: str) -> None:
+    pairs = [argument for parameter in parameters for argument in ("-p", parameter)]
+    refused = line.slimline("run", "tiny", *pairs)
+    assert refused.code == 1
+    assert word in refused.text and "remedy" in refused.text
+    assert set(line.task_runs(refused.flow_run_id)) == {"preflight"}
+
+
+def test_only_the_stage_that_failed_is_tried_again(line: Line, released: Finished) -> None:
+    """The registry's connection breaks once, in the middle of the run."""
+    with FlakyProxy(line.stack.mlflow_url, cut="/model-versions/create", times=1) as proxy:
+        env = line.stack.full_environment() | {"SLIMLINE_MLFLOW_URL": proxy.url, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        code = (
+            "from flows.compress import compress; from tasks.recipes import *;"
+            "compress(ModelChoice(source='tiny'), DataChoice(source='python-docs', block_tokens=64, calibration_blocks=16,"
+            " training_blocks=16, evaluation_blocks=16), Recipe(name='flaky', order=('quantize',)),"
+            " Gate(), 'flaky')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert proxy.cuts == 1
+    runs: list[dict[str, Any]] = line.prefect(
+        "flow_runs/filter", flow_runs={"name": {"any_": ["compress-tiny-flaky"]}}, sort="START_TIME_DESC", limit=1
+    )
+    counts = {name: run["run_count"] for name, run in line.task_runs(runs[0]["id"]).items()}
+    assert counts.pop("register") == 2
+    assert set(counts.values()) == {1}, counts
+    assert os.environ.get("PREFECT_API_URL") is None, "the tests' own process talks to no Prefect"
