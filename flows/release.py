@@ -5,11 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.contracts import DatasetRef, ModelRef, RegisteredModel, Rollout
-from tasks.deploy import endpoint_page, ensure_serving, package, require_promoted, shift, unregistered, watch
+from tasks.deploy import endpoint_page, ensure_serving, package, shift, tidy, unregistered
 from tasks.recipes import ReleasePlan
 from tasks.record import record_release
 from tasks.register import settle
 from tasks.runpages import alone_on
+from tasks.watch import require_promoted, watch
 
 
 @flow(name="release", flow_run_name="release-{registered.name}-v{registered.version}-{plan.mode}")
@@ -30,6 +31,7 @@ def release(
             ensure_serving(package(unregistered(original)), plan)
         rollout = watch(shift(new, plan), new, plan, data)
         registered = settle(rollout)
+        tidy(rollout)
     rollout = rollout.model_copy(update={"registered": registered})
     record_release(rollout, endpoint_page(plan.endpoint))
     require_promoted(rollout)

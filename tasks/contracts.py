@@ -212,6 +212,7 @@ class Rollout(Value):
     phase: Literal["created", "promoted", "restored", "unchanged"]
     config: str = Field(description="EndpointConfigName that serves now")
     previous_config: str | None
+    asked_config: str = Field(description="EndpointConfigName that the release wanted")
     registered: RegisteredModel
     observations: tuple[Observation, ...]
     probe: str = Field(description="The answer to the real inference that decided the verdict")

@@ -6,38 +6,13 @@ process dies. Here the rollout is asked for, watched, and judged by what the end
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from prefect.runtime import flow_run
-
-from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.store import Store
-from tasks.adapters.tokens import read_dataset
-from tasks.contracts import DatasetRef, ModelPackage, ModelRef, Observation, RegisteredModel, Rollout, Shift
-from tasks.errors import ReleaseRestored, ReleaseStuck
+from tasks.cloud import sagemaker
+from tasks.contracts import ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
 from tasks.recipes import ReleasePlan
 from tasks.retrying import network_task
-from tasks.serving.canary import Verdict, judge_release
-from tasks.serving.traffic import send_traffic
 from tasks.settings import settings
-from tasks.workbench import Progress
-
-POLL_SECONDS = 2.0
-EXTRA_SECONDS = 3600.0  # service time allowed beside the baking: instances start, weights load
-
-
-def sagemaker() -> SageMaker:
-    now = settings()
-    return SageMaker(
-        region=now.region,
-        endpoint_url=now.aws_endpoint_url,
-        bucket=now.bucket,
-        role_arn=now.role_arn,
-        ledger=now.root / "ledger.jsonl",
-    )
+from tasks.watch import wait_until_serving
 
 
 def unregistered(model: ModelRef) -> RegisteredModel:
@@ -62,7 +37,7 @@ def ensure_serving(original: ModelPackage, plan: ReleasePlan) -> None:
     cloud = sagemaker()
     if cloud.serving(plan.endpoint) is None:
         cloud.create(plan.endpoint, original, plan)
-    _wait_until_serving(cloud, plan.endpoint)
+    wait_until_serving(cloud, plan.endpoint)
 
 
 @network_task("shift-{plan.mode}-{plan.step_percent}%")
@@ -82,158 +57,16 @@ def shift(new: ModelPackage, plan: ReleasePlan) -> Shift:
     return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=serving.config, since=since)
 
 
-@network_task("watch-{plan.endpoint}")
-def watch(asked: Shift, new: ModelPackage, plan: ReleasePlan, data: DatasetRef) -> Rollout:
-    """Watch until the endpoint has settled, then judge by its config's name and a real inference.
+@network_task("tidy-{rollout.endpoint}")
+def tidy(rollout: Rollout) -> None:
+    """Remove the rollout's alarms, and every model and config of ours that no endpoint uses, but the previous one.
 
-    Raises:
-        ReleaseStuck: it has not settled in the time that its own plan allows, or it is in a state that we must not
-        touch.
+    What a run that died has left is in the ledger too, and goes with it.
     """
     cloud = sagemaker()
-    if asked.previous_config == asked.wanted_config:
-        _wait_until_serving(cloud, plan.endpoint)
-        return _rollout("unchanged", asked, new, plan, cloud, ())
-    seen: list[Observation] = []
-    with _rehearsal(cloud, plan, data):
-        for observation in _observations(cloud, asked, plan):
-            seen.append(observation)
-            verdict = judge_release(observation.status, cloud.serving_config(plan.endpoint), asked.wanted_config)
-            if verdict is Verdict.PROMOTE and not _has_evidence(observation, plan):
-                continue  # it serves, but hardly anybody has asked it anything: no data is not good news
-            if verdict is not Verdict.WAIT:
-                break
-        else:
-            raise _not_settled(seen, plan)
-    if verdict is Verdict.STUCK:
-        raise _not_settled(seen, plan)
-    if verdict is Verdict.RESTORE:
-        return _rollout("restored", asked, new, plan, cloud, tuple(seen))
-    return _rollout("promoted" if asked.previous_config else "created", asked, new, plan, cloud, tuple(seen))
-
-
-def _has_evidence(observation: Observation, plan: ReleasePlan) -> bool:
-    return observation.green is not None and observation.green.requests >= plan.min_requests
-
-
-def _not_settled(seen: list[Observation], plan: ReleasePlan) -> ReleaseStuck:
-    last = seen[-1] if seen else None
-    answered = last.green.requests if last and last.green else 0
-    return ReleaseStuck(
-        f"the release on {plan.endpoint} has no verdict",
-        observed=f"{last.status if last else 'no observation'}; the new version has answered {answered} requests",
-        limit=f"InService and {plan.min_requests} requests within {_allowed(plan):.0f} s of the service's clock",
-        remedy="with little traffic, lower min_requests; else read its FailureReason and the instances' logs",
-    )
-
-
-def require_promoted(rollout: Rollout) -> None:
-    """Stop here when the release was restored.
-
-    Raises:
-        ReleaseRestored: with the alarms that fired and the share of errors that was seen.
-    """
-    if rollout.phase != "restored":
-        return
-    last = rollout.observations[-1]
-    worst = max(
-        (fleet for seen in rollout.observations if (fleet := seen.green)), key=lambda fleet: fleet.errors, default=None
-    )
-    fired = [name for seen in rollout.observations for name, state in seen.alarms.items() if state == "ALARM"]
-    raise ReleaseRestored(
-        f"the new version was taken back; {rollout.config} serves all traffic of {rollout.endpoint}",
-        observed=(
-            f"{worst.errors} errors in {worst.requests} requests" if worst else last.message or "new fleet failed"
-        )
-        + (f"; alarms: {', '.join(sorted(set(fired)))}" if fired else ""),
-        limit="the release plan's max_error_rate and max_latency_ms",
-        remedy="read the new fleet's logs, mend the version, and release again: nothing is left to undo",
-    )
-
-
-def _observations(cloud: SageMaker, asked: Shift, plan: ReleasePlan) -> Iterator[Observation]:
-    """One observation a tick, until the service's clock has passed what the plan allows. The first comes at once."""
-    progress = Progress("release")
-    while cloud.now() - asked.since < _allowed(plan):
-        observation = cloud.observe(plan.endpoint, asked.previous_config, asked.wanted_config, asked.since)
-        share = observation.green.weight if observation.green else 0.0
-        progress.show(share, f"{observation.status} {observation.message}")
-        yield observation
-        time.sleep(POLL_SECONDS)
-
-
-def _allowed(plan: ReleasePlan) -> float:
-    steps = {"CANARY": 2, "LINEAR": -(-100 // plan.step_percent), "ALL_AT_ONCE": 1}[plan.mode]
-    return steps * plan.bake_seconds + EXTRA_SECONDS
-
-
-def _rollout(
-    phase: str, asked: Shift, new: ModelPackage, plan: ReleasePlan, cloud: SageMaker, seen: tuple[Observation, ...]
-) -> Rollout:
-    serving = cloud.serving_config(plan.endpoint)
-    return Rollout.model_validate(
-        {
-            "endpoint": plan.endpoint,
-            "phase": phase,
-            "config": serving,
-            "previous_config": asked.previous_config,
-            "registered": new.registered,
-            "observations": seen,
-            "probe": cloud.probe(plan.endpoint, plan.probe_prompt),
-            "rehearsal": cloud.describe_rehearsal(),
-        }
-    )
-
-
-def _wait_until_serving(cloud: SageMaker, endpoint: str) -> None:
-    started = cloud.now()
-    while (serving := cloud.serving(endpoint)) is None or serving.status != "InService":
-        if serving is not None and serving.status in {"Failed", "OutOfService", "UpdateRollbackFailed"}:
-            raise ReleaseStuck(
-                f"endpoint {endpoint} does not serve",
-                observed=f"{serving.status}: {serving.failure_reason}",
-                limit="InService",
-                remedy="delete or mend the endpoint, then release again",
-            )
-        if cloud.now() - started > EXTRA_SECONDS:
-            raise ReleaseStuck(
-                f"endpoint {endpoint} is not in service",
-                observed=serving.status if serving else "absent",
-                limit=f"InService within {EXTRA_SECONDS:.0f} s",
-                remedy="look at the instances' logs",
-            )
-        time.sleep(POLL_SECONDS)
-
-
-@contextmanager
-def _rehearsal(cloud: SageMaker, plan: ReleasePlan, data: DatasetRef) -> Iterator[None]:
-    """Send held-out prompts while the block runs, at the plan's rate. On AWS the plan has no rate: real users are
-    the traffic.
-    """
-    if plan.rehearsal.requests_per_second == 0 or not cloud.describe_rehearsal():
-        yield
-        return
-    store = Store(settings().store)
-    prompts = read_dataset(store.open(data.uri, data.digest)).splits.prompts
-    stop = threading.Event()
-    sender = threading.Thread(
-        target=send_traffic,
-        kwargs={
-            "send": lambda prompt: cloud.send(plan.endpoint, prompt, {"max_new_tokens": 8}),
-            "prompts": prompts,
-            "rate": plan.rehearsal.requests_per_second,
-            "stop": stop,
-            "max_seconds": 1800.0,
-        },
-        name=f"rehearsal-{flow_run.name}",
-        daemon=True,
-    )
-    sender.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        sender.join(timeout=60)
+    if rollout.asked_config:
+        cloud.remove_alarms(rollout.asked_config)
+    cloud.sweep(keep={rollout.previous_config} if rollout.previous_config else ())
 
 
 def endpoint_page(endpoint: str) -> str | None:

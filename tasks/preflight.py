@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.sources import check_source
 from tasks.adapters.texts import check_text_source
-from tasks.deploy import sagemaker
+from tasks.cloud import sagemaker
 from tasks.errors import RefusedRecipe
 from tasks.recipes import DataChoice, ModelChoice, Recipe, ReleasePlan
 

@@ -150,7 +150,7 @@ def _shards(folder: Path) -> list[Path]:
                 folder, f"{WEIGHTS_INDEX} points to {name}", "a file of the same folder", "save the folder again"
             )
         if not (folder / name).is_file():
-            others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+            others = [path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in sorted(folder.glob(pattern))]
             observed = f"{name} is missing" + (f"; there is {others[0]}" if others else "")
             remedy = "save with save_pretrained, which writes safetensors; pickled weights are never loaded"
             raise _refused(folder, observed, "weights as safetensors", remedy)

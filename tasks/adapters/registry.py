@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from tasks.adapters.tracking import markdown
 from tasks.contracts import ModelRef, RegisteredModel, Scorecard
+from tasks.errors import ArtifactDamaged
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 DIGEST = "slimline.digest"
@@ -38,6 +39,9 @@ class Registry:
         """Upload ``folder`` and make it the challenger of ``name``. The same model of the same run is uploaded once.
 
         ``tags`` are added to the ones taken from ``model`` and ``scorecard``: recipe, Prefect run, and so on.
+
+        Raises:
+            ArtifactDamaged: what MLflow then holds is not the folder. There is no version.
         """
         self._ensure_model(name)
         version = self._find_version(name, run_id, model.digest)
@@ -132,9 +136,31 @@ class Registry:
             )
         if logged.status != "READY":
             self._client.log_model_artifacts(logged.model_id, str(folder))
+            self._check_upload(logged.model_id, folder)
             self._client.finalize_logged_model(logged.model_id, "READY")
             self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         return str(logged.model_id)
+
+    def _check_upload(self, model_id: str, folder: Path) -> None:
+        """Compare names and sizes: MLflow says nothing when the folder it is to upload is not there."""
+        there: dict[str, int] = {}
+        levels = [""]
+        while levels:
+            for entry in self._client.list_logged_model_artifacts(model_id, levels.pop() or None):
+                if entry.is_dir:
+                    levels.append(entry.path)
+                else:
+                    there[entry.path] = entry.file_size
+        here = {
+            path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+        }
+        if not here or here != there:
+            raise ArtifactDamaged(
+                "the model folder did not arrive in MLflow as it is here",
+                observed=f"{len(there)} files, {sum(there.values())} bytes",
+                limit=f"{len(here)} files, {sum(here.values())} bytes, and at least 1",
+                remedy=f"look at {folder} and at the MLflow server's log, then run again",
+            )
 
 
 def _tags(model: ModelRef, scorecard: Scorecard) -> dict[str, str]:

@@ -204,7 +204,7 @@ def _remember(entry: Path, stored: Stored) -> None:
 
 def _local(source: str) -> Path | None:
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source and folder.is_dir():
         return folder
     if source.startswith((".", "/", "~")):
         raise _unknown(source, "no such folder")

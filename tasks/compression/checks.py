@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint, check_supported
+from tasks.compression.loading import check_tokens
 from tasks.errors import RefusedData, RefusedRecipe
 
 
@@ -46,23 +46,15 @@ def check_recipe(folder: Path, *, prune: bool = False, group_size: int | None = 
             )
 
 
-def check_tokens(checkpoint: Checkpoint, tokens: Tensor) -> None:
-    """Refuse calibration tokens of the wrong kind, with ids the model does not know, or longer than it attends."""
-    vocabulary = int(checkpoint.config["vocab_size"])
-    limit = f"int64 (blocks, block_tokens), at least one block of two, ids below {vocabulary}"
-    observed = None
-    if tokens.dtype != torch.int64 or tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
-        observed = f"{tokens.dtype} {tuple(tokens.shape)}"
-    elif int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
-        observed = f"ids from {int(tokens.min())} to {int(tokens.max())}"
-    if observed:
-        raise RefusedData(
-            "the calibration tokens do not suit the model",
-            observed=observed,
-            limit=limit,
-            remedy="cut the text with this model's own tokenizer",
-        )
-    window = checkpoint.config.get("sliding_window") if checkpoint.config.get("use_sliding_window", True) else None
+def check_calibration(checkpoint: Checkpoint, tokens: Tensor) -> None:
+    """Refuse calibration tokens with ids that the model does not know, or blocks longer than it attends at once.
+
+    Raises:
+        RefusedData: either of these, or no tokens.
+    """
+    config = checkpoint.config
+    check_tokens(tokens, int(config["vocab_size"]))
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     if window and tokens.shape[1] > int(window):
         raise RefusedData(
             "calibration blocks are longer than the model's attention window",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.checks import check_choice, check_recipe, check_tokens
+from tasks.compression.checks import check_calibration, check_choice, check_recipe
 from tasks.compression.decoder import Decoder
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.packing import Packing
@@ -176,7 +176,7 @@ def prune_folder(
         )
     check_recipe(source, prune=True)
     checkpoint = Checkpoint(source)
-    check_tokens(checkpoint, tokens)
+    check_calibration(checkpoint, tokens)
     return _Pass(checkpoint, Prune(method, sparsity, damping)).run(destination, tokens)
 
 
@@ -217,6 +217,6 @@ def quantize_folder(
     check_choice("number of bits", bits, (8, 4, 3, 2))
     check_recipe(source, group_size=group_size)
     checkpoint = Checkpoint(source)
-    check_tokens(checkpoint, tokens)
+    check_calibration(checkpoint, tokens)
     transform = Quantize(method, Packing(bits, group_size, symmetric), damping)
     return _Pass(checkpoint, transform).run(destination, tokens)

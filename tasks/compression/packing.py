@@ -189,6 +189,8 @@ def read_packed(source: TensorSource, prefix: str, packing: Packing) -> PackedLi
     zero_point = None
     if not packing.symmetric:
         packed = source.tensor(f"{prefix}.weight_zero_point")
-        zero_point = unpack_from_int32(packed, packing.bits, scale.shape, packed_dim=0).contiguous()
+        # As packed_dim=0, but compressed-tensors 0.20 cannot view a transposed single word of 4-bit codes as bytes.
+        turned = packed.T.clone(memory_format=torch.contiguous_format)
+        zero_point = unpack_from_int32(turned, packing.bits, scale.shape[::-1]).T.contiguous()
     codes = unpack_from_int32(source.tensor(f"{prefix}.weight_packed"), packing.bits, shape)
     return PackedLinear(codes, scale, zero_point, packing.bits, packing.group_size, packing.symmetric)

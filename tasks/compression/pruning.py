@@ -43,8 +43,8 @@ class _Cut:
 def sparsegpt(weight: Tensor, factor: Factor, sparsity: float, block: int = BLOCK_COLUMNS) -> Tensor:
     """Prune by SparseGPT, unstructured: weights that are already zero stay zero and count.
 
-    In each block of columns the weights with the lowest ``w² / U_jj²`` go (Frantar & Alistarh 2023, algorithm 1), and the
-    others take over what they did.
+    In each block of columns the weights with the lowest ``w² / U_jj²`` go (Frantar & Alistarh 2023, algorithm 1), and
+    the others take over what they did.
 
     Args:
         weight: float32 (rows, columns).

@@ -44,14 +44,20 @@ class Generator:
         Raises:
             OSError, ValueError: the folder is missing, incomplete, or of a kind that plain transformers does not load.
         """
+        # transformers fills a missing tensor with random numbers and goes on, so what it found is looked at.
         config = json.loads((folder / "config.json").read_text())
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         packed = (config.get("quantization_config") or {}).get("quant_method") == "compressed-tensors"
         if packed:
-            safe["quantization_config"] = CompressedTensorsConfig(run_compressed=False)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, **safe
+            safe["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **safe
         )
+        self.model: Any
+        self.model, found = loaded
+        wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if kind.endswith("_keys") and names}
+        if wrong:
+            raise ValueError(f"tensors that do not fit the architecture: {str(wrong)[:500]}")
         self.model.eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.tokenizer.padding_side = "left"

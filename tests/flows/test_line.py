@@ -1,6 +1,7 @@
 """The whole line through real servers: Prefect, MLflow, the endpoint service with real model servers, and a worker.
 
-The tests of this file share one stack and run in order: a first release, the same again from the cache, then what must fail.
+The tests of this file share one stack and run in order: a first release, the same again from the cache, then what must
+fail.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ from tests.flows.conftest import Finished, Line, values
 from tests.flows.flaky import FlakyProxy
 
 ENDPOINT, MODEL = "slimline-tiny", "slimline-tiny"
+FLAKY_RUN = """
+from flows.compress import compress
+from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
+blocks = {name: 16 for name in ("calibration_blocks", "training_blocks", "evaluation_blocks")}
+data = DataChoice(source="python-docs", block_tokens=64, **blocks)
+compress(ModelChoice(source="tiny"), data, Recipe(name="flaky", order=("quantize",)), Gate(), "flaky")
+"""
 STAGES = ("fetch", "prune", "quantize", "distill", "evaluate")
 
 
@@ -139,14 +147,8 @@ def test_only_the_stage_that_failed_is_tried_again(line: Line, released: Finishe
     """The registry's connection breaks once, in the middle of the run."""
     with FlakyProxy(line.stack.mlflow_url, cut="/model-versions/create", times=1) as proxy:
         env = line.stack.full_environment() | {"SLIMLINE_MLFLOW_URL": proxy.url, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-        code = (
-            "from flows.compress import compress; from tasks.recipes import *;"
-            "compress(ModelChoice(source='tiny'), DataChoice(source='python-docs', block_tokens=64, calibration_blocks=16,"
-            " training_blocks=16, evaluation_blocks=16), Recipe(name='flaky', order=('quantize',)),"
-            " Gate(), 'flaky')"
-        )
         done = subprocess.run(
-            [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, timeout=300
+            [sys.executable, "-c", FLAKY_RUN], env=env, cwd=ROOT, capture_output=True, text=True, timeout=300
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert proxy.cuts == 1

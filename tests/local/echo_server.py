@@ -1,8 +1,8 @@
 """A model server without a model: SageMaker's container contract in the standard library, with faults on request.
 
-The service runs it for an image through ``--runtime echo=...``. Environment: SM_MODEL_DIR, SAGEMAKER_BIND_TO_PORT, and
-ECHO_ERROR_SHARE (evenly spread), ECHO_STATUS (the error's status), ECHO_SECONDS (latency), ECHO_PING (/ping's status, or
-``exit``).
+The service runs it for an image through ``--runtime echo=...``. Environment: SM_MODEL_DIR, SAGEMAKER_BIND_TO_PORT,
+ECHO_ERROR_SHARE (evenly spread), ECHO_STATUS (the error's status), ECHO_SECONDS (latency), ECHO_PING (the status of
+/ping, or ``exit``).
 """
 
 from __future__ import annotations

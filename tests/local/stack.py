@@ -94,7 +94,7 @@ class Deck:
         found: dict[str, Any] = self.sagemaker.describe_endpoint(EndpointName=endpoint)
         return found
 
-    def settled(self, endpoint: str, seconds: float = 60) -> dict[str, Any]:
+    def settled(self, endpoint: str, seconds: float = 180) -> dict[str, Any]:
         """Wait until nothing is under way."""
         return until(
             lambda: self.describe(endpoint),

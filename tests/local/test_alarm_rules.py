@@ -104,3 +104,7 @@ def test_a_series_keeps_its_sums_when_it_folds_old_buckets() -> None:
     assert len(series.fine) <= 1_081
     assert sum(bucket.count for _, bucket in series.between(0, 40_000)) == 4_000
     assert sum(bucket.count for _, bucket in series.between(600, 660)) == 6
+    for second in range(40_000, 400_000, 10):
+        series.bucket(float(second)).add(1.0)
+    assert len(series.fine) + len(series.minutes) + len(series.hours) <= 1_081 + 1_440 + 111
+    assert sum(bucket.count for _, bucket in series.between(0, 400_000)) == 40_000

@@ -81,7 +81,7 @@ def test_names_are_taken_once(deck: Deck, serving: tuple[str, str]) -> None:
 def test_bad_configurations(deck: Deck) -> None:
     model = deck.model()
 
-    def create(*variants: dict[str, Any], name: str = "bad", **more: Any) -> Callable[[], Any]:
+    def create(*variants: dict[str, Any], name: str = "refused-config", **more: Any) -> Callable[[], Any]:
         return lambda: deck.sagemaker.create_endpoint_config(
             EndpointConfigName=name, ProductionVariants=list(variants), **more
         )
@@ -101,7 +101,7 @@ def test_bad_configurations(deck: Deck) -> None:
     refused(create(serverless), "ServerlessConfig", "NotImplementedException", 501)
     shadow = {"ShadowProductionVariants": [variant("s", model)]}
     refused(create(variant("a", model), **shadow), "ShadowProductionVariants", "NotImplementedException", 501)
-    assert deck.sagemaker.list_endpoint_configs(NameContains="bad")["EndpointConfigs"] == []
+    assert deck.sagemaker.list_endpoint_configs(NameContains="refused-config")["EndpointConfigs"] == []
 
 
 def test_what_is_absent_is_named_by_arn(deck: Deck) -> None:

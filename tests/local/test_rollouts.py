@@ -40,7 +40,7 @@ def test_a_canary_promotes(deck: Deck) -> None:
     old = deck.config(count=4)
     endpoint = deck.endpoint(old)
     new = deck.config(count=4)
-    deployment = canary(25, wait=180, end=60)
+    deployment = canary(25, wait=240, end=60)
     deployment["AutoRollbackConfiguration"] = {"Alarms": [{"AlarmName": deck.alarm(endpoint, new)}]}
     update(deck, endpoint, new, deployment)
 

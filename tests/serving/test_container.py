@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
 
-from tasks.serving.generator import Generator
 from tests.serving.tiny_folder import CONTEXT, write_tiny_folder
 
-START_SECONDS = 120
+START_SECONDS = 240
 
 
 @dataclass
@@ -261,15 +259,6 @@ def test_a_folder_that_cannot_load_ends_the_process_with_the_reason(tmp_path: Pa
         assert server.process.returncode == 1
         assert pings <= {503}
         assert "did not load" in server.log.read_text()
-
-
-def test_weights_that_are_not_finite_are_found_before_ready(tmp_path: Path) -> None:
-    folder = write_tiny_folder(tmp_path / "model")
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.norm.weight"][0] = float("nan")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="not finite"):
-        Generator(folder).check()
 
 
 @pytest.mark.parametrize(

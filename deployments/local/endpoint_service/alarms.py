@@ -113,10 +113,11 @@ class Alarm:
         known = [f"{value:.6g}" for value in values if value is not None]
         if state == INSUFFICIENT:
             return f"Insufficient Data: {len(values)} datapoints were unknown."
-        shown = f"[{', '.join(known)}]" if known else "missing data treated by TreatMissingData"
+        missing = len(values) - len(known)
+        shown = f"[{', '.join(known)}]" + (f" and {missing} missing" if missing else "")
         return (
-            f"Threshold Crossed: datapoints {shown} of the last {len(values)} periods of {self.period} s against "
-            f"{self.request['ComparisonOperator']} {limit:g} ({needed} needed) give {state}."
+            f"Threshold Crossed: datapoints {shown} of the last {len(values)} period(s) of {self.period} s against "
+            f"{self.request['ComparisonOperator']} {limit:g}, {needed} needed: {state}."
         )
 
 

@@ -1,8 +1,8 @@
 """CloudWatch's metrics: samples aggregated by time, statistics and percentiles read back.
 
-Memory is bounded. A series keeps buckets of its resolution (1, 10 or 60 s) for a while and folds them into minutes,
-as CloudWatch does. A bucket keeps exact values while they are few, then logarithmic bins 1 % wide: percentiles are then
-within 0.5 % of the value, and buckets still add up.
+Memory is bounded. A series keeps buckets of its resolution (1, 10 or 60 s) for a while and folds them into minutes and
+those into hours, as CloudWatch does (after shorter times here). A bucket keeps exact values while they are few, then
+logarithmic bins 1 % wide: percentiles are then within 0.5 % of the value, and buckets still add up.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from deployments.local.endpoint_service.wire import not_implemented
 
 EXACT_VALUES = 128
 _BIN = math.log(1.01)
-_FINE_BUCKETS = {1: 10_800, 10: 1_080, 60: 21_600}
-_MINUTES = 21_600  # 15 days
+_FINE_BUCKETS = {1: 10_800, 10: 1_080, 60: 1_440}  # buckets with data: three hours of seconds, a day of minutes
+_MINUTES = 1_440
+_HOURS = 1_440
 STATISTICS = ("SampleCount", "Average", "Sum", "Minimum", "Maximum")
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,10})?|100)")
 
@@ -124,6 +125,7 @@ class Series:
         self.resolution = resolution
         self.fine: dict[int, Bucket] = {}
         self.minutes: dict[int, Bucket] = {}
+        self.hours: dict[int, Bucket] = {}
 
     def bucket(self, when: float) -> Bucket:
         """The bucket that a sample of that time belongs to."""
@@ -136,7 +138,7 @@ class Series:
         return found
 
     def between(self, start: float, end: float) -> Iterator[tuple[int, Bucket]]:
-        for buckets, step in ((self.minutes, 60), (self.fine, self.resolution)):
+        for buckets, step in ((self.hours, 3600), (self.minutes, 60), (self.fine, self.resolution)):
             if (end - start) / step < len(buckets):  # a short window: look each bucket up
                 first = math.ceil(start / step) * step
                 yield from ((at, buckets[at]) for at in range(first, math.ceil(end), step) if at in buckets)
@@ -144,11 +146,13 @@ class Series:
                 yield from ((at, bucket) for at, bucket in buckets.items() if start <= at < end)
 
     def _fold(self) -> None:
-        """Fold the older half into minutes, and forget minutes beyond 15 days."""
+        """Fold the older half into minutes, surplus minutes into hours, and forget surplus hours."""
         for at in sorted(self.fine)[: len(self.fine) // 2]:
             self.minutes.setdefault(at // 60 * 60, Bucket()).merge(self.fine.pop(at))
         for at in sorted(self.minutes)[: max(0, len(self.minutes) - _MINUTES)]:
-            del self.minutes[at]
+            self.hours.setdefault(at // 3600 * 3600, Bucket()).merge(self.minutes.pop(at))
+        for at in sorted(self.hours)[: max(0, len(self.hours) - _HOURS)]:
+            del self.hours[at]
 
 
 class Metrics:

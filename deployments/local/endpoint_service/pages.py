@@ -102,11 +102,11 @@ def _endpoint(seen: Json) -> str:
         for name, variant in fleet["variants"].items():
             stage = seen["stage"].get(name, ["", ""]) if fleet["role"] == "new" else ["", ""]
             healthy = sum(each["healthy"] for each in variant["instances"])
-            width = f"<span class=bar style='width:{6 * fleet['weight']:.2f}em'></span>"
+            width = f"<span class=bar style='width:{6 * variant['traffic']:.2f}em'></span>"
             errors = variant["errors_4xx"] + variant["errors_5xx"]
             rows.append(
                 f"<tr><td>{esc(fleet['config'])} <span class=dim>({fleet['role']})</span><td>{esc(name)}"
-                f"<td>{width}{100 * fleet['weight']:.0f} %<td class=n>{variant['weight']:g}"
+                f"<td>{width}{100 * variant['traffic']:.0f} %<td class=n>{variant['weight']:g}"
                 f"<td class=n>{variant['active_instances']} of {healthy} healthy<td class=n>{variant['requests']}"
                 f"<td class='n {'warn' if errors else ''}'>{errors}<td>{esc(stage[0])} "
                 f"<span class=dim>{esc(stage[1])}</span></tr>"

@@ -113,7 +113,9 @@ class Rollout:
         limit = self._policy.get("MaximumExecutionTimeoutInSeconds")
         if limit is not None:  # starting processes took wall time, which the virtual clock must not stretch
             self._deadline = self._clock.now() + float(limit) - (time.monotonic() - wall)
-        self._endpoint.note(self._clock.now(), f"{self._green.config.name} is healthy: {self._counts()} instance(s)")
+        self._endpoint.note(
+            self._clock.now(), f"{self._green.config.name} is healthy: {sum(self._counts().values())} instance(s)"
+        )
 
     async def _take(self, step: Step) -> None:
         self._stage("ActivatingTraffic", f"Activating traffic on {step.capacity} capacity.")

@@ -70,7 +70,10 @@ def fleets(endpoint: Endpoint) -> Json:
         if fleet is not None:
             weight = sum(parts.get(id(variant), 0.0) for variant in fleet.variants.values()) / total
             instances = sum(len(variant.workers) for variant in fleet.variants.values())
-            seen.append({"role": role, "weight": round(weight, 6), "instances": instances, **fleet.summary()})
+            summary = fleet.summary()
+            for name, variant in fleet.variants.items():
+                summary["variants"][name]["traffic"] = round(parts.get(id(variant), 0.0) / total, 6)
+            seen.append({"role": role, "weight": round(weight, 6), "instances": instances, **summary})
     return {
         "endpoint": endpoint.name,
         "status": endpoint.status,

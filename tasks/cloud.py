@@ -1,0 +1,18 @@
+"""The SageMaker adapter, as the settings say: AWS, or the embedded stack."""
+
+from __future__ import annotations
+
+from tasks.adapters.sagemaker import SageMaker
+from tasks.settings import settings
+
+
+def sagemaker() -> SageMaker:
+    """Makes clients; makes no call."""
+    now = settings()
+    return SageMaker(
+        region=now.region,
+        endpoint_url=now.aws_endpoint_url,
+        bucket=now.bucket,
+        role_arn=now.role_arn,
+        ledger=now.root / "ledger.jsonl",
+    )

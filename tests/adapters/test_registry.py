@@ -1,0 +1,317 @@
+"""Tracking and registry against a real MLflow server: database, served artifacts, pages that link to one another."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from tasks.adapters.registry import Registry
+from tasks.adapters.tracking import Tracking, markdown, reachable
+from tasks.contracts import DatasetRef, GateCheck, LayerReport, ModelRef, Score, Scorecard
+from tasks.errors import ArtifactDamaged
+
+MODEL = ModelRef(
+    uri="models/new",
+    digest="a" * 64,
+    name="tiny",
+    licence="Apache-2.0",
+    architecture="LlamaForCausalLM",
+    parameters=1000,
+    bytes=300,
+    dtype="float32",
+    sparsity=0.2,
+    bits=4,
+)
+ORIGINAL = MODEL.model_copy(update={"digest": "b" * 64, "uri": "models/old", "bytes": 1000, "bits": 32.0})
+DATA = DatasetRef(
+    uri="datasets/d",
+    digest="c" * 64,
+    name="wiki-leads",
+    licence="CC BY-SA 4.0",
+    block_tokens=64,
+    calibration_blocks=8,
+    training_blocks=4,
+    evaluation_blocks=2,
+)
+BEFORE = Score(perplexity=10.0, agreement=1, kl=0, bytes=1000, first_token_ms=9, per_token_ms=4, tokens=126)
+AFTER = Score(perplexity=11.0, agreement=0.9, kl=0.1, bytes=300, first_token_ms=8, per_token_ms=3, tokens=126)
+CHECK = GateCheck(
+    metric="perplexity ratio", observed=1.1, limit=1.25, sense="at most", passed=True, remedy="use more bits"
+)
+SCORECARD = Scorecard(
+    candidate_model=MODEL,
+    baseline_model=ORIGINAL,
+    dataset_digest=DATA.digest,
+    candidate=AFTER,
+    baseline=BEFORE,
+    checks=(CHECK,),
+    sample="Paris <script>alert(1)</script>",
+)
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server as the embedded stack runs it; starting takes some 10 to 60 seconds."""
+    home = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{home / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(home / "files"),
+    ]
+    quiet = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = home / "server.log"
+    with log.open("w") as output:
+        # A session of its own: the server starts workers, which must end with it.
+        server = subprocess.Popen(
+            command, cwd=home, env=quiet, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 240
+        while not reachable(url):
+            assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(0.5)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+@pytest.fixture
+def client(mlflow_url: str) -> MlflowClient:
+    return MlflowClient(mlflow_url, mlflow_url)
+
+
+@pytest.fixture
+def tracking(mlflow_url: str, request: pytest.FixtureRequest) -> Tracking:
+    return Tracking(mlflow_url, f"it's {request.node.name}")
+
+
+@pytest.fixture
+def registry(mlflow_url: str) -> Registry:
+    return Registry(mlflow_url)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "folder"
+    (path / "sub").mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(bytes(range(256)) * 10)
+    (path / "sub" / "config.json").write_text("{}")
+    return path
+
+
+def _layers(count: int) -> list[LayerReport]:
+    return [
+        LayerReport(
+            layer=f"model.layers.{index}.mlp.up_proj",
+            method="gptq",
+            rows=8,
+            columns=4,
+            sparsity=0.2,
+            bits=4,
+            error=index / 10,
+            seconds=0.5,
+            fallback="damping × 10" if index == 1 else None,
+        )
+        for index in range(count)
+    ]
+
+
+def _artifact(client: MlflowClient, run_id: str, name: str, tmp_path: Path) -> str:
+    return Path(client.download_artifacts(run_id, name, str(tmp_path))).read_text(encoding="utf-8")
+
+
+def test_the_same_key_is_the_same_run_and_another_key_is_not(tracking: Tracking, client: MlflowClient) -> None:
+    nested = {"recipe": {"prune": {"sparsity": 0.2}, "order": ["prune", "quantize"]}, "seed": 0}
+    run_id = tracking.open_run("flow-1", "balanced", nested, {"slimline.prefect_run_url": "http://x"})
+    tracking.close_run(run_id, "FAILED")
+    assert tracking.open_run("flow-1", "balanced", nested, {}) == run_id
+    assert tracking.open_run("flow-2", "balanced", nested, {}) != run_id
+    run = client.get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {
+        "recipe.prune.sparsity": "0.2",
+        "recipe.order": '["prune", "quantize"]',
+        "seed": "0",
+    }
+    assert run.data.tags["slimline.key"] == "flow-1"
+    assert tracking.run_url(run_id).endswith(f"/#/experiments/{run.info.experiment_id}/runs/{run_id}")
+
+
+def test_a_data_set_is_an_input_once_with_its_whole_digest(tracking: Tracking, client: MlflowClient) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    for _ in range(2):
+        tracking.log_dataset(run_id, DATA, "calibration")
+    (entry,) = client.get_run(run_id).inputs.dataset_inputs
+    assert entry.dataset.name == "wiki-leads"
+    assert DATA.digest.startswith(entry.dataset.digest)
+    assert json.loads(entry.dataset.source)["sha256"] == DATA.digest
+    assert json.loads(entry.dataset.profile)["calibration_blocks"] == 8
+    assert {tag.key: tag.value for tag in entry.tags} == {"mlflow.data.context": "calibration"}
+
+
+def test_a_stage_is_a_child_with_a_table_a_layer_and_can_be_written_again(
+    tracking: Tracking, client: MlflowClient, tmp_path: Path
+) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    losses = [1 / (step + 1) for step in range(1200)]  # more than one batch of MLflow's
+    first = tracking.log_stage(
+        run_id, "distill", {"epochs": 1}, {"seconds": 3.0}, _layers(3), {"slimline.cached": "false"}, losses=losses
+    )
+    again = tracking.log_stage(
+        run_id, "distill", {"epochs": 1}, {"seconds": 3.0}, _layers(3), {"slimline.cached": "true"}
+    )
+    assert again == first
+    child = client.get_run(first)
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["mlflow.parentRunId"] == run_id
+    assert child.data.tags["slimline.cached"] == "true"
+    assert len(client.get_metric_history(first, "loss")) == len(losses)
+    errors = {point.step: point.value for point in client.get_metric_history(first, "layer_error")}
+    assert errors == {0: 0.0, 1: 0.1, 2: 0.2}
+    table = json.loads(_artifact(client, first, "layers.json", tmp_path))
+    assert [row[table["columns"].index("layer")] for row in table["data"]] == [each.layer for each in _layers(3)]
+    assert table["data"][1][table["columns"].index("fallback")] == "damping × 10"
+    # What makes MLflow's page show the file as a table.
+    assert json.loads(child.data.tags["mlflow.loggedArtifacts"]) == [{"path": "layers.json", "type": "table"}]
+
+
+def test_stages_are_separate_children(tracking: Tracking) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    other = tracking.open_run("flow-2", "balanced", {}, {})
+    children = [tracking.log_stage(run, stage, {}, {}) for run in (run_id, other) for stage in ("prune", "quantize")]
+    assert len(set(children)) == 4
+
+
+def test_the_scorecard_is_metrics_files_and_the_runs_description(
+    tracking: Tracking, client: MlflowClient, tmp_path: Path
+) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    tracking.log_scorecard(run_id, SCORECARD)
+    run = client.get_run(run_id)
+    assert run.data.metrics["candidate_perplexity"] == 11.0
+    assert run.data.metrics["baseline_perplexity"] == 10.0
+    assert run.data.metrics["bytes_ratio"] == pytest.approx(0.3)
+    assert run.data.metrics["gate_passed"] == 1
+    assert run.data.tags["mlflow.note.content"].startswith("**Gate passed**")
+    assert Scorecard.model_validate_json(_artifact(client, run_id, "scorecard.json", tmp_path)) == SCORECARD
+    page = _artifact(client, run_id, "scorecard.html", tmp_path)
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+
+
+def test_a_failed_gate_says_what_to_try() -> None:
+    failed = SCORECARD.model_copy(update={"checks": (CHECK.model_copy(update={"passed": False, "observed": 2.0}),)})
+    assert "**Gate failed**" in markdown(failed)
+    assert "| perplexity ratio | 2 | at most 1.25 | failed: use more bits |" in markdown(failed)
+
+
+def test_a_version_carries_its_folder_its_lineage_and_the_challenger_alias(
+    tracking: Tracking, registry: Registry, client: MlflowClient, folder: Path, tmp_path: Path
+) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    made = registry.register(run_id, "lineage", folder, MODEL, SCORECARD, {"slimline.recipe": "{}"})
+    assert (made.version, made.alias, made.run_id) == ("1", "challenger", run_id)
+    assert made.url.endswith("/#/models/lineage/versions/1")
+    version = client.get_model_version("lineage", "1")
+    assert version.run_id == run_id
+    assert version.status == "READY"
+    tags = registry.version_tags("lineage", "1")
+    assert tags["slimline.digest"] == MODEL.digest
+    assert tags["slimline.baseline_digest"] == ORIGINAL.digest
+    assert tags["slimline.dataset_digest"] == DATA.digest
+    assert tags["slimline.recipe"] == "{}"
+    assert registry.version_by_alias("lineage", "challenger") == "1"
+    # The version's source is the uploaded folder, which the run's page shows as its output.
+    model_id = version.source.removeprefix("models:/")
+    assert [output.model_id for output in client.get_run(run_id).outputs.model_outputs] == [model_id]
+    assert client.get_logged_model(model_id).source_run_id == run_id
+    uploaded = {entry.path: entry.file_size for entry in client.list_logged_model_artifacts(model_id)}
+    assert uploaded["model.safetensors"] == (folder / "model.safetensors").stat().st_size
+    assert "sub" in uploaded
+
+
+def test_the_same_digest_of_the_same_run_is_one_version(tracking: Tracking, registry: Registry, folder: Path) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    first = registry.register(run_id, "once", folder, MODEL, SCORECARD, {})
+    assert registry.register(run_id, "once", folder, MODEL, SCORECARD, {}) == first
+    other = MODEL.model_copy(update={"digest": "d" * 64})
+    assert registry.register(run_id, "once", folder, other, SCORECARD, {}).version == "2"
+
+
+def test_an_upload_that_was_cut_off_is_finished_not_doubled(
+    tracking: Tracking, registry: Registry, client: MlflowClient, folder: Path
+) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    (folder / "zz-unreadable").symlink_to(folder / "absent")
+    with pytest.raises((MlflowException, OSError)):
+        registry.register(run_id, "cut", folder, MODEL, SCORECARD, {})
+    assert registry.version_by_alias("cut", "challenger") is None
+    (folder / "zz-unreadable").unlink()
+    made = registry.register(run_id, "cut", folder, MODEL, SCORECARD, {})
+    assert made.version == "1"
+    models = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert [model.status for model in models] == ["READY"]
+
+
+def test_a_folder_that_is_gone_is_not_registered(tracking: Tracking, registry: Registry, tmp_path: Path) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    with pytest.raises(ArtifactDamaged, match="0 files"):
+        registry.register(run_id, "gone", tmp_path / "gone", MODEL, SCORECARD, {})
+    assert registry.version_by_alias("gone", "challenger") is None
+
+
+def test_aliases_follow_promotion_and_demotion(tracking: Tracking, registry: Registry, folder: Path) -> None:
+    assert registry.champion("aliases") is None
+    versions = []
+    for key in ("flow-1", "flow-2", "flow-3"):
+        run_id = tracking.open_run(key, "balanced", {}, {})
+        versions.append(registry.register(run_id, "aliases", folder, MODEL, SCORECARD, {}).version)
+        if key == "flow-3":
+            break
+        for _ in range(2):  # a repeated call changes nothing
+            registry.promote("aliases", versions[-1])
+        assert registry.champion("aliases") == versions[-1]
+        assert registry.version_by_alias("aliases", "challenger") is None
+    assert registry.version_by_alias("aliases", "previous") == "1"
+    for _ in range(2):
+        registry.demote("aliases", "3", "5xx share 0.5, limit 0.02")
+    assert (registry.champion("aliases"), registry.version_by_alias("aliases", "previous")) == ("2", "1")
+    assert registry.version_by_alias("aliases", "challenger") is None
+    assert registry.version_tags("aliases", "3")["slimline.restored"] == "5xx share 0.5, limit 0.02"
+
+
+def test_a_champion_that_is_registered_again_stays_champion(
+    tracking: Tracking, registry: Registry, folder: Path
+) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    registry.register(run_id, "again", folder, MODEL, SCORECARD, {})
+    registry.promote("again", "1")
+    assert registry.register(run_id, "again", folder, MODEL, SCORECARD, {}).alias == "champion"
+    assert registry.version_by_alias("again", "challenger") is None
+
+
+def test_a_server_that_is_not_there_is_an_error_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert not reachable("http://127.0.0.1:9", seconds=1)
+    with pytest.raises(MlflowException, match=r"Connection refused|Max retries"):
+        Tracking("http://127.0.0.1:9", "nowhere").open_run("flow-1", "balanced", {}, {})
+    with pytest.raises(MlflowException, match=r"Connection refused|Max retries"):
+        Registry("http://127.0.0.1:9").champion("nothing")

@@ -1,0 +1,100 @@
+"""The blocked way agrees with the plain way, and repairing beats cutting."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tasks.compression.hessian import InputStatistics, accumulate, empty, inverse_factor, output_error
+from tasks.compression.pruning import magnitude, smallest, sparsegpt
+from tests.compression.conftest import correlated, random_weight
+
+
+def prune_by_the_definition(weight: Tensor, statistics: InputStatistics, sparsity: float, damping: float) -> Tensor:
+    """Optimal brain surgeon, column by column, with the Hessian of the open columns inverted anew for each (float64)."""
+    gram = statistics.gram.double()
+    gram = gram + damping * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=torch.float64)
+    work = weight.double().clone()
+    inverses = [torch.linalg.inv(gram[column:, column:]) for column in range(gram.shape[0])]
+    scores = work.square() / torch.stack([inverse[0, 0] for inverse in inverses])
+    cut = smallest(scores, sparsity)
+    for column, inverse in enumerate(inverses):
+        settled = work[:, column].masked_fill(cut[:, column], 0.0)
+        error = (work[:, column] - settled) / inverse[0, 0]
+        work[:, column:] -= error[:, None] * inverse[0][None]
+        work[:, column] = settled
+    return work.float()
+
+
+@pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.8])
+def test_sparsegpt_is_the_plain_method(sparsity: float) -> None:
+    statistics, weight = correlated(24), random_weight(10, 24)
+    fast = sparsegpt(weight, inverse_factor(statistics, 0.01), sparsity)
+    plain = prune_by_the_definition(weight, statistics, sparsity, 0.01)
+    assert torch.equal(fast == 0, plain == 0)
+    torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_lazy_updates_change_nothing_but_the_choice_of_the_mask() -> None:
+    statistics, weight = correlated(96), random_weight(16, 96)
+    pruned = sparsegpt(weight, inverse_factor(statistics, 0.01), 0.5)
+    factor = inverse_factor(statistics, 0.01)
+    masked = weight.masked_fill(pruned == 0, 0.0)
+    blocked = sparsegpt(masked, factor, 1e-9, block=16)
+    whole = sparsegpt(masked, factor, 1e-9, block=96)
+    torch.testing.assert_close(blocked, whole, rtol=1e-3, atol=1e-4)
+
+
+def test_every_block_of_columns_has_the_sparsity() -> None:
+    pruned = sparsegpt(random_weight(20, 256), inverse_factor(correlated(256), 0.01), 0.3)
+    for block in pruned.split(128, dim=1):
+        assert int((block == 0).sum()) == round(0.3 * block.numel())
+
+
+def test_zeros_stay_zero_and_count() -> None:
+    weight = magnitude(random_weight(20, 128), 0.25)
+    pruned = sparsegpt(weight, inverse_factor(correlated(128), 0.01), 0.5)
+    assert bool((pruned[weight == 0] == 0).all())
+    assert int((pruned == 0).sum()) == round(0.5 * pruned.numel())
+
+
+def test_repairing_beats_cutting_on_correlated_inputs() -> None:
+    statistics, weight = correlated(128), random_weight(32, 128)
+    repaired = sparsegpt(weight, inverse_factor(statistics, 0.01), 0.5)
+    cut = magnitude(weight, 0.5)
+    assert output_error(weight, repaired, statistics.gram) < 0.6 * output_error(weight, cut, statistics.gram)
+
+
+def test_magnitude_cuts_the_smallest_and_leaves_the_rest() -> None:
+    weight = torch.tensor([[0.1, -3.0, 0.5], [-0.2, 2.0, 1.0]])
+    assert torch.equal(magnitude(weight, 0.5), torch.tensor([[0.0, -3.0, 0.0], [0.0, 2.0, 1.0]]))
+
+
+def test_a_singular_hessian_is_damped_more_and_says_so() -> None:
+    statistics = empty(64)
+    accumulate(statistics, torch.randn(3, 64, generator=torch.Generator().manual_seed(0)) * 100)
+    factor = inverse_factor(statistics, 1e-10)
+    assert factor.damping > 1e-10
+    assert "damping raised from 1e-10" in str(factor.fallback)
+    assert inverse_factor(correlated(64), 0.01).fallback is None
+
+
+def test_silent_input_columns_are_reported_and_harmless() -> None:
+    statistics = correlated(32)
+    statistics.gram[5] = 0
+    statistics.gram[:, 5] = 0
+    factor = inverse_factor(statistics, 0.01)
+    assert factor.fallback == "1 input columns are zero on every calibration token"
+    assert bool(torch.isfinite(sparsegpt(random_weight(8, 32), factor, 0.5)).all())
+
+
+def test_output_error_is_that_of_the_outputs() -> None:
+    inputs = torch.randn(200, 16, generator=torch.Generator().manual_seed(3))
+    statistics = empty(16)
+    accumulate(statistics, inputs[:120].view(2, 60, 16))
+    accumulate(statistics, inputs[120:])
+    weight, changed = random_weight(8, 16), random_weight(8, 16) + 0.1
+    expected = (inputs @ (weight - changed).T).square().sum() / (inputs @ weight.T).square().sum()
+    assert statistics.tokens == 200
+    assert output_error(weight, changed, statistics.gram) == pytest.approx(float(expected), rel=1e-4)
