@@ -24,7 +24,7 @@ from tasks.contracts import Outcome
 from tasks.errors import SlimlineError
 
 POLL_SECONDS = 1.0
-HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "read-")
+HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-")
 
 
 class RunFailed(SlimlineError):

@@ -8,7 +8,7 @@ from tasks.contracts import Compressed, Outcome
 from tasks.distill import distill
 from tasks.evaluate import evaluate, judge, require_passed
 from tasks.fetch import digest_text, fetch, locate
-from tasks.preflight import preflight
+from tasks.preflight import check_fit, preflight
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
@@ -36,6 +36,7 @@ def compress(
     preflight(model, data, recipe)
     with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
         original = locate(model)
+        check_fit(recipe, original)
         blocks = fetch(data, digest_text(data), original)
         record_data(tracked, blocks)
 

@@ -6,6 +6,7 @@
     │   ├── RefusedData        empty, unreadable or mismatched text
     │   ├── RefusedRecipe      a recipe that cannot work
     │   └── RefusedRequest     a request that SageMaker would reject or silently misread
+    ├── DownloadFailed     a package could not be fetched; worth another try (adapters/packages.py)
     ├── ArtifactDamaged    an artifact is missing or its bytes do not match its digest
     ├── GateFailed         the candidate does not answer like the original
     ├── ReleaseRestored    the canary was bad; the old version serves all traffic again

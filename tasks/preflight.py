@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.adapters.sources import check_source
+from tasks.adapters.store import Store
 from tasks.adapters.texts import check_text_source
+from tasks.adapters.tracking import reachable
 from tasks.cloud import sagemaker
-from tasks.errors import RefusedRecipe
+from tasks.contracts import ModelRef
+from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.recipes import DataChoice, ModelChoice, Recipe, ReleasePlan
+from tasks.retrying import network_task
+from tasks.settings import settings
 
 
-@task(task_run_name="preflight-{recipe.name}", cache_policy=NO_CACHE)
+class MlflowUnreachable(SlimlineError):
+    """Worth another try: a server may be starting."""
+
+    transient = True
+
+
+@network_task("preflight-{recipe.name}")
 def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: ReleasePlan | None = None) -> None:
     """Check model, text, recipe and release plan.
 
@@ -22,8 +30,31 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
     check_source(model.source)
     check_text_source(data.source)
     check_recipe(recipe)
+    if not reachable(settings().mlflow_url):
+        raise MlflowUnreachable(
+            "MLflow does not answer, and a run without lineage is not worth its time",
+            observed=f"no answer from {settings().mlflow_url}",
+            limit="an answer within 3 s",
+            remedy="start it (`slimline up`) or set SLIMLINE_MLFLOW_URL",
+        )
     if release is not None:
         sagemaker().check_plan(release)
+
+
+@network_task("fit-{recipe.name}")
+def check_fit(recipe: Recipe, model: ModelRef) -> None:
+    """Check the recipe against the model's architecture and shapes, from its headers alone.
+
+    Raises:
+        Refused: an architecture that the engine does not know, or a group size that does not divide a layer's columns.
+    """
+    from tasks.compression.checks import check_recipe as check_shapes
+
+    check_shapes(
+        Store(settings().store).open(model.uri, model.digest),
+        prune="prune" in recipe.order,
+        group_size=recipe.quantize.group_size if "quantize" in recipe.order else None,
+    )
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -39,7 +39,7 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
             method=recipe.method,
             bits=recipe.bits,
             group_size=recipe.group_size,
-            symmetric=recipe.symmetric,
+            symmetric=True,
             damping=recipe.damping,
         )
         layers.extend(followed("quantize", made, linear_count(source), "layers"))

@@ -73,7 +73,6 @@ class QuantizeRecipe(Choice):
     method: Literal["gptq"] = Field("gptq", description="GPTQ: rounds column by column and repairs what is left")
     bits: Literal[8, 4, 3, 2] = Field(4, description="Bits a weight")
     group_size: Literal[32, 64, 128] = Field(64, description="Input columns that share one scale")
-    symmetric: bool = Field(True, description="One scale a group and no zero point")
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
 
 

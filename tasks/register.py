@@ -30,6 +30,9 @@ def register(tracked: Tracked, scorecard: Scorecard, recipe: Recipe, data: Datas
     """
     require_passed(scorecard)
     candidate = scorecard.candidate_model
+    known = registry().find(name, candidate, scorecard)
+    if known is not None:
+        return known
     registered = registry().register(
         tracked.run_id,
         name,

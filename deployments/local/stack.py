@@ -71,6 +71,10 @@ class Stack:
             "AWS_ACCESS_KEY_ID": "embedded",
             "AWS_SECRET_ACCESS_KEY": "embedded",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            # Its client would retry for minutes by itself and hide the cause; the tasks have retries of their own.
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "DO_NOT_TRACK": "1",
             # Two spinning OpenMP threads beside a busy server run at a fifth of their speed.
             "OMP_WAIT_POLICY": "PASSIVE",

@@ -24,6 +24,8 @@ _MEMBER_BYTES = 4 << 30
 class DownloadFailed(SlimlineError):
     """pip could not bring the file: no network, no registry, or the registry lacks it. Worth retrying."""
 
+    transient = True
+
 
 @dataclass(frozen=True)
 class Package:

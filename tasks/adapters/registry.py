@@ -57,12 +57,35 @@ class Registry:
                 model_id=model_id,
                 await_creation_for=0,  # a database registry has it ready when it answers
             )
+        return self._challenging(name, model, version)
+
+    def find(self, name: str, model: ModelRef, scorecard: Scorecard) -> RegisteredModel | None:
+        """The newest version of the same bytes, proven on the same data against the same baseline, by any run.
+
+        It becomes the challenger unless it is the champion already.
+        """
+        wanted = {key: value for key, value in _tags(model, scorecard).items() if key.endswith("digest")}
+        found = [
+            version
+            for version in self._client.search_model_versions(f"name = '{name}'")
+            if wanted.items() <= version.tags.items()
+        ]
+        if not found:
+            return None
+        return self._challenging(name, model, max(found, key=lambda version: int(version.version)))
+
+    def _challenging(self, name: str, model: ModelRef, version: ModelVersion) -> RegisteredModel:
         number = str(version.version)
         alias = CHAMPION if self.champion(name) == number else CHALLENGER
         if alias == CHALLENGER:
             self._client.set_registered_model_alias(name, CHALLENGER, number)
         return RegisteredModel(
-            name=name, version=number, alias=alias, model=model, run_id=run_id, url=self.version_url(name, number)
+            name=name,
+            version=number,
+            alias=alias,
+            model=model,
+            run_id=str(version.run_id),
+            url=self.version_url(name, number),
         )
 
     def promote(self, name: str, version: str) -> None:
@@ -150,7 +173,7 @@ class Registry:
                 if entry.is_dir:
                     levels.append(entry.path)
                 else:
-                    there[entry.path] = entry.file_size
+                    there[entry.path] = entry.file_size or 0
         here = {
             path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
         }

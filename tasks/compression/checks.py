@@ -11,17 +11,19 @@ from tasks.compression.loading import check_tokens
 from tasks.errors import RefusedData, RefusedRecipe
 
 
-def check_recipe(folder: Path, *, prune: bool = False, group_size: int | None = None) -> None:
+def check_recipe(folder: Path, *, prune: bool = False, group_size: int | None = None, symmetric: bool = True) -> None:
     """Refuse what the model's shapes or format make impossible, from config.json and shard headers alone.
 
     Args:
         folder: the model that the recipe starts from.
         prune: whether the recipe prunes.
         group_size: of the quantization, or none when the recipe does not quantize.
+        symmetric: whether the quantization does without zero points.
 
     Raises:
         RefusedModel: the folder cannot be compressed at all.
-        RefusedRecipe: the group size does not divide a layer's columns, or a packed model would be pruned.
+        RefusedRecipe: the group size does not divide a layer's columns, a packed model would be pruned, or zero points
+            are asked for.
     """
     checkpoint = check_supported(folder)
     if prune and checkpoint.packing is not None:
@@ -30,6 +32,15 @@ def check_recipe(folder: Path, *, prune: bool = False, group_size: int | None = 
             observed=f"{checkpoint.packing.bits}-bit packed weights",
             limit="a dense source",
             remedy="prune before quantizing",
+        )
+    if not symmetric:
+        # transformers builds the packed layout on the meta device, where compressed-tensors 0.20 leaves zero points
+        # unpacked, so from_pretrained raises on their shape; only CompressedTensorsConfig(dequantize=True) loads them.
+        raise RefusedRecipe(
+            "a folder with zero points cannot be loaded by plain transformers",
+            observed="symmetric = False",
+            limit="symmetric grids, with compressed-tensors 0.20 and transformers 5.23",
+            remedy="set symmetric to True; a smaller group size gives back what the zero point would",
         )
     if group_size is not None:
         widths = sorted(

@@ -9,7 +9,7 @@ section 3.3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -23,15 +23,17 @@ _MOST_DAMPING = 10.0
 
 @dataclass(frozen=True)
 class Factor:
-    """Upper triangular U with ``UᵀU = (H + λI)⁻¹``.
+    """Upper triangular U with ``UᵀU = (H + λI)⁻¹``, columns taken in some order.
 
     Attributes:
-        upper: float32 (columns, columns).
+        upper: float32 (columns, columns), rows and columns in the order of ``order``.
+        order: int64 (columns,), the order in which columns are settled.
         damping: λ as a share of the mean of H's diagonal, the one that worked.
         fallback: what had to be done beyond what was asked, or none.
     """
 
     upper: Tensor
+    order: Tensor
     damping: float
     fallback: str | None
 
@@ -47,13 +49,14 @@ class InputStatistics:
 
     gram: Tensor
     tokens: int = 0
-    _factor: tuple[float, Factor] | None = None
+    _factors: dict[tuple[float, bool], Factor] = field(default_factory=dict, repr=False)
 
-    def factor(self, damping: float) -> Factor:
+    def factor(self, damping: float, *, largest_first: bool = False) -> Factor:
         """``inverse_factor`` of these statistics, computed once for all the layers that share them."""
-        if self._factor is None or self._factor[0] != damping:
-            self._factor = (damping, inverse_factor(self, damping))
-        return self._factor[1]
+        wanted = damping, largest_first
+        if wanted not in self._factors:
+            self._factors[wanted] = inverse_factor(self, damping, largest_first=largest_first)
+        return self._factors[wanted]
 
 
 def empty(columns: int) -> InputStatistics:
@@ -66,10 +69,10 @@ def accumulate(statistics: InputStatistics, inputs: Tensor) -> None:
     rows = inputs.reshape(-1, inputs.shape[-1])
     statistics.gram.addmm_(rows.T, rows)
     statistics.tokens += rows.shape[0]
-    statistics._factor = None
+    statistics._factors.clear()
 
 
-def inverse_factor(statistics: InputStatistics, damping: float) -> Factor:
+def inverse_factor(statistics: InputStatistics, damping: float, *, largest_first: bool = False) -> Factor:
     """Factor the damped inverse of H. Damping grows tenfold until H is positive definite; that is said in ``fallback``.
 
     With P the order reversed and ``P(H + λI)P = LLᵀ``, U is ``P L⁻¹ P``: one Cholesky factorization and one triangular
@@ -78,18 +81,23 @@ def inverse_factor(statistics: InputStatistics, damping: float) -> Factor:
     Args:
         statistics: of at least one token.
         damping: share of the mean of H's diagonal, above 0.
+        largest_first: settle columns with the largest inputs first, while most others are open to take up their error
+            (``act-order`` in the GPTQ authors' code); else from left to right.
 
     Raises:
         SlimlineError: H is not positive definite even with ten times its own mean added.
     """
-    mean = float(statistics.gram.diagonal().mean())
+    gram, diagonal = statistics.gram, statistics.gram.diagonal()
+    mean = float(diagonal.mean())
+    order = torch.argsort(diagonal, descending=True, stable=True) if largest_first else torch.arange(len(diagonal))
     notes = []
-    silent = int((statistics.gram.diagonal() == 0).sum())
+    silent = int((diagonal == 0).sum())
     if silent:
         notes.append(f"{silent} input columns are zero on every calibration token")
     tried = damping
     while tried <= max(_MOST_DAMPING, damping):
-        damped = statistics.gram.flip(0, 1)
+        backwards = order.flip(0)
+        damped = gram[backwards[:, None], backwards]
         damped.diagonal().add_(tried * mean if mean > 0 else 1.0)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed and bool(torch.isfinite(lower).all()):
@@ -97,7 +105,7 @@ def inverse_factor(statistics: InputStatistics, damping: float) -> Factor:
             upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1).contiguous()
             if tried != damping:
                 notes.append(f"damping raised from {damping:g} to {tried:g}: the Hessian was not positive definite")
-            return Factor(upper, tried, "; ".join(notes) or None)
+            return Factor(upper, order, tried, "; ".join(notes) or None)
         tried *= 10
     raise SlimlineError(
         "the calibration inputs of a layer give no usable Hessian",
@@ -108,19 +116,19 @@ def inverse_factor(statistics: InputStatistics, damping: float) -> Factor:
 
 
 class Columns(Protocol):
-    """Decides what a weight column becomes. Matrices are transposed: a row is one input column of the layer."""
+    """Decides what a weight column becomes. Values are transposed: a row is one input column of the layer."""
 
-    def open_block(self, first: int, values: Tensor, scales: Tensor) -> None:
-        """See the block that starts at column ``first``: values (n, rows), the diagonal of U there (n,)."""
+    def open_block(self, columns: Tensor, values: Tensor, scales: Tensor) -> None:
+        """See a block before it is settled: column numbers (n,), values (n, rows), the diagonal of U there (n,)."""
         ...
 
-    def settle(self, column: int, ahead: Tensor) -> Tensor:
-        """The final value (rows,) of ``column``; ``ahead`` (m, rows) begins with it and ends with its block."""
+    def settle(self, column: int, value: Tensor) -> Tensor:
+        """The final value (rows,) of a column that has now ``value`` (rows,)."""
         ...
 
 
 def feed_back(weight: Tensor, factor: Factor, columns: Columns, block: int = BLOCK_COLUMNS) -> Tensor:
-    """Settle columns from left to right; each one's error is spread over those still open (SparseGPT, equation 7).
+    """Settle columns in the factor's order; each one's error is spread over those still open (SparseGPT, equation 7).
 
     Args:
         weight: float32 (rows, columns); left as it is.
@@ -131,22 +139,24 @@ def feed_back(weight: Tensor, factor: Factor, columns: Columns, block: int = BLO
     Returns:
         The settled weight, float32 (rows, columns).
     """
-    work = weight.T.contiguous()
-    count = work.shape[0]
-    for first in range(0, count, block):
-        last = min(first + block, count)
+    work = weight.T[factor.order]
+    numbers = factor.order.tolist()
+    for first in range(0, len(numbers), block):
+        last = min(first + block, len(numbers))
         values, upper = work[first:last], factor.upper[first:last, first:last]
-        columns.open_block(first, values, upper.diagonal())
+        columns.open_block(factor.order[first:last], values, upper.diagonal())
         errors = torch.empty_like(values)
         # Per column everything is a handful of short vectors: fewer and in-place operations are what makes it fast.
-        steps = zip(values.unbind(0), errors.unbind(0), upper.diagonal().tolist(), strict=True)
-        for i, (value, error, scale) in enumerate(steps):
-            settled = columns.settle(first + i, values[i:])
+        steps = zip(numbers[first:last], values.unbind(0), errors.unbind(0), upper.diagonal().tolist(), strict=True)
+        for i, (column, value, error, scale) in enumerate(steps):
+            settled = columns.settle(column, value)
             torch.sub(value, settled, out=error).div_(scale)
             value.copy_(settled)
             values[i + 1 :].addr_(upper[i, i + 1 :], error, alpha=-1)
         work[last:].addmm_(factor.upper[first:last, last:].T, errors, alpha=-1)
-    return work.T.contiguous()
+    result = torch.empty_like(work)
+    result[factor.order] = work
+    return result.T.contiguous()
 
 
 def output_error(weight: Tensor, changed: Tensor, gram: Tensor) -> float:

@@ -138,6 +138,21 @@ def _kept_wide(name: str, value: Tensor, dtype: torch.dtype) -> LayerReport:
     )
 
 
+def compress_folder(
+    checkpoint: Checkpoint, transform: Transform, destination: Path, tokens: Tensor
+) -> Iterator[LayerReport]:
+    """One pass with any transform. Checks the tokens; ``prune_folder`` and ``quantize_folder`` check the rest.
+
+    Args:
+        checkpoint: the source folder.
+        transform: what to do to each linear layer.
+        destination: absent, or an empty folder.
+        tokens: int64 (blocks, block_tokens), the calibration text.
+    """
+    check_calibration(checkpoint, tokens)
+    return _Pass(checkpoint, transform).run(destination, tokens)
+
+
 def prune_folder(
     source: Path,
     destination: Path,
@@ -176,8 +191,7 @@ def prune_folder(
         )
     check_recipe(source, prune=True)
     checkpoint = Checkpoint(source)
-    check_calibration(checkpoint, tokens)
-    return _Pass(checkpoint, Prune(method, sparsity, damping)).run(destination, tokens)
+    return compress_folder(checkpoint, Prune(method, sparsity, damping), destination, tokens)
 
 
 def quantize_folder(
@@ -203,7 +217,7 @@ def quantize_folder(
         method: ``gptq``, or ``rtn`` (round to nearest, the reference).
         bits: 8, 4, 3 or 2.
         group_size: input columns that share one scale.
-        symmetric: no zero points.
+        symmetric: no zero points; the only kind that plain transformers reloads, see ``check_recipe``.
         damping: added to the Hessian's diagonal, share of its mean.
 
     Yields:
@@ -215,8 +229,7 @@ def quantize_folder(
     """
     check_choice("quantization method", method, ("gptq", "rtn"))
     check_choice("number of bits", bits, (8, 4, 3, 2))
-    check_recipe(source, group_size=group_size)
+    check_recipe(source, group_size=group_size, symmetric=symmetric)
     checkpoint = Checkpoint(source)
-    check_calibration(checkpoint, tokens)
     transform = Quantize(method, Packing(bits, group_size, symmetric), damping)
-    return _Pass(checkpoint, transform).run(destination, tokens)
+    return compress_folder(checkpoint, transform, destination, tokens)

@@ -28,16 +28,16 @@ class _Cut:
     """Settles a column to itself without its cut weights; the cut is chosen once a block of columns."""
 
     def __init__(self, already: Tensor, sparsity: float) -> None:
-        self._already, self._sparsity = already.T, sparsity
-        self._first, self._mask = 0, already.T
+        self._already, self._sparsity = already.T.contiguous(), sparsity
+        self._mask = self._already.clone()
 
-    def open_block(self, first: int, values: Tensor, scales: Tensor) -> None:
-        already = self._already[first : first + values.shape[0]]
+    def open_block(self, columns: Tensor, values: Tensor, scales: Tensor) -> None:
+        already = self._already[columns]
         scores = (values / scales[:, None]).square().masked_fill_(already, -1.0)
-        self._first, self._mask = first, smallest(scores, self._sparsity) | already
+        self._mask[columns] = smallest(scores, self._sparsity) | already
 
-    def settle(self, column: int, ahead: Tensor) -> Tensor:
-        return ahead[0].masked_fill(self._mask[column - self._first], 0.0)
+    def settle(self, column: int, value: Tensor) -> Tensor:
+        return value.masked_fill(self._mask[column], 0.0)
 
 
 def sparsegpt(weight: Tensor, factor: Factor, sparsity: float, block: int = BLOCK_COLUMNS) -> Tensor:

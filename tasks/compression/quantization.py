@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tasks.compression.hessian import BLOCK_COLUMNS, Factor, feed_back
+from tasks.compression.hessian import Factor, feed_back
 from tasks.compression.packing import PackedLinear, Packing
 
 # Parts of a group's full range that are tried as the grid's range.
@@ -69,36 +69,32 @@ def _settle(values: Tensor, scale: Tensor, zero: Tensor, packing: Packing, out: 
 
 
 class _Rounding:
-    """Settles a column to the nearest points of a grid, chosen from the open weights at the start of each group."""
+    """Settles a column to the nearest points of its group's grid; grids are chosen from the weights as they came."""
 
     def __init__(self, weight: Tensor, packing: Packing, dtype: torch.dtype, importance: Tensor | None) -> None:
-        rows, columns = weight.shape
-        self._packing, self._dtype, self._importance = packing, dtype, importance
-        self._pruned = (weight == 0).T.contiguous()
-        self.codes = torch.empty(columns, rows)
-        self.scale = torch.empty(columns // packing.group_size, rows)
-        self.zero = torch.empty_like(self.scale)
+        self._packing, self._dtype = packing, dtype
+        values = weight.T.contiguous()
+        self._pruned = values == 0
+        self.codes = torch.empty_like(values)
+        parts = [slice(first, first + packing.group_size) for first in range(0, len(values), packing.group_size)]
+        grids = [choose_grid(values[p], packing, dtype, None if importance is None else importance[p]) for p in parts]
+        self._scales, self._zeros = [scale for scale, _ in grids], [zero for _, zero in grids]
 
-    def open_block(self, first: int, values: Tensor, scales: Tensor) -> None:
+    def open_block(self, columns: Tensor, values: Tensor, scales: Tensor) -> None:
         """Nothing to see: groups, not blocks, have grids."""
 
-    def settle(self, column: int, ahead: Tensor) -> Tensor:
-        group, offset = divmod(column, self._packing.group_size)
-        if offset == 0:
-            span = slice(column, column + self._packing.group_size)
-            members = ahead[: self._packing.group_size].masked_fill(self._pruned[span], 0.0)
-            importance = None if self._importance is None else self._importance[span]
-            self.scale[group], self.zero[group] = choose_grid(members, self._packing, self._dtype, importance)
-        scale, zero = self.scale[group], self.zero[group]
+    def settle(self, column: int, value: Tensor) -> Tensor:
+        group = column // self._packing.group_size
+        scale, zero = self._scales[group], self._zeros[group]
         # A pruned weight has taken up errors of earlier columns; as 0 it gets the zero point and passes them on.
-        kept = ahead[0].masked_fill(self._pruned[column], 0.0)
+        kept = value.masked_fill(self._pruned[column], 0.0)
         codes = _codes(kept, scale, zero, self._packing, self.codes[column])
         return (codes if self._packing.symmetric else codes - zero) * scale
 
     def packed(self) -> PackedLinear:
         p = self._packing
-        zero = None if p.symmetric else self.zero.T.to(torch.int8).contiguous()
-        scale = self.scale.T.to(self._dtype).contiguous()
+        zero = None if p.symmetric else torch.stack(self._zeros, dim=1).to(torch.int8)
+        scale = torch.stack(self._scales, dim=1).to(self._dtype)
         return PackedLinear(self.codes.T.to(torch.int8).contiguous(), scale, zero, p.bits, p.group_size, p.symmetric)
 
 
@@ -110,25 +106,24 @@ def scale_dtype(weight: Tensor) -> torch.dtype:
 def round_to_nearest(weight: Tensor, packing: Packing) -> PackedLinear:
     """Round every weight (rows, columns) to its nearest point; zeros stay zero. The reference that GPTQ must beat."""
     rounding = _Rounding(weight, packing, scale_dtype(weight), None)
-    values = weight.T.contiguous()
-    for column in range(values.shape[0]):
-        rounding.settle(column, values[column:])
+    for column, value in enumerate(weight.T.contiguous()):
+        rounding.settle(column, value)
     return rounding.packed()
 
 
 def gptq(weight: Tensor, factor: Factor, packing: Packing, importance: Tensor | None = None) -> PackedLinear:
-    """Quantize by GPTQ (Frantar et al. 2022, algorithm 1): columns in order, scales from the weights as they are then.
+    """Quantize by GPTQ (Frantar et al. 2022, algorithm 1), columns in the factor's order.
 
-    Weights that are zero stay exactly zero; what they would have become is fed to the columns after them.
+    Scales are chosen before the first column is settled, so that any order gives the same file format: static groups, in
+    the words of the authors' later code. Weights that are zero stay exactly zero; what they would have become is fed to the
+    columns after them.
 
     Args:
         weight: float32 (rows, columns); ``packing.group_size`` divides the columns.
-        factor: of the layer's inputs.
+        factor: of the layer's inputs; ``largest_first`` loses least.
         packing: the grid's kind.
         importance: float32 (columns,), see ``choose_grid``.
     """
     rounding = _Rounding(weight, packing, scale_dtype(weight), importance)
-    # A block holds whole groups, because a grid is chosen from a group whose updates are all applied.
-    block = packing.group_size * max(1, BLOCK_COLUMNS // packing.group_size)
-    feed_back(weight, factor, rounding, block)
+    feed_back(weight, factor, rounding)
     return rounding.packed()

@@ -4,7 +4,9 @@
   cleared, and AdamW without weight decay does not move a parameter whose gradients have all been zero.
 * Packed linear layers learn one factor per group scale, ``scale = scale₀ · exp(gain)``; codes and zero points do not
   change, so neither do zeros (code = zero point). Learning the logarithm makes a step a relative change, the same for
-  large scales and small ones, and a scale can never become zero or negative.
+  large scales and small ones, and a scale can never become zero or negative. One factor per row would need no gradient
+  of the weight, but measured on SmolLM2-135M (4 bits, 8,192 tokens) it saved only 7 % of the CPU time and recovered
+  less: KL to the teacher 0.575 → 0.387, against 0.358 with one per group.
 * Norms, and biases where there are any, learn.
 * A learning rate is relative: see ``Trainable.groups``.
 * Embeddings and head do not. Here they are one matrix in most small models, so that moving the head to please the loss

@@ -85,6 +85,6 @@ class Quantize:
         if self.method == "rtn":
             packed = round_to_nearest(weight, self.packing)
         else:
-            factor = statistics.factor(self.damping)
+            factor = statistics.factor(self.damping, largest_first=True)
             packed, fallback = gptq(weight, factor, self.packing), factor.fallback
         return Changed(packed.dequantize(), packed.to_tensors(prefix), float(self.packing.bits), fallback)

@@ -172,8 +172,8 @@ def test_the_real_model_knows_paris_and_prose(smollm: Path) -> None:
     assert "Paris" in tokenizer.decode(written[0])
     ids = tokenizer(
         "The Moon is the only natural satellite of Earth. It orbits around the Earth at an average distance of 384,399 "
-        "kilometres, about thirty times the Earth's diameter. Tidal forces between the two have synchronized the Moon's "
-        "rotation period with its orbital period, so that the same side always faces the Earth.",
+        "kilometres, about thirty times the Earth's diameter. Tidal forces between the two have synchronized the "
+        "Moon's rotation period with its orbital period, so that the same side always faces the Earth.",
         return_tensors="pt",
     ).input_ids
     with torch.inference_mode():

@@ -22,6 +22,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     info = "slim_data-1.0.dist-info"
     with zipfile.ZipFile(index / WHEEL, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("slim_data/texts.json", '["one", "two"]')
+        archive.writestr("../secret", "outside")
         archive.writestr("slim_data/__init__.py", "raise SystemExit('code of a package was run')")
         archive.writestr(
             f"{info}/METADATA", "Metadata-Version: 2.1\nName: slim-data\nVersion: 1.0\nRequires-Dist: torch\n"

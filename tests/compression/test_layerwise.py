@@ -25,7 +25,9 @@ from tasks.compression import layerwise
 from tasks.compression.checkpoint import Checkpoint, describe
 from tasks.compression.checks import check_recipe
 from tasks.compression.decoder import Decoder
-from tasks.compression.layerwise import prune_folder, quantize_folder
+from tasks.compression.layerwise import compress_folder, prune_folder, quantize_folder
+from tasks.compression.packing import Packing
+from tasks.compression.transforms import Quantize
 from tasks.contracts import LayerReport
 from tasks.errors import RefusedData, RefusedModel, RefusedRecipe, SlimlineError
 from tests.compression.small import LINEARS, VOCABULARY, blocks, write_tokenizer
@@ -67,12 +69,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
-def test_plain_transformers_reads_the_integers_that_were_written(
-    llama: Path, tmp_path: Path, bits: int, symmetric: bool
-) -> None:
-    reports = quantized(llama, tmp_path / "out", bits=bits, symmetric=symmetric)
+def test_plain_transformers_reads_the_integers_that_were_written(llama: Path, tmp_path: Path, bits: int) -> None:
+    reports = quantized(llama, tmp_path / "out", bits=bits)
     tokens = blocks(2, seed=9)
     reloaded, ours = logits(tmp_path / "out", tokens), our_logits(tmp_path / "out", tokens)
     torch.testing.assert_close(reloaded, ours, rtol=1e-4, atol=1e-4)
@@ -109,7 +108,7 @@ def test_pruning_reaches_the_sparsity_and_reloads(llama: Path, tmp_path: Path, m
 
 def test_zeros_of_a_pruned_folder_stay_zero_through_quantization(llama: Path, tmp_path: Path) -> None:
     pruned(llama, tmp_path / "pruned")
-    quantized(tmp_path / "pruned", tmp_path / "out", symmetric=False)
+    quantized(tmp_path / "pruned", tmp_path / "out")
     before, after = Checkpoint(tmp_path / "pruned"), Checkpoint(tmp_path / "out")
     for name in LINEARS:
         zero = before.linear(name) == 0
@@ -164,7 +163,8 @@ def test_each_family_of_the_entry(config: PreTrainedConfig, tmp_path: Path) -> N
         {
             "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
-            "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 16, "tie_word_embeddings": False,
+            "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 16,
+            "tie_word_embeddings": False,
         }
     )  # fmt: skip
     if hasattr(config, "layer_types"):
@@ -243,6 +243,18 @@ def test_a_group_size_that_does_not_divide_is_refused_with_those_that_do(llama: 
     assert not (tmp_path / "out").exists()
 
 
+def test_zero_points_are_refused_until_transformers_reloads_them(llama: Path, tmp_path: Path) -> None:
+    """When the second half of this test fails, a newer library reads them: lift the refusal."""
+    with pytest.raises(RefusedRecipe, match="symmetric = False"):
+        quantize_folder(llama, tmp_path / "out", blocks(4), **(GRID | {"symmetric": False}))
+    transform = Quantize("gptq", Packing(4, 32, False), 0.01)
+    list(compress_folder(Checkpoint(llama), transform, tmp_path / "out", blocks(4)))
+    tokens = blocks(2)
+    assert torch.isfinite(our_logits(tmp_path / "out", tokens)).all()
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        logits(tmp_path / "out", tokens)
+
+
 def test_pruning_a_packed_folder_is_refused(llama: Path, tmp_path: Path) -> None:
     quantized(llama, tmp_path / "packed")
     with pytest.raises(RefusedRecipe, match="off their integer grid"):
@@ -261,5 +273,5 @@ def test_tokens_that_do_not_suit_are_refused_before_work(llama: Path, tmp_path: 
 def test_unknown_choices_are_refused(llama: Path, tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(RefusedRecipe, match=named):
         quantize_folder(llama, tmp_path / "out", blocks(4), **(GRID | changes))
-    with pytest.raises(RefusedRecipe, match="0.2"):
+    with pytest.raises(RefusedRecipe, match=r"0\.2"):
         prune_folder(llama, tmp_path / "out", blocks(4), method="magnitude", sparsity=20)

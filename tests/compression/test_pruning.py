@@ -12,7 +12,7 @@ from tests.compression.conftest import correlated, random_weight
 
 
 def prune_by_the_definition(weight: Tensor, statistics: InputStatistics, sparsity: float, damping: float) -> Tensor:
-    """Optimal brain surgeon, column by column, with the Hessian of the open columns inverted anew for each (float64)."""
+    """Optimal brain surgeon, column by column, inverting the Hessian of the open columns each time."""
     gram = statistics.gram.double()
     gram = gram + damping * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=torch.float64)
     work = weight.double().clone()

@@ -17,31 +17,35 @@ from tests.compression.conftest import correlated, random_weight
 BITS = [8, 4, 3, 2]
 
 
-def quantize_by_the_definition(weight: Tensor, statistics: InputStatistics, packing: Packing, damping: float) -> Tensor:
-    """Optimal brain quantization in column order, the Hessian of the open columns inverted anew for each (float64)."""
+def quantize_by_the_definition(
+    weight: Tensor, statistics: InputStatistics, packing: Packing, damping: float, order: list[int]
+) -> Tensor:
+    """Optimal brain quantization in the given order, the Hessian of the open columns inverted for each (float64)."""
     gram = statistics.gram.double()
     gram = gram + damping * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=torch.float64)
     work = weight.double().clone()
-    for column in range(gram.shape[0]):
-        if column % packing.group_size == 0:
-            group = work[:, column : column + packing.group_size].float()
-            scale, zero = choose_grid(group.T.contiguous(), packing, torch.float16)
+    grids = [choose_grid(group.T.contiguous(), packing, torch.float16) for group in weight.split(packing.group_size, 1)]
+    for step, column in enumerate(order):
+        scale, zero = grids[column // packing.group_size]
         code = (work[:, column] / scale + zero).round().clamp(packing.lowest, packing.highest)
-        inverse = torch.linalg.inv(gram[column:, column:])
         settled = (code - zero) * scale
-        work[:, column:] -= ((work[:, column] - settled) / inverse[0, 0])[:, None] * inverse[0][None]
+        open_columns = order[step:]
+        inverse = torch.linalg.inv(gram[open_columns][:, open_columns])
+        work[:, open_columns] -= ((work[:, column] - settled) / inverse[0, 0])[:, None] * inverse[0][None]
         work[:, column] = settled
     return work.float()
 
 
+@pytest.mark.parametrize("largest_first", [True, False])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", BITS)
-def test_gptq_is_the_plain_method(bits: int, symmetric: bool) -> None:
+def test_gptq_is_the_plain_method(bits: int, symmetric: bool, largest_first: bool) -> None:
     packing = Packing(bits, 8, symmetric)
     statistics, weight = correlated(24), random_weight(6, 24)
-    fast = gptq(weight, inverse_factor(statistics, 0.01), packing).dequantize()
-    plain = quantize_by_the_definition(weight, statistics, packing, 0.01)
-    # A weight within rounding error of the middle between two codes may go either way and take the rest of its row with it.
+    factor = inverse_factor(statistics, 0.01, largest_first=largest_first)
+    fast = gptq(weight, factor, packing).dequantize()
+    plain = quantize_by_the_definition(weight, statistics, packing, 0.01, factor.order.tolist())
+    # A weight in the middle between two codes may go either way by rounding, and take the rest of its row with it.
     agreeing = (fast - plain).abs().amax(1) < 1e-3
     assert int(agreeing.sum()) >= 5
 

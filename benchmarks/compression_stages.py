@@ -1,0 +1,113 @@
+"""Time the compression stages of the default run: ``python -m benchmarks.compression_stages``.
+
+Prune, quantize and distill run after one another on one model, each in a child process of its own, so that peak memory is
+the stage's. ``--quick`` takes the seeded two-block model and random tokens: it shows that the benchmark works, and its
+figures mean nothing else. Wall time depends on what else the machine does; CPU time less so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.recipes import DataChoice, Recipe
+
+QUICK_BLOCKS, QUICK_TOKENS = 4, 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage: tokens that it saw, wall and CPU seconds of its process's work, and peak resident memory in bytes."""
+
+    stage: str
+    tokens: int
+    wall_s: float
+    cpu_s: float
+    tokens_per_s: float
+    peak_bytes: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time prune, quantize and distill of the default recipe.")
+    parser.add_argument("--model", help="a Hugging Face folder; the default model when left out")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; torch decides when 0")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quick", action="store_true", help="the seeded two-block model, in seconds")
+    options = parser.parse_args()
+    rows = measure(options.model, quick=options.quick, threads=options.threads)
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    print(f"{'stage':10}{'tokens':>9}{'wall s':>9}{'CPU s':>9}{'tokens/s':>10}{'peak MB':>9}")
+    for row in rows:
+        figures = f"{row.tokens:9,}{row.wall_s:9.1f}{row.cpu_s:9.1f}{row.tokens_per_s:10,.0f}{row.peak_bytes / 1e6:9,.0f}"
+        print(f"{row.stage:10}{figures}")
+
+
+def measure(model: str | None, *, quick: bool, threads: int = 0) -> list[Row]:
+    """Run the stages of the default recipe in their order, each on what the one before it made."""
+    recipe, data = Recipe(), DataChoice()
+    with tempfile.TemporaryDirectory(prefix="slimline-benchmark-") as name:
+        work = Path(name)
+        original = _model(model, quick, work)
+        tokens = _tokens(original, data, quick, work)
+        source, rows = original, []
+        for stage in recipe.order:
+            print(f"{stage} …", file=sys.stderr, flush=True)
+            job = (stage, recipe.model_dump(), source, original, work / stage, tokens[stage == "distill"], threads)
+            rows.append(_in_child(job))
+            source = work / stage
+    return rows
+
+
+def _model(model: str | None, quick: bool, work: Path) -> Path:
+    if model is not None:
+        return Path(model)
+    from tasks.adapters.sources import import_model
+    from tasks.adapters.store import Store
+    from tasks.recipes import ModelChoice
+    from tasks.settings import settings
+
+    where = settings()
+    store = Store(work / "store") if quick else Store(where.store)
+    imported = import_model("tiny" if quick else ModelChoice().source, store, where.downloads)
+    return store.open(imported.stored.uri, imported.stored.digest)
+
+
+def _tokens(model: Path, data: DataChoice, quick: bool, work: Path) -> tuple[Path, Path]:
+    """Files of calibration and training tokens, int64 (blocks, block_tokens)."""
+    import numpy as np
+
+    config = json.loads((model / "config.json").read_text())
+    files = work / "calibration.npy", work / "training.npy"
+    if quick:
+        made = np.random.default_rng(0).integers(0, config["vocab_size"], (2, QUICK_BLOCKS, QUICK_TOKENS))
+        calibration, training = made[0], made[1]
+    else:
+        from tasks.adapters.texts import read_text
+        from tasks.adapters.tokens import cut_blocks
+        from tasks.settings import settings
+
+        text = read_text(data.source, settings().downloads)
+        splits = cut_blocks(
+            text,
+            model / "tokenizer.json",
+            block_tokens=data.block_tokens,
+            calibration=data.calibration_blocks,
+            training=data.training_blocks,
+            evaluation=data.evaluation_blocks,
+            seed=data.seed,
+        )
+        calibration, training = splits.calibration, splits.training
+    for file, ids in zip(files, (calibration, training), strict=True):
+        np.save(file, ids.astype(np.int64), allow_pickle=False)
+    return files
