@@ -1,8 +1,8 @@
 """Time the compression stages of the default run: ``python -m benchmarks.compression_stages``.
 
-Prune, quantize and distill run after one another on one model, each in a child process of its own, so that peak memory is
-the stage's. ``--quick`` takes the seeded two-block model and random tokens: it shows that the benchmark works, and its
-figures mean nothing else. Wall time depends on what else the machine does; CPU time less so.
+Prune, quantize and distill run after one another on one model, each in a child process of its own, so that peak memory
+is the stage's. ``--quick`` takes the seeded two-block model and random tokens: it shows that the benchmark works, and
+its figures mean nothing else. Wall time depends on what else the machine does; CPU time less so.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def main() -> None:
         return
     print(f"{'stage':10}{'tokens':>9}{'wall s':>9}{'CPU s':>9}{'tokens/s':>10}{'peak MB':>9}")
     for row in rows:
-        figures = f"{row.tokens:9,}{row.wall_s:9.1f}{row.cpu_s:9.1f}{row.tokens_per_s:10,.0f}{row.peak_bytes / 1e6:9,.0f}"
+        figures = (
+            f"{row.tokens:9,}{row.wall_s:9.1f}{row.cpu_s:9.1f}{row.tokens_per_s:10,.0f}{row.peak_bytes / 1e6:9,.0f}"
+        )
         print(f"{row.stage:10}{figures}")
 
 
@@ -97,10 +99,10 @@ def _tokens(model: Path, data: DataChoice, quick: bool, work: Path) -> tuple[Pat
         from tasks.adapters.tokens import cut_blocks
         from tasks.settings import settings
 
-        text = read_text(data.source, settings().downloads)
         splits = cut_blocks(
-            text,
+            read_text(data.source, settings().downloads).documents,
             model / "tokenizer.json",
+            vocabulary=config["vocab_size"],
             block_tokens=data.block_tokens,
             calibration=data.calibration_blocks,
             training=data.training_blocks,
@@ -111,3 +113,49 @@ def _tokens(model: Path, data: DataChoice, quick: bool, work: Path) -> tuple[Pat
     for file, ids in zip(files, (calibration, training), strict=True):
         np.save(file, ids.astype(np.int64), allow_pickle=False)
     return files
+
+
+def _in_child(job: tuple[Any, ...]) -> Row:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_stage, job)
+
+
+def _stage(
+    stage: str, recipe: dict[str, Any], source: Path, original: Path, destination: Path, ids: Path, threads: int
+) -> Row:
+    """Run one stage in this process, which does nothing else, and report on the process."""
+    import numpy as np
+    import torch
+
+    # Imported before the clock starts: a flow's worker imports once, and the first stage would carry it for all.
+    import tasks.compression.distillation
+    import tasks.compression.layerwise  # noqa: F401
+
+    if threads:
+        torch.set_num_threads(threads)
+    tokens = torch.from_numpy(np.load(ids, allow_pickle=False))
+    chosen = Recipe.model_validate(recipe)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in _work(stage, chosen, source, original, destination, tokens):
+        pass
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    seen = tokens.numel() * (chosen.distill.epochs if stage == "distill" else 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes there, kibibytes elsewhere
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Row(stage, seen, round(wall, 2), round(cpu, 2), round(seen / wall, 1), peak)
+
+
+def _work(stage: str, recipe: Recipe, source: Path, original: Path, destination: Path, tokens: Any) -> Iterator[object]:
+    """The stage's own iterator, with the recipe's own settings."""
+    from tasks.compression.distillation import distill_folder
+    from tasks.compression.layerwise import prune_folder, quantize_folder
+
+    if stage == "prune":
+        return prune_folder(source, destination, tokens, **recipe.prune.model_dump(), seed=recipe.seed)
+    if stage == "quantize":
+        return quantize_folder(source, destination, tokens, **recipe.quantize.model_dump())
+    return distill_folder(source, original, destination, tokens, **recipe.distill.model_dump(), seed=recipe.seed)
+
+
+if __name__ == "__main__":
+    main()

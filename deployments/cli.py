@@ -113,12 +113,12 @@ def _use(stack: Stack) -> None:
 
 
 def _run(stack: Stack, deployment: str, parameters: dict[str, Any]) -> None:
+    stack.require_up()
     _use(stack)
     from deployments.follow import run_and_follow
     from deployments.summary import print_outcome
 
-    outcome = run_and_follow(deployment, parameters, console)
-    print_outcome(outcome, stack.endpoint_url, console)
+    print_outcome(run_and_follow(deployment, parameters, stack.prefect_url, console), console)
 
 
 def _guarded(work: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -18,41 +19,47 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from rich.console import Console
-from rich.status import Status
 
 from tasks.contracts import Outcome
 from tasks.errors import SlimlineError
 
-POLL_SECONDS = 1.0
-HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-")
+POLL_SECONDS = 2.0
+HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-")
 
 
 class RunFailed(SlimlineError):
     """The flow run ended in another state than Completed."""
 
 
-def run_and_follow(deployment: str, parameters: dict[str, Any], console: Console) -> Outcome:
-    """Run ``deployment`` and print a line for each stage as it ends.
+def run_and_follow(deployment: str, parameters: dict[str, Any], prefect_url: str, console: Console) -> Outcome:
+    """Run ``deployment`` and print a line for each stage as it ends, and its progress while it works.
 
     Raises:
         RunFailed: with the run's own message: a gate that failed, a release that was restored, or an error.
     """
     with get_client(sync_client=True) as client:
         run = _trigger(client, deployment, parameters)
-        console.print(f"run {run.name} of {deployment}, with the page of its own in Prefect: /runs/flow-run/{run.id}")
+        page = f"{prefect_url}/runs/flow-run/{run.id}"
+        console.print(f"Run of {deployment}: {page}")
         told: set[tuple[UUID, str]] = set()
+        quarters: dict[str, int] = {}
         with console.status("waiting for the worker") as status:
             while True:
                 run = client.read_flow_run(run.id)
                 family = [run.id, *(child.id for child in _children(client, run.id))]
                 for line in _news(client, family, told):
                     console.print(line)
-                _show_progress(client, family, status, console)
+                progress = _progress(client, family)
+                if progress and console.is_terminal:
+                    status.update(progress.text)
+                elif progress and progress.share // 25 > quarters.get(progress.stage, 0):
+                    quarters[progress.stage] = progress.share // 25
+                    console.print(f"    {progress.text}")
                 if run.state is not None and run.state.is_final():
                     break
                 time.sleep(POLL_SECONDS)
     if run.state is None or not run.state.is_completed():
-        raise _failure(run)
+        raise _failure(run, page)
     result = run.state.result(raise_on_failure=True)
     return Outcome.model_validate(result.model_dump() if isinstance(result, Outcome) else result)
 
@@ -106,24 +113,33 @@ def _line(run: TaskRun, state: str) -> str:
     return f"  {mark} {run.name:<44} {what}"
 
 
-def _show_progress(client: SyncPrefectClient, family: list[UUID], status: Status, console: Console) -> None:
-    artifacts = client.read_artifacts(
+@dataclass(frozen=True)
+class Progress:
+    """The newest progress artifact: ``share`` in whole percent."""
+
+    stage: str
+    share: int
+    text: str
+
+
+def _progress(client: SyncPrefectClient, family: list[UUID]) -> Progress | None:
+    found = client.read_artifacts(
         artifact_filter=ArtifactFilter(
             flow_run_id=ArtifactFilterFlowRunId(any_=family), type=ArtifactFilterType(any_=["progress"])
         )
     )
-    if artifacts:
-        newest = max(artifacts, key=lambda entry: entry.updated.timestamp() if entry.updated else 0.0)
-        share = float(str(newest.data or 0))
-        status.update(f"{newest.description} ({share:.0f} %)")
+    if not found:
+        return None
+    newest = max(found, key=lambda entry: entry.updated.timestamp() if entry.updated else 0.0)
+    return Progress(stage=str(newest.key), share=int(float(str(newest.data or 0))), text=str(newest.description))
 
 
-def _failure(run: FlowRun) -> RunFailed:
+def _failure(run: FlowRun, page: str) -> RunFailed:
     state = run.state
-    message = state.message if state is not None else None
+    message = (state.message or "") if state is not None else ""
     return RunFailed(
         f"run {run.name} ended as {state.name if state else 'unknown'}",
-        observed=message or "no message",
+        observed=message.removeprefix("Flow run encountered an exception: ") or "no message",
         limit="Completed",
-        remedy=f"open the run's page in Prefect: /runs/flow-run/{run.id}",
+        remedy=f"open {page}",
     )

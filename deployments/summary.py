@@ -9,7 +9,7 @@ from tasks.contracts import Outcome, Rollout, Scorecard
 from tasks.reporting import megabytes, release_markdown, rollout_rows
 
 
-def print_outcome(outcome: Outcome, endpoint_url: str, console: Console) -> None:
+def print_outcome(outcome: Outcome, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
     _print_scorecard(outcome.scorecard, console)
     registered = outcome.registered

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.contracts import DatasetRef, ModelRef, RegisteredModel, Rollout
-from tasks.deploy import endpoint_page, ensure_serving, package, shift, tidy, unregistered
+from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift, tidy, unregistered
 from tasks.recipes import ReleasePlan
 from tasks.record import record_release
 from tasks.register import settle
@@ -27,8 +27,8 @@ def release(
     """
     with alone_on(plan.endpoint):
         new = package(registered)
-        if plan.original_first:
-            ensure_serving(package(unregistered(original)), plan)
+        if plan.original_first and is_new(plan):
+            create_endpoint(package(unregistered(original)), plan)
         rollout = watch(shift(new, plan), new, plan, data)
         registered = settle(rollout)
         tidy(rollout)

@@ -29,14 +29,17 @@ def package(registered: RegisteredModel) -> ModelPackage:
     return ModelPackage(registered=registered, s3_uri=s3_uri, image=settings().image, digest=model.digest)
 
 
-@network_task("ensure-endpoint-{plan.endpoint}")
-def ensure_serving(original: ModelPackage, plan: ReleasePlan) -> None:
-    """Where the endpoint does not exist, create it with the original, so that there is something to move traffic
-    from.
-    """
+@network_task("look-{plan.endpoint}")
+def is_new(plan: ReleasePlan) -> bool:
+    """Whether the endpoint does not exist yet."""
+    return sagemaker().serving(plan.endpoint) is None
+
+
+@network_task("create-{plan.endpoint}")
+def create_endpoint(first: ModelPackage, plan: ReleasePlan) -> None:
+    """Create the endpoint with its first version, and wait until it serves."""
     cloud = sagemaker()
-    if cloud.serving(plan.endpoint) is None:
-        cloud.create(plan.endpoint, original, plan)
+    cloud.create(plan.endpoint, first, plan)
     wait_until_serving(cloud, plan.endpoint)
 
 

@@ -83,7 +83,7 @@ class DistillRecipe(Choice):
 
     epochs: int = Field(1, ge=1, le=100, description="Passes over the training blocks")
     batch_blocks: int = Field(2, ge=1, le=256, description="Blocks a step")
-    learning_rate: float = Field(2e-4, gt=0, le=0.1, description="Peak, after warm-up, cosine to zero")
+    learning_rate: float = Field(3e-3, gt=0, le=0.1, description="Share by which a step changes a value, at its peak")
     temperature: float = Field(2.0, gt=0, le=20, description="Softens teacher and student alike")
     hard_share: float = Field(0.1, ge=0, le=1, description="Weight of the true next token, the rest is the teacher's")
 
@@ -108,7 +108,7 @@ class Gate(Choice):
     """What the candidate must hold on the held-out items, compared with the original."""
 
     max_perplexity_ratio: float = Field(1.25, ge=1, le=100, description="Candidate ÷ original, at most")
-    min_agreement: float = Field(0.75, ge=0, le=1, description="Share of same next tokens, at least")
+    min_agreement: float = Field(0.70, ge=0, le=1, description="Share of same next tokens, at least")
     max_bytes_ratio: float = Field(
         0.35, gt=0, le=2, description="Folder bytes, candidate ÷ original in float32, at most"
     )

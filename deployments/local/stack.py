@@ -197,6 +197,17 @@ class Stack:
         for name in ("worker", "endpoints", "mlflow", "prefect"):
             say(f"{name}: {'stopped' if self.processes.stop(name) else 'was not running'}")
 
+    def require_up(self) -> None:
+        """Raise StackError unless every part answers."""
+        missing = [name for name, state, _ in self.status() if state != "up"]
+        if missing:
+            raise StackError(
+                "the embedded stack is not up",
+                observed=f"not answering: {', '.join(missing)}",
+                limit="Prefect, MLflow, the endpoint service and the worker",
+                remedy="slimline up",
+            )
+
     def status(self) -> list[tuple[str, str, str]]:
         """(name, state, address) of each part."""
         rows = []

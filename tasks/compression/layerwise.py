@@ -202,7 +202,7 @@ def quantize_folder(
     method: str,
     bits: int,
     group_size: int,
-    symmetric: bool,
+    symmetric: bool = True,
     damping: float = 0.01,
 ) -> Iterator[LayerReport]:
     """Quantize every linear layer of every decoder block to the pack-quantized format; the rest becomes float16.

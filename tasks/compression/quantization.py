@@ -114,15 +114,15 @@ def round_to_nearest(weight: Tensor, packing: Packing) -> PackedLinear:
 def gptq(weight: Tensor, factor: Factor, packing: Packing, importance: Tensor | None = None) -> PackedLinear:
     """Quantize by GPTQ (Frantar et al. 2022, algorithm 1), columns in the factor's order.
 
-    Scales are chosen before the first column is settled, so that any order gives the same file format: static groups, in
-    the words of the authors' later code. Weights that are zero stay exactly zero; what they would have become is fed to the
-    columns after them.
+    Scales are chosen before the first column is settled, so that any order gives the same file format: static groups,
+    in the words of the authors' later code. Weights that are zero stay exactly zero; what they would have become is fed
+    to the columns after them.
 
     Args:
         weight: float32 (rows, columns); ``packing.group_size`` divides the columns.
         factor: of the layer's inputs; ``largest_first`` loses least.
         packing: the grid's kind.
-        importance: float32 (columns,), see ``choose_grid``.
+        importance: float32 (columns,), see ``choose_grid``; the mean square of each input fits.
     """
     rounding = _Rounding(weight, packing, scale_dtype(weight), importance)
     feed_back(weight, factor, rounding)

@@ -86,5 +86,6 @@ class Quantize:
             packed = round_to_nearest(weight, self.packing)
         else:
             factor = statistics.factor(self.damping, largest_first=True)
-            packed, fallback = gptq(weight, factor, self.packing), factor.fallback
+            importance = statistics.gram.diagonal()
+            packed, fallback = gptq(weight, factor, self.packing, importance), factor.fallback
         return Changed(packed.dequantize(), packed.to_tensors(prefix), float(self.packing.bits), fallback)

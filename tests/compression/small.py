@@ -59,10 +59,10 @@ def prune(source: Path, destination: Path, sparsity: float = 0.5) -> Path:
     return destination
 
 
-def quantize(source: Path, destination: Path, bits: int = 4, *, symmetric: bool = True) -> Path:
+def quantize(source: Path, destination: Path, bits: int = 4) -> Path:
     list(
         quantize_folder(
-            source, destination, blocks(4), method="rtn", bits=bits, group_size=32, symmetric=symmetric, damping=0.01
+            source, destination, blocks(4), method="rtn", bits=bits, group_size=32, symmetric=True, damping=0.01
         )
     )
     return destination
