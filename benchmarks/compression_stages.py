@@ -40,12 +40,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time prune, quantize and distill of the default recipe.")
     parser.add_argument("--model", help="a Hugging Face folder; the default model when left out")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; torch decides when 0")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.add_argument("--quick", action="store_true", help="the seeded two-block model, in seconds")
     options = parser.parse_args()
     rows = measure(options.model, quick=options.quick, threads=options.threads)
     if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
+        for row in rows:
+            print(json.dumps(asdict(row)))
         return
     print(f"{'stage':10}{'tokens':>9}{'wall s':>9}{'CPU s':>9}{'tokens/s':>10}{'peak MB':>9}")
     for row in rows:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deployments.local.stack import Stack, stack_here
 from tasks.errors import SlimlineError
@@ -19,7 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compress a language model, prove it still answers like the original, and release it a little at a time.",
 )
-console = Console(highlight=False, soft_wrap=True)
+# No markup: a model may write [/INST], and a path may be in brackets.
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 BasePort = Annotated[int | None, typer.Option(help="First of four ports in a row [default: 4310]", min=1024, max=65000)]
 Speed = Annotated[
@@ -125,7 +127,7 @@ def _guarded(work: Any) -> None:
     try:
         work()
     except SlimlineError as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {error}", markup=True)
+        console.print(Text.assemble((type(error).__name__, "red"), f": {error}"))
         raise typer.Exit(1) from None
 
 
@@ -144,6 +146,8 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
         here = nested
         for name in parents:
             here = here.setdefault(name, {})
+            if not isinstance(here, dict):
+                raise typer.BadParameter(f"{pair!r} sets a part of {name}, which another -p sets whole")
         here[leaf] = value
     return nested
 

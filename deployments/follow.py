@@ -18,10 +18,12 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.exceptions import PrefectHTTPStatusError
 from rich.console import Console
+from rich.text import Text
 
 from tasks.contracts import Outcome
-from tasks.errors import SlimlineError
+from tasks.errors import RefusedRecipe, SlimlineError
 
 POLL_SECONDS = 2.0
 HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-")
@@ -51,7 +53,7 @@ def run_and_follow(deployment: str, parameters: dict[str, Any], prefect_url: str
                     console.print(line)
                 progress = _progress(client, family)
                 if progress and console.is_terminal:
-                    status.update(progress.text)
+                    status.update(Text(progress.text))
                 elif progress and progress.share // 25 > quarters.get(progress.stage, 0):
                     quarters[progress.stage] = progress.share // 25
                     console.print(f"    {progress.text}")
@@ -74,7 +76,17 @@ def _trigger(client: SyncPrefectClient, deployment: str, parameters: dict[str, A
             remedy="name one of these; `slimline up` registers deployments/prefect.yaml",
         )
     entry = known[deployment]
-    return client.create_flow_run_from_deployment(entry.id, parameters=_merged(entry.parameters, parameters))
+    try:
+        return client.create_flow_run_from_deployment(entry.id, parameters=_merged(entry.parameters, parameters))
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (409, 422):
+            raise
+        raise RefusedRecipe(
+            "the parameters do not fit the deployment's form; nothing was started",
+            observed=error.response.json().get("detail", error.response.text),
+            limit="the bounds and choices of the form",
+            remedy="open the deployment in Prefect: its form shows help, bounds and choices of every field",
+        ) from None
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +104,7 @@ def _children(client: SyncPrefectClient, parent: UUID) -> list[FlowRun]:
     )
 
 
-def _news(client: SyncPrefectClient, family: list[UUID], told: set[tuple[UUID, str]]) -> Iterator[str]:
+def _news(client: SyncPrefectClient, family: list[UUID], told: set[tuple[UUID, str]]) -> Iterator[Text]:
     """One line for each task that has ended or is to be retried since we last looked."""
     runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=family)))
     for run in sorted(runs, key=lambda run: run.end_time.timestamp() if run.end_time else 0.0):
@@ -106,11 +118,11 @@ def _news(client: SyncPrefectClient, family: list[UUID], told: set[tuple[UUID, s
         yield _line(run, state)
 
 
-def _line(run: TaskRun, state: str) -> str:
+def _line(run: TaskRun, state: str) -> Text:
     seconds = run.total_run_time.total_seconds()
-    mark = {"Completed": "[green]✓[/green]", "Cached": "[cyan]✓[/cyan]"}.get(state, "[red]✗[/red]")
+    mark = {"Completed": ("✓", "green"), "Cached": ("✓", "cyan")}.get(state, ("✗", "red"))
     what = "cached" if state == "Cached" else f"{seconds:.1f} s" if state == "Completed" else state
-    return f"  {mark} {run.name:<44} {what}"
+    return Text.assemble("  ", mark, f" {run.name:<44} {what}")
 
 
 @dataclass(frozen=True)

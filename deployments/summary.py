@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tasks.contracts import Outcome, Rollout, Scorecard
 from tasks.reporting import megabytes, release_markdown, rollout_rows
@@ -35,8 +36,10 @@ def _print_scorecard(scorecard: Scorecard, console: Console) -> None:
     table.add_row("time per following token", f"{was.per_token_ms:.0f} ms", f"{now.per_token_ms:.0f} ms", "")
     console.print(table)
     for check in scorecard.checks:
-        verdict = "[green]passed[/green]" if check.passed else "[red]failed[/red]"
-        console.print(f"Gate        {check.metric} {check.observed:.3f}, {check.sense} {check.limit:g}: {verdict}")
+        verdict = ("passed", "green") if check.passed else ("failed", "red")
+        console.print(
+            Text.assemble(f"Gate        {check.metric} {check.observed:.3f}, {check.sense} {check.limit:g}: ", verdict)
+        )
 
 
 def _print_rollout(rollout: Rollout, console: Console) -> None:

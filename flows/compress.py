@@ -11,7 +11,7 @@ from tasks.fetch import digest_text, fetch, locate
 from tasks.preflight import check_fit, preflight
 from tasks.prune import prune
 from tasks.quantize import quantize
-from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
+from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_data, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
 
@@ -22,7 +22,7 @@ def compress(
     data: DataChoice = DataChoice(),
     recipe: Recipe = Recipe(),
     gate: Gate = Gate(),
-    registered_name: str = "slimline",
+    registered_name: ModelName = "slimline",
 ) -> Outcome:
     """Shrink one model, prove that it still answers like the original, and register it.
 

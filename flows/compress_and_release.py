@@ -8,7 +8,7 @@ from flows.compress import compress
 from flows.release import release
 from tasks.contracts import Outcome
 from tasks.preflight import preflight
-from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe, ReleasePlan
+from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe, ReleasePlan
 
 
 @flow(name="compress-and-release", flow_run_name="{model.source}-{recipe.name}-{plan.mode}")
@@ -18,7 +18,7 @@ def compress_and_release(
     recipe: Recipe = Recipe(),
     gate: Gate = Gate(),
     plan: ReleasePlan = ReleasePlan(),
-    registered_name: str = "slimline",
+    registered_name: ModelName = "slimline",
 ) -> Outcome:
     """Compress a model, prove that it still answers like the original, register it, and release it by canary.
 

@@ -71,7 +71,11 @@ def _drop_if_damaged(key: str) -> None:
     if not record.exists():
         return
     store = Store(settings().store)
-    handles = _handles(json.loads(json.loads(record.read_text())["result"]))
+    try:
+        handles = list(_handles(json.loads(json.loads(record.read_text())["result"])))
+    except (ValueError, KeyError, TypeError):  # torn by a crash, or written by another serializer
+        record.unlink(missing_ok=True)
+        return
     if not all(store.holds(uri, digest) for uri, digest in handles):
         record.unlink(missing_ok=True)
 

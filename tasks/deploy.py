@@ -55,6 +55,8 @@ def shift(new: ModelPackage, plan: ReleasePlan) -> Shift:
     if serving is None:
         cloud.create(plan.endpoint, new, plan)
         return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=None, since=since)
+    if serving.status == "Creating":  # another run's first version: it has to serve before anything can move
+        wait_until_serving(cloud, plan.endpoint)
     if serving.config != wanted:
         cloud.update(plan.endpoint, new, plan)
     return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=serving.config, since=since)
@@ -62,14 +64,16 @@ def shift(new: ModelPackage, plan: ReleasePlan) -> Shift:
 
 @network_task("tidy-{rollout.endpoint}")
 def tidy(rollout: Rollout) -> None:
-    """Remove the rollout's alarms, and every model and config of ours that no endpoint uses, but the previous one.
+    """Remove the rollout's alarms, and every model and config of this endpoint that it does not use, but
+    the previous one.
 
     What a run that died has left is in the ledger too, and goes with it.
     """
     cloud = sagemaker()
     if rollout.asked_config:
         cloud.remove_alarms(rollout.asked_config)
-    cloud.sweep(keep={rollout.previous_config} if rollout.previous_config else ())
+    if rollout.phase != "unchanged":  # then the previous config is not known here, and nothing was made
+        cloud.sweep(rollout.endpoint, keep={rollout.previous_config} if rollout.previous_config else ())
 
 
 def endpoint_page(endpoint: str) -> str | None:
@@ -78,4 +82,6 @@ def endpoint_page(endpoint: str) -> str | None:
     if url:
         return f"{url}/_slimline/"
     region = settings().region
+    if region is None:  # only the profile names it
+        return None
     return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/endpoints/{endpoint}"

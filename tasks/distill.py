@@ -17,7 +17,13 @@ from tasks.workbench import followed, measured, use_threads, write_model
 
 @compute_task(
     "distill-T{recipe.temperature}-hard{recipe.hard_share:.0%}",
-    cache_policy=StageKey(stage="distill", modules=("tasks.compression.distillation",)),
+    cache_policy=StageKey(
+        stage="distill",
+        modules=(
+            "tasks.distill",
+            "tasks.compression.distillation",
+        ),
+    ),
 )
 def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: DistillRecipe, seed: int = 0) -> Compressed:
     """Learn the teacher's next-token distribution. Zeros stay zero; integers stay, their scales and the norms

@@ -14,10 +14,10 @@ from tasks.retrying import compute_task
 from tasks.settings import settings
 from tasks.workbench import Progress, use_threads
 
+MODULES = ("tasks.evaluate", "tasks.compression.scoring")
 
-@compute_task(
-    "evaluate-{candidate.name}", cache_policy=StageKey(stage="evaluate", modules=("tasks.compression.scoring",))
-)
+
+@compute_task("evaluate-{candidate.name}", cache_policy=StageKey(stage="evaluate", modules=MODULES))
 def evaluate(candidate: ModelRef, baseline: ModelRef, data: DatasetRef) -> Scorecard:
     """Reload both folders and measure them on the same blocks. The gate is applied separately, so that moving a
     limit measures nothing again.

@@ -33,7 +33,7 @@ def digest_text(choice: DataChoice) -> str:
 
 @network_task(
     "fetch-{choice.source}-{choice.calibration_blocks}x{choice.block_tokens}",
-    cache_policy=StageKey(stage="fetch", modules=("tasks.adapters.tokens", "tasks.adapters.texts")),
+    cache_policy=StageKey(stage="fetch", modules=("tasks.fetch", "tasks.adapters.tokens", "tasks.adapters.texts")),
 )
 def fetch(choice: DataChoice, text_digest: str, tokenizer: ModelRef) -> DatasetRef:
     """Cut the text into calibration, training and held-out blocks for one tokenizer. The splits share no document."""

@@ -13,10 +13,12 @@ from tasks.retrying import compute_task
 from tasks.settings import settings
 from tasks.workbench import followed, measured, use_threads, write_model
 
+MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.pruning")
+
 
 @compute_task(
     "prune-{recipe.method}-{recipe.sparsity:.0%}",
-    cache_policy=StageKey(stage="prune", modules=("tasks.compression.layerwise", "tasks.compression.pruning")),
+    cache_policy=StageKey(stage="prune", modules=MODULES),
 )
 def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0) -> Compressed:
     """Set the recipe's share of each decoder linear's weights to zero, block by block."""

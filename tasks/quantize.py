@@ -13,10 +13,12 @@ from tasks.retrying import compute_task
 from tasks.settings import settings
 from tasks.workbench import followed, measured, use_threads, write_model
 
+MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.quantization")
+
 
 @compute_task(
     "quantize-{recipe.method}-{recipe.bits}bit-g{recipe.group_size}",
-    cache_policy=StageKey(stage="quantize", modules=("tasks.compression.layerwise", "tasks.compression.quantization")),
+    cache_policy=StageKey(stage="quantize", modules=MODULES),
 )
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
     """Turn each decoder linear's weights into packed integers, block by block. Zeros stay zero."""

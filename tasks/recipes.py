@@ -28,6 +28,9 @@ class Choice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_keep_order)
 
 
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
+
+
 class ModelChoice(Choice):
     """The model to compress."""
 
@@ -110,7 +113,7 @@ class Gate(Choice):
     max_perplexity_ratio: float = Field(1.25, ge=1, le=100, description="Candidate ÷ original, at most")
     min_agreement: float = Field(0.70, ge=0, le=1, description="Share of same next tokens, at least")
     max_bytes_ratio: float = Field(
-        0.35, gt=0, le=2, description="Folder bytes, candidate ÷ original in float32, at most"
+        0.30, gt=0, le=2, description="Folder bytes, candidate ÷ original in float32, at most"
     )
 
 

@@ -6,6 +6,7 @@ connection, each task writes the same again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -20,6 +21,8 @@ from tasks.retrying import network_task
 from tasks.runpages import cached_stages
 from tasks.settings import settings
 
+_log = logging.getLogger(__name__)
+
 
 def tracking() -> Tracking:
     return Tracking(settings().mlflow_url, settings().experiment)
@@ -32,7 +35,10 @@ def recorded_run(name: str, recipe: Recipe) -> Iterator[Tracked]:
     try:
         yield tracked
     except BaseException:
-        close_record(tracked, "FAILED")
+        try:
+            close_record(tracked, "FAILED")
+        except Exception as error:  # noqa: BLE001 - the cause of the failure is what a person must see
+            _log.warning("the MLflow run %s could not be closed: %s", tracked.run_id, error)
         raise
     close_record(tracked, "FINISHED")
 

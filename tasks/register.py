@@ -64,13 +64,13 @@ def settle(rollout: Rollout) -> RegisteredModel:
     books = registry()
     if rollout.phase == "restored":
         books.demote(model.name, model.version, rollout.observations[-1].message or "restored by the release")
+        books.tag(model.name, model.version, {"slimline.tried_on": rollout.endpoint})
         alias = ""
     else:
         books.promote(model.name, model.version)
+        where = {"slimline.endpoint": rollout.endpoint, "slimline.endpoint_config": rollout.config}
+        books.tag(model.name, model.version, where)
         alias = "champion"
-    books.tag(
-        model.name, model.version, {"slimline.endpoint": rollout.endpoint, "slimline.endpoint_config": rollout.config}
-    )
     event = "release.restored" if rollout.phase == "restored" else "release.promoted"
     emit_event(
         event,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from tasks.contracts import Compressed, FleetShare, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.contracts import Compressed, FleetShare, Observation, RegisteredModel, Rollout, Scorecard, Tracked
 
 
 def megabytes(count: float) -> str:
@@ -127,13 +127,20 @@ def rollout_rows(rollout: Rollout) -> list[dict[str, object]]:
     for seen in rollout.observations:
         step: dict[str, object] = {
             "step": seen.status,
-            "old : new": f"{_share(seen.blue)} : {_share(seen.green)}",
+            "old : new": _shares(seen),
             "alarms": _alarms(seen.alarms),
         }
         if rows and all(rows[-1][name] == step[name] for name in step):
             rows.pop()  # the same step: keep its latest counts
         rows.append({"s": f"{seen.at:.0f}", **step, "old served": _count(seen.blue), "new served": _count(seen.green)})
     return rows
+
+
+def _shares(seen: Observation) -> str:
+    """While instances are being switched the service does not say how much each fleet gets; then neither do we."""
+    if seen.status.endswith(("/Deleting", "/ActivatingTraffic")):
+        return "moving"
+    return f"{_share(seen.blue)} : {_share(seen.green)}"
 
 
 def _share(fleet: FleetShare | None) -> str:

@@ -4,9 +4,11 @@ longer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
@@ -17,6 +19,9 @@ from tasks.errors import SlimlineError
 NETWORK_DELAYS = [2, 10, 30]  # seconds; long enough for a server's restart
 COMPUTE_DELAYS = [5]
 
+# torch raises a plain RuntimeError for the CPU, a subclass for a GPU.
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -25,6 +30,10 @@ def is_transient(error: BaseException) -> bool:
     """True for what time may mend: lost connections, throttling, a full disk, lack of memory."""
     if isinstance(error, SlimlineError):
         return error.transient
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        return False
+    if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
+        return True
     if isinstance(error, (ValueError, TypeError, KeyError, AssertionError)):
         return False
     return isinstance(error, (OSError, MemoryError)) or _is_remote(error)
@@ -41,7 +50,7 @@ def _is_remote(error: BaseException) -> bool:
         return (status >= 500 and status != 501) or status == 429 or "Throttl" in code
     if isinstance(error, MlflowException):
         return error.get_http_status_code() >= 500 or "API request to" in str(error)
-    return isinstance(error, (BotoCoreError, RequestException))
+    return isinstance(error, (BotoCoreError, RequestException, httpx.TransportError))
 
 
 def transient_only(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -72,6 +81,9 @@ def _decorator(run_name: str, cache_policy: CachePolicy, delays: list[int]) -> C
             retries=len(delays),
             retry_delay_seconds=[float(delay) for delay in delays],
             retry_condition_fn=transient_only,
+            # Said here and not only in a setting: Prefect's default is to pickle.
+            persist_result=True,
+            result_serializer="json",
         )
         return make(function)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from prefect.runtime import flow_run
 
 from tasks.adapters.sagemaker import SageMaker
+from tasks.adapters.sagemaker_errors import BadAnswer
 from tasks.adapters.store import Store
 from tasks.adapters.tokens import read_dataset
 from tasks.cloud import sagemaker
@@ -24,6 +25,7 @@ from tasks.workbench import Progress
 
 POLL_SECONDS = 2.0
 EXTRA_SECONDS = 3600.0  # allowed beside the baking: instances start, weights load
+PROBES = 3
 LEAST_WALL_SECONDS = 900.0  # a rehearsal's clock runs fast, but loading weights does not
 
 
@@ -36,8 +38,7 @@ def watch(asked: Shift, new: ModelPackage, plan: ReleasePlan, data: DatasetRef) 
         touch.
     """
     cloud = sagemaker()
-    if asked.previous_config == asked.wanted_config:
-        wait_until_serving(cloud, plan.endpoint)
+    if _serves_already(asked, new, cloud):
         return _rollout("unchanged", asked, new, plan, cloud, ())
     seen: list[Observation] = []
     with _rehearsal(cloud, plan, data):
@@ -54,7 +55,42 @@ def watch(asked: Shift, new: ModelPackage, plan: ReleasePlan, data: DatasetRef) 
         raise _not_settled(seen, plan)
     if verdict is Verdict.RESTORE:
         return _rollout("restored", asked, new, plan, cloud, tuple(seen))
-    return _rollout("promoted" if asked.previous_config else "created", asked, new, plan, cloud, tuple(seen))
+    return _promoted(asked, new, plan, cloud, tuple(seen))
+
+
+def _serves_already(asked: Shift, new: ModelPackage, cloud: SageMaker) -> bool:
+    """Only the champion has been judged. An endpoint that a dead or stuck run has left on a challenger is watched."""
+    if asked.previous_config != asked.wanted_config or new.registered.alias != "champion":
+        return False
+    serving = cloud.serving(asked.endpoint)
+    return serving is not None and serving.config == asked.wanted_config and serving.pending_config is None
+
+
+def _promoted(
+    asked: Shift, new: ModelPackage, plan: ReleasePlan, cloud: SageMaker, seen: tuple[Observation, ...]
+) -> Rollout:
+    """The service is content; the last word has a real inference. Where it fails, the previous version comes back."""
+    try:
+        answer = _probe(cloud, plan)
+    except BadAnswer as error:
+        if asked.previous_config in (None, asked.wanted_config):
+            raise
+        cloud.restore(plan.endpoint, str(asked.previous_config))
+        wait_until_serving(cloud, plan.endpoint)
+        last = seen[-1].model_copy(update={"message": f"a real inference failed: {error.observed}"})
+        return _rollout("restored", asked, new, plan, cloud, (*seen, last))
+    phase = "promoted" if asked.previous_config else "created"
+    return _rollout(phase, asked, new, plan, cloud, seen, answer)
+
+
+def _probe(cloud: SageMaker, plan: ReleasePlan) -> str:
+    """One failure in three is what the plan's error rate may allow; three in a row are not."""
+    for _ in range(PROBES - 1):
+        try:
+            return cloud.probe(plan.endpoint, plan.probe_prompt)
+        except BadAnswer:
+            time.sleep(POLL_SECONDS)
+    return cloud.probe(plan.endpoint, plan.probe_prompt)
 
 
 def _has_evidence(observation: Observation, plan: ReleasePlan) -> bool:
@@ -112,19 +148,30 @@ def _allowed(plan: ReleasePlan) -> float:
 
 
 def _rollout(
-    phase: str, asked: Shift, new: ModelPackage, plan: ReleasePlan, cloud: SageMaker, seen: tuple[Observation, ...]
+    phase: str,
+    asked: Shift,
+    new: ModelPackage,
+    plan: ReleasePlan,
+    cloud: SageMaker,
+    seen: tuple[Observation, ...],
+    answer: str | None = None,
 ) -> Rollout:
-    serving = cloud.serving_config(plan.endpoint)
+    if answer is None:
+        try:
+            answer = _probe(cloud, plan)
+        except BadAnswer as error:
+            # The release has ended as it has; that the old version fails too is for people to read, not to hide it.
+            answer = f"no answer: {error.observed}"
     return Rollout.model_validate(
         {
             "endpoint": plan.endpoint,
             "phase": phase,
-            "config": serving,
+            "config": cloud.serving_config(plan.endpoint),
             "previous_config": asked.previous_config,
             "asked_config": asked.wanted_config,
             "registered": new.registered,
             "observations": seen,
-            "probe": cloud.probe(plan.endpoint, plan.probe_prompt),
+            "probe": answer,
             "rehearsal": cloud.describe_rehearsal(),
         }
     )

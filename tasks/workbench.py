@@ -4,6 +4,7 @@ one handle.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+import httpx
 import psutil
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
@@ -20,6 +22,7 @@ from tasks.contracts import ModelRef
 from tasks.settings import settings
 
 Item = TypeVar("Item")
+_log = logging.getLogger(__name__)
 
 
 class Meter:
@@ -60,7 +63,11 @@ class Progress:
 
     def show(self, share: float, text: str) -> None:
         """``share`` is 0–1."""
-        update_progress_artifact(self._id, 100.0 * min(1.0, max(0.0, share)), description=f"{self._stage}: {text}")
+        try:
+            update_progress_artifact(self._id, 100.0 * min(1.0, max(0.0, share)), description=f"{self._stage}: {text}")
+        except httpx.HTTPError as error:
+            # An hour of work is worth more than its progress bar.
+            _log.warning("the progress of %s could not be shown: %s", self._stage, error)
 
 
 def followed(stage: str, items: Iterable[Item], total: int, unit: str) -> Iterator[Item]:

@@ -103,7 +103,9 @@ def port_is_free(port: int) -> bool:
 def answers(url: str, timeout: float = 2.0) -> bool:
     """Whether a GET of ``url`` is answered with a 2xx."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:
+        # No proxy: these are loopback addresses of our own.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=timeout) as response:
             return bool(200 <= response.status < 300)
     except (urllib.error.URLError, OSError):
         return False
@@ -123,5 +125,5 @@ def wait_until(url: str, started: Started, timeout: float) -> bool:
 
 def clean_environment() -> dict[str, str]:
     """The caller's environment without what would send a child to another Prefect, MLflow or AWS."""
-    dropped = ("PREFECT_", "MLFLOW_", "AWS_", "SLIMLINE_")
+    dropped = ("PREFECT_", "MLFLOW_", "AWS_")
     return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}

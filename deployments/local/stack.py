@@ -59,6 +59,8 @@ class Stack:
             "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
             "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
+            # In memory, the default, a slot whose holder died with the server would never come back.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -76,6 +78,8 @@ class Stack:
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "DO_NOT_TRACK": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
             # Two spinning OpenMP threads beside a busy server run at a fifth of their speed.
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "0",
@@ -95,8 +99,9 @@ class Stack:
         self.home.mkdir(parents=True, exist_ok=True)
         starting: list[tuple[str, str, Started]] = []
         for name, command, health in self._servers():
-            if self.processes.find(name):
-                say(f"{name}: already running")
+            running = self.processes.find(name)
+            if running:
+                starting.append((name, health, running))
                 continue
             self._require_port(health, name)
             starting.append((name, health, self.processes.start(name, command, self.full_environment(), ROOT)))

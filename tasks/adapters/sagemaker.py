@@ -185,6 +185,10 @@ class SageMaker:
         self._aws.call("sagemaker", "UpdateEndpoint", **request)
         return made.name
 
+    def restore(self, endpoint: str, config: str) -> None:
+        """Send all traffic back to a config that served before, all at once. Does not wait."""
+        self._aws.call("sagemaker", "UpdateEndpoint", EndpointName=endpoint, EndpointConfigName=config)
+
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         return blueprint(package, plan, self._role_arn, self._environment)
 
@@ -242,9 +246,9 @@ class SageMaker:
         """Remove the alarms of a rollout to ``config`` that has ended."""
         sagemaker_cleanup.remove_alarms(self._aws, self._ledger, config)
 
-    def sweep(self, keep: Iterable[str] = ()) -> list[str]:
+    def sweep(self, endpoint: str | None = None, keep: Iterable[str] = ()) -> list[str]:
         """See ``sagemaker_cleanup.sweep``. ``keep``: configs to stay, such as the previous version's."""
-        return sagemaker_cleanup.sweep(self._aws, self._ledger, keep)
+        return sagemaker_cleanup.sweep(self._aws, self._ledger, endpoint, keep)
 
 
 def _stand_in(bucket: str) -> ModelPackage:

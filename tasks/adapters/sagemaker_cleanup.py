@@ -48,11 +48,11 @@ def delete_alarms(aws: Connection, names: Iterable[str]) -> None:
         _delete(lambda name=name: aws.call("cloudwatch", "DeleteAlarms", AlarmNames=[name]))  # type: ignore[misc]
 
 
-def sweep(aws: Connection, ledger: Ledger, keep: Iterable[str]) -> list[str]:
+def sweep(aws: Connection, ledger: Ledger, endpoint: str | None, keep: Iterable[str]) -> list[str]:
     """Delete the recorded configs, models and alarms that no endpoint uses. Returns ``kind name`` of each.
 
     Kept: what any endpoint serves or moves to; the configs named in ``keep``, with their models; what another live
-    process asked for.
+    process asked for; with ``endpoint``, what was made for another one, whose previous version is not known here.
     """
     configs = _configs_in_use(aws) | set(keep)
     models = _models_of(aws, configs)
@@ -64,6 +64,8 @@ def sweep(aws: Connection, ledger: Ledger, keep: Iterable[str]) -> list[str]:
         "model": lambda name: aws.call("sagemaker", "DeleteModel", ModelName=name),
     }
     entries = [entry for entry in ledger.open_entries() if not owned_by_another(entry)]
+    if endpoint is not None:
+        entries = [entry for entry in entries if entry.name.startswith(f"{endpoint}-v")]
     swept = []
     for kind, remove in removals.items():
         for entry in entries:

@@ -136,10 +136,12 @@ class Line:
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     stack = Stack(home=tmp_path_factory.mktemp("stack"), base_port=four_free_ports(), speed=SPEED)
     running = Line(stack)
-    up = running.slimline("up", "--speed", str(SPEED))
-    assert up.code == 0, up.text
-    yield running
-    down = running.slimline("down")
+    try:
+        up = running.slimline("up", "--speed", str(SPEED))
+        assert up.code == 0, up.text
+        yield running
+    finally:
+        down = running.slimline("down")
     assert down.code == 0, down.text
 
 
