@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from tasks.contracts import Outcome
 from tasks.errors import RefusedRecipe, SlimlineError
 
 POLL_SECONDS = 2.0
+# What a SlimlineError looks like after it has been through Prefect.
+_FOUR_PARTS = re.compile(r"(.*?)\n  observed: (.*?)\n  limit:    (.*?)\n  remedy:   (.*)", re.DOTALL)
 HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-")
 
 
@@ -149,9 +152,14 @@ def _progress(client: SyncPrefectClient, family: list[UUID]) -> Progress | None:
 def _failure(run: FlowRun, page: str) -> RunFailed:
     state = run.state
     message = (state.message or "") if state is not None else ""
+    message = message.removeprefix("Flow run encountered an exception: ")
+    ours = _FOUR_PARTS.fullmatch(message)
+    if ours:
+        cause, observed, limit, remedy = (part.strip() for part in ours.groups())
+        return RunFailed(cause, observed=observed, limit=limit, remedy=f"{remedy}\n  page:     {page}")
     return RunFailed(
         f"run {run.name} ended as {state.name if state else 'unknown'}",
-        observed=message.removeprefix("Flow run encountered an exception: ") or "no message",
+        observed=message or "no message",
         limit="Completed",
         remedy=f"open {page}",
     )

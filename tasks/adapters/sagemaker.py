@@ -7,7 +7,7 @@ the service says now. What is sent is built in ``sagemaker_requests`` and checke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,11 @@ class SageMaker:
             )  # fmt: skip
         self._ensure_fleet(made)
         self._ledger.creating("endpoint", endpoint)
-        self._aws.call("sagemaker", "CreateEndpoint", **create_endpoint(endpoint, made))
+        self._ask(
+            "CreateEndpoint",
+            create_endpoint(endpoint, made),
+            lambda: (now := self.serving(endpoint)) is not None and now.config == made.name,
+        )
         return made.name
 
     def update(self, endpoint: str, package: ModelPackage, plan: ReleasePlan) -> str:
@@ -182,7 +186,11 @@ class SageMaker:
         self._ensure_fleet(made)
         self._ensure_alarms(endpoint, made.name, plan)
         request = update_endpoint(endpoint, made.name, plan, retain=retain)
-        self._aws.call("sagemaker", "UpdateEndpoint", **request)
+        self._ask(
+            "UpdateEndpoint",
+            request,
+            lambda: (now := self.serving(endpoint)) is not None and made.name in (now.pending_config, now.config),
+        )
         return made.name
 
     def restore(self, endpoint: str, config: str) -> None:
@@ -205,10 +213,19 @@ class SageMaker:
     def _ensure_fleet(self, made: Blueprint) -> None:
         if not self._exists("DescribeModel", ModelName=made.name):
             self._ledger.creating("model", made.name)
-            self._aws.call("sagemaker", "CreateModel", **made.model)
+            self._ask("CreateModel", made.model, lambda: self._exists("DescribeModel", ModelName=made.name))
         if not self._exists("DescribeEndpointConfig", EndpointConfigName=made.name):
             self._ledger.creating("endpoint-config", made.name)
-            self._aws.call("sagemaker", "CreateEndpointConfig", **made.config)
+            there = {"EndpointConfigName": made.name}
+            self._ask("CreateEndpointConfig", made.config, lambda: self._exists("DescribeEndpointConfig", **there))
+
+    def _ask(self, operation: str, request: Mapping[str, Any], happened: Callable[[], bool]) -> None:
+        """Call, and where it is refused look whether it has happened: botocore asks again when an answer was lost."""
+        try:
+            self._aws.call("sagemaker", operation, **request)
+        except ClientError:
+            if not happened():
+                raise
 
     def _ensure_alarms(self, endpoint: str, config: str, plan: ReleasePlan) -> None:
         # Deleted first: an alarm that an earlier try has fired would keep its state and end this one at once.
