@@ -45,31 +45,29 @@ def main() -> None:
     options = parser.parse_args()
     rows = measure(options.model, quick=options.quick, threads=options.threads)
     if options.json:
-        for row in rows:
-            print(json.dumps(asdict(row)))
+        print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    print(f"{'stage':10}{'tokens':>9}{'wall s':>9}{'CPU s':>9}{'tokens/s':>10}{'peak MB':>9}")
+    print(f"{'stage':10}{'tokens':>9}{'wall s':>9}{'CPU s':>9}{'tokens/s':>10}{'peak MB':>9}", flush=True)
     for row in rows:
         figures = (
             f"{row.tokens:9,}{row.wall_s:9.1f}{row.cpu_s:9.1f}{row.tokens_per_s:10,.0f}{row.peak_bytes / 1e6:9,.0f}"
         )
-        print(f"{row.stage:10}{figures}")
+        print(f"{row.stage:10}{figures}", flush=True)
 
 
-def measure(model: str | None, *, quick: bool, threads: int = 0) -> list[Row]:
-    """Run the stages of the default recipe in their order, each on what the one before it made."""
+def measure(model: str | None, *, quick: bool, threads: int = 0) -> Iterator[Row]:
+    """Run the stages of the default recipe in their order, each on what the one before it made; a row as each ends."""
     recipe, data = Recipe(), DataChoice()
     with tempfile.TemporaryDirectory(prefix="slimline-benchmark-") as name:
         work = Path(name)
         original = _model(model, quick, work)
         tokens = _tokens(original, data, quick, work)
-        source, rows = original, []
+        source = original
         for stage in recipe.order:
             print(f"{stage} …", file=sys.stderr, flush=True)
             job = (stage, recipe.model_dump(), source, original, work / stage, tokens[stage == "distill"], threads)
-            rows.append(_in_child(job))
+            yield _in_child(job)
             source = work / stage
-    return rows
 
 
 def _model(model: str | None, quick: bool, work: Path) -> Path:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from tasks.adapters.store import Store
-from tasks.adapters.tokens import read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import Compressed, DatasetRef, ModelRef, identity
 from tasks.recipes import DistillRecipe
 from tasks.retrying import compute_task
-from tasks.settings import settings
-from tasks.workbench import followed, measured, use_threads, write_model
+from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
 
 
 @compute_task(
@@ -29,20 +26,17 @@ def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: Dist
     """Learn the teacher's next-token distribution. Zeros stay zero; integers stay, their scales and the norms
     learn.
     """
-    import torch
-
     from tasks.compression.distillation import distill_folder
 
     use_threads()
-    store = Store(settings().store)
-    tokens = torch.from_numpy(read_dataset(store.open(data.uri, data.digest)).splits.training).long()
+    tokens = open_tokens(data, "training")
     steps = math.ceil(len(tokens) / recipe.batch_blocks) * recipe.epochs
     losses: list[float] = []
 
     def make(folder: Path) -> None:
         made = distill_folder(
-            store.open(student.uri, student.digest),
-            store.open(teacher.uri, teacher.digest),
+            open_model(student),
+            open_model(teacher),
             folder,
             tokens,
             epochs=recipe.epochs,

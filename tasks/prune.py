@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.adapters.store import Store
-from tasks.adapters.tokens import read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
 from tasks.recipes import PruneRecipe
 from tasks.retrying import compute_task
-from tasks.settings import settings
-from tasks.workbench import followed, measured, use_threads, write_model
+from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
 
 MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.pruning")
 
@@ -22,15 +19,11 @@ MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.prun
 )
 def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0) -> Compressed:
     """Set the recipe's share of each decoder linear's weights to zero, block by block."""
-    import torch
-
     from tasks.compression.checkpoint import linear_count
     from tasks.compression.layerwise import prune_folder
 
     use_threads()
-    store = Store(settings().store)
-    source = store.open(model.uri, model.digest)
-    tokens = torch.from_numpy(read_dataset(store.open(data.uri, data.digest)).splits.calibration).long()
+    source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
 
     def make(folder: Path) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.adapters.store import Store
-from tasks.adapters.tokens import read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
 from tasks.recipes import QuantizeRecipe
 from tasks.retrying import compute_task
-from tasks.settings import settings
-from tasks.workbench import followed, measured, use_threads, write_model
+from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
 
 MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.quantization")
 
@@ -22,15 +19,11 @@ MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.q
 )
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
     """Turn each decoder linear's weights into packed integers, block by block. Zeros stay zero."""
-    import torch
-
     from tasks.compression.checkpoint import linear_count
     from tasks.compression.layerwise import quantize_folder
 
     use_threads()
-    store = Store(settings().store)
-    source = store.open(model.uri, model.digest)
-    tokens = torch.from_numpy(read_dataset(store.open(data.uri, data.digest)).splits.calibration).long()
+    source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
 
     def make(folder: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from uuid import UUID
 
 import httpx
@@ -18,8 +18,12 @@ import psutil
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from tasks.adapters.store import Store, Stored
-from tasks.contracts import ModelRef
+from tasks.adapters.tokens import read_dataset
+from tasks.contracts import DatasetRef, ModelRef
 from tasks.settings import settings
+
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
@@ -85,6 +89,19 @@ def use_threads() -> None:
     import torch
 
     torch.set_num_threads(settings().threads)
+
+
+def open_model(model: ModelRef) -> Path:
+    """The model's folder, every byte checked."""
+    return Store(settings().store).open(model.uri, model.digest)
+
+
+def open_tokens(data: DatasetRef, split: Literal["calibration", "training", "evaluation"]) -> torch.Tensor:
+    """One split of the data set: int64 (blocks, block_tokens)."""
+    import torch
+
+    splits = read_dataset(Store(settings().store).open(data.uri, data.digest)).splits
+    return torch.from_numpy(getattr(splits, split)).long()
 
 
 def write_model(
