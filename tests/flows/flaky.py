@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from types import TracebackType
@@ -50,8 +51,8 @@ class FlakyProxy:
         except OSError:
             pass  # the other side has gone: what a proxy does then is to go too
         finally:
-            client.close()
-            server.close()
+            _end(client)
+            _end(server)
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         try:
@@ -60,4 +61,11 @@ class FlakyProxy:
         except OSError:
             pass  # as above
         finally:
-            sink.close()
+            _end(sink)
+
+
+def _end(connection: socket.socket) -> None:
+    """Tell the other side at once: a plain close waits for the thread that reads from the same socket."""
+    with contextlib.suppress(OSError):  # it has ended already
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
