@@ -51,7 +51,7 @@ def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
 
 
 def verdict_markdown(scorecard: Scorecard) -> str:
-    """The same text on the Prefect page and in MLflow."""
+    """The verdict as it stands on the Prefect page; MLflow has a shorter text of its own."""
     was, now = scorecard.baseline, scorecard.candidate
     verdict = "PASSED" if scorecard.passed else "FAILED"
     rows = [
