@@ -116,14 +116,14 @@ def inverse_factor(statistics: InputStatistics, damping: float, *, largest_first
 
 
 class Columns(Protocol):
-    """Decides what a weight column becomes. Values are transposed: a row is one input column of the layer."""
+    """Decides what weight columns become, a block of them at a time."""
 
-    def open_block(self, columns: Tensor, values: Tensor, scales: Tensor) -> None:
-        """See a block before it is settled: column numbers (n,), values (n, rows), the diagonal of U there (n,)."""
-        ...
+    def settle(self, columns: Tensor, values: Tensor, errors: Tensor, upper: Tensor) -> None:
+        """Settle a block: its column numbers (n,), and U there (n, n).
 
-    def settle(self, column: int, value: Tensor) -> Tensor:
-        """The final value (rows,) of a column that has now ``value`` (rows,)."""
+        ``values`` (rows, n), what the columns have become, is replaced by their final values; ``errors`` (rows, n) is
+        filled with each column's ``(value - final) / U_jj`` at the time it is settled.
+        """
         ...
 
 
@@ -139,24 +139,17 @@ def feed_back(weight: Tensor, factor: Factor, columns: Columns, block: int = BLO
     Returns:
         The settled weight, float32 (rows, columns).
     """
-    work = weight.T[factor.order]
-    numbers = factor.order.tolist()
-    for first in range(0, len(numbers), block):
-        last = min(first + block, len(numbers))
-        values, upper = work[first:last], factor.upper[first:last, first:last]
-        columns.open_block(factor.order[first:last], values, upper.diagonal())
+    work = weight[:, factor.order]
+    for first in range(0, work.shape[1], block):
+        last = min(first + block, work.shape[1])
+        values, upper = work[:, first:last].contiguous(), factor.upper[first:last, first:last].contiguous()
         errors = torch.empty_like(values)
-        # Per column everything is a handful of short vectors: fewer and in-place operations are what makes it fast.
-        steps = zip(numbers[first:last], values.unbind(0), errors.unbind(0), upper.diagonal().tolist(), strict=True)
-        for i, (column, value, error, scale) in enumerate(steps):
-            settled = columns.settle(column, value)
-            torch.sub(value, settled, out=error).div_(scale)
-            value.copy_(settled)
-            values[i + 1 :].addr_(upper[i, i + 1 :], error, alpha=-1)
-        work[last:].addmm_(factor.upper[first:last, last:].T, errors, alpha=-1)
+        columns.settle(factor.order[first:last], values, errors, upper)
+        work[:, first:last] = values
+        work[:, last:].addmm_(errors, factor.upper[first:last, last:], alpha=-1)
     result = torch.empty_like(work)
-    result[factor.order] = work
-    return result.T.contiguous()
+    result[:, factor.order] = work
+    return result
 
 
 def output_error(weight: Tensor, changed: Tensor, gram: Tensor) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tasks.compression.hessian import BLOCK_COLUMNS, Factor, feed_back
+from tasks.compression.kernels import by_rows, cut_block
 
 
 def smallest(scores: Tensor, share: float) -> Tensor:
@@ -28,16 +29,12 @@ class _Cut:
     """Settles a column to itself without its cut weights; the cut is chosen once a block of columns."""
 
     def __init__(self, already: Tensor, sparsity: float) -> None:
-        self._already, self._sparsity = already.T.contiguous(), sparsity
-        self._mask = self._already.clone()
+        self._already, self._sparsity = already, sparsity
 
-    def open_block(self, columns: Tensor, values: Tensor, scales: Tensor) -> None:
-        already = self._already[columns]
-        scores = (values / scales[:, None]).square().masked_fill_(already, -1.0)
-        self._mask[columns] = smallest(scores, self._sparsity) | already
-
-    def settle(self, column: int, value: Tensor) -> Tensor:
-        return value.masked_fill(self._mask[column], 0.0)
+    def settle(self, columns: Tensor, values: Tensor, errors: Tensor, upper: Tensor) -> None:
+        already = self._already[:, columns]
+        scores = (values / upper.diagonal()).square_().masked_fill_(already, -1.0)
+        by_rows(cut_block, (values, errors, smallest(scores, self._sparsity) | already), (upper,))
 
 
 def sparsegpt(weight: Tensor, factor: Factor, sparsity: float, block: int = BLOCK_COLUMNS) -> Tensor:

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tasks.compression.hessian import Factor, feed_back
+from tasks.compression.kernels import best_range, by_rows, round_block
 from tasks.compression.packing import PackedLinear, Packing
 
 # Parts of a group's full range that are tried as the grid's range.
 _SHRINKS = tuple(1.0 - 0.03 * step for step in range(20))
 
 
-def choose_grid(
-    values: Tensor, packing: Packing, dtype: torch.dtype, importance: Tensor | None = None
+def choose_grids(
+    weight: Tensor, packing: Packing, dtype: torch.dtype, importance: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The scale and zero point with the least squared rounding error, among ranges from full down to a part.
+    """For each group the scale and zero point with the least squared rounding error, among ranges from full down.
 
     Scales are rounded to ``dtype`` first, so the error that is compared is the error of what will be stored.
 
     Args:
-        values: float32 (columns, rows), one group of input columns.
+        weight: float32 (rows, columns); ``packing.group_size`` divides the columns.
         packing: the grid's kind.
         dtype: how scales are stored.
         importance: float32 (columns,), weight of each column's error; alike when none.
 
     Returns:
-        Scale, float32 (rows,), above 0, and zero point, float32 (rows,), a whole number within the grid.
+        Scales, float32 (rows, groups), above 0, and zero points, float32 (rows, groups), whole numbers of the grid.
     """
-    low, high = values.amin(0).clamp_(max=0), values.amax(0).clamp_(min=0)
-    best = torch.full_like(low, torch.inf)
-    scale, zero = torch.ones_like(low), torch.zeros_like(low)
-    buffer = torch.empty_like(values)
-    for shrink in _SHRINKS if packing.bits < 8 else _SHRINKS[:1]:
-        tried, origin = _grid(low * shrink, high * shrink, packing, dtype)
-        error = _settle(values, tried, origin, packing, buffer).sub_(values).square_()
-        total = error.sum(0) if importance is None else importance @ error
-        better = total < best
-        best = torch.where(better, total, best)
-        scale, zero = torch.where(better, tried, scale), torch.where(better, origin, zero)
-    return scale, zero
+    values = weight.reshape(weight.shape[0], -1, packing.group_size)
+    low, high = values.amin(2).clamp_(max=0), values.amax(2).clamp_(min=0)
+    shrinks = torch.tensor(_SHRINKS if packing.bits < 8 else _SHRINKS[:1])
+    scales, zeros = _grids(low.unsqueeze(2) * shrinks, high.unsqueeze(2) * shrinks, packing, dtype)
+    chosen = torch.zeros(low.shape, dtype=torch.int64)
+    if len(shrinks) > 1:
+        weights = torch.ones(values.shape[1:]) if importance is None else importance.reshape(values.shape[1:])
+        # Scaled, so that sums of squares stay within float32 whatever the inputs' size.
+        weights = (weights / weights.amax().clamp_(min=torch.finfo(torch.float32).tiny)).contiguous()
+        by_rows(best_range, (chosen, values, scales, zeros), (weights, *_bounds(packing)))
+    picked = chosen.unsqueeze(2)
+    return scales.gather(2, picked).squeeze(2), zeros.gather(2, picked).squeeze(2)
 
 
-def _grid(low: Tensor, high: Tensor, packing: Packing, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _grids(low: Tensor, high: Tensor, packing: Packing, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if packing.symmetric:
         scale, zero = torch.maximum(-low, high) / packing.highest, torch.zeros_like(low)
     else:
@@ -54,48 +56,36 @@ def _grid(low: Tensor, high: Tensor, packing: Packing, dtype: torch.dtype) -> tu
     return scale, zero
 
 
-def _codes(values: Tensor, scale: Tensor, zero: Tensor, packing: Packing, out: Tensor) -> Tensor:
-    """Nearest codes of values (..., rows) as float32, into ``out``; 0 becomes the zero point itself."""
-    torch.div(values, scale, out=out)
-    if not packing.symmetric:
-        out.add_(zero)
-    return out.round_().clamp_(packing.lowest, packing.highest)
-
-
-def _settle(values: Tensor, scale: Tensor, zero: Tensor, packing: Packing, out: Tensor) -> Tensor:
-    """The grid's nearest points to values (..., rows), into ``out``."""
-    codes = _codes(values, scale, zero, packing, out)
-    return (codes if packing.symmetric else codes.sub_(zero)).mul_(scale)
+def _bounds(packing: Packing) -> tuple[np.float32, np.float32]:
+    return np.float32(packing.lowest), np.float32(packing.highest)
 
 
 class _Rounding:
-    """Settles a column to the nearest points of its group's grid; grids are chosen from the weights as they came."""
+    """Settles columns to the nearest points of their groups' grids, chosen from the weights as they came."""
 
-    def __init__(self, weight: Tensor, packing: Packing, dtype: torch.dtype, importance: Tensor | None) -> None:
-        self._packing, self._dtype = packing, dtype
-        values = weight.T.contiguous()
-        self._pruned = values == 0
-        self.codes = torch.empty_like(values)
-        parts = [slice(first, first + packing.group_size) for first in range(0, len(values), packing.group_size)]
-        grids = [choose_grid(values[p], packing, dtype, None if importance is None else importance[p]) for p in parts]
-        self._scales, self._zeros = [scale for scale, _ in grids], [zero for _, zero in grids]
+    def __init__(self, weight: Tensor, packing: Packing, importance: Tensor | None) -> None:
+        self._packing, self._dtype, self._pruned = packing, scale_dtype(weight), weight == 0
+        self._scales, self._zeros = choose_grids(weight, packing, self._dtype, importance)
+        self._codes = torch.empty(weight.shape, dtype=torch.int8)
 
-    def open_block(self, columns: Tensor, values: Tensor, scales: Tensor) -> None:
-        """Nothing to see: groups, not blocks, have grids."""
-
-    def settle(self, column: int, value: Tensor) -> Tensor:
-        group = column // self._packing.group_size
-        scale, zero = self._scales[group], self._zeros[group]
-        # A pruned weight has taken up errors of earlier columns; as 0 it gets the zero point and passes them on.
-        kept = value.masked_fill(self._pruned[column], 0.0)
-        codes = _codes(kept, scale, zero, self._packing, self.codes[column])
-        return (codes if self._packing.symmetric else codes - zero) * scale
+    def settle(self, columns: Tensor, values: Tensor, errors: Tensor, upper: Tensor) -> None:
+        groups = columns // self._packing.group_size
+        codes = torch.empty(values.shape, dtype=torch.int8)
+        grids = self._scales[:, groups], self._zeros[:, groups]
+        by_rows(
+            round_block,
+            (values, errors, codes, self._pruned[:, columns], *grids),
+            (upper, *_bounds(self._packing)),
+        )
+        self._codes[:, columns] = codes
 
     def packed(self) -> PackedLinear:
-        p = self._packing
-        zero = None if p.symmetric else torch.stack(self._zeros, dim=1).to(torch.int8)
-        scale = torch.stack(self._scales, dim=1).to(self._dtype)
-        return PackedLinear(self.codes.T.to(torch.int8).contiguous(), scale, zero, p.bits, p.group_size, p.symmetric)
+        return _packed(self._codes, self._scales, self._zeros, self._packing, self._dtype)
+
+
+def _packed(codes: Tensor, scales: Tensor, zeros: Tensor, packing: Packing, dtype: torch.dtype) -> PackedLinear:
+    zero = None if packing.symmetric else zeros.to(torch.int8)
+    return PackedLinear(codes, scales.to(dtype), zero, packing.bits, packing.group_size, packing.symmetric)
 
 
 def scale_dtype(weight: Tensor) -> torch.dtype:
@@ -105,10 +95,11 @@ def scale_dtype(weight: Tensor) -> torch.dtype:
 
 def round_to_nearest(weight: Tensor, packing: Packing) -> PackedLinear:
     """Round every weight (rows, columns) to its nearest point; zeros stay zero. The reference that GPTQ must beat."""
-    rounding = _Rounding(weight, packing, scale_dtype(weight), None)
-    for column, value in enumerate(weight.T.contiguous()):
-        rounding.settle(column, value)
-    return rounding.packed()
+    dtype = scale_dtype(weight)
+    scales, zeros = choose_grids(weight, packing, dtype)
+    values = weight.reshape(weight.shape[0], -1, packing.group_size) / scales.unsqueeze(2) + zeros.unsqueeze(2)
+    codes = values.round_().clamp_(packing.lowest, packing.highest).to(torch.int8).view(weight.shape)
+    return _packed(codes, scales, zeros, packing, dtype)
 
 
 def gptq(weight: Tensor, factor: Factor, packing: Packing, importance: Tensor | None = None) -> PackedLinear:
@@ -122,8 +113,8 @@ def gptq(weight: Tensor, factor: Factor, packing: Packing, importance: Tensor | 
         weight: float32 (rows, columns); ``packing.group_size`` divides the columns.
         factor: of the layer's inputs; ``largest_first`` loses least.
         packing: the grid's kind.
-        importance: float32 (columns,), see ``choose_grid``; the mean square of each input fits.
+        importance: float32 (columns,), see ``choose_grids``; the mean square of each input fits.
     """
-    rounding = _Rounding(weight, packing, scale_dtype(weight), importance)
+    rounding = _Rounding(weight, packing, importance)
     feed_back(weight, factor, rounding)
     return rounding.packed()

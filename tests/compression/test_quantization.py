@@ -11,7 +11,7 @@ from torch import Tensor
 from tasks.compression.hessian import InputStatistics, inverse_factor, output_error
 from tasks.compression.packing import Packing
 from tasks.compression.pruning import magnitude
-from tasks.compression.quantization import choose_grid, gptq, round_to_nearest
+from tasks.compression.quantization import choose_grids, gptq, round_to_nearest
 from tests.compression.conftest import correlated, random_weight
 
 BITS = [8, 4, 3, 2]
@@ -24,9 +24,9 @@ def quantize_by_the_definition(
     gram = statistics.gram.double()
     gram = gram + damping * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=torch.float64)
     work = weight.double().clone()
-    grids = [choose_grid(group.T.contiguous(), packing, torch.float16) for group in weight.split(packing.group_size, 1)]
+    scales, zeros = choose_grids(weight, packing, torch.float16)
     for step, column in enumerate(order):
-        scale, zero = grids[column // packing.group_size]
+        scale, zero = scales[:, column // packing.group_size], zeros[:, column // packing.group_size]
         code = (work[:, column] / scale + zero).round().clamp(packing.lowest, packing.highest)
         settled = (code - zero) * scale
         open_columns = order[step:]
@@ -89,13 +89,13 @@ def test_the_grid_is_stored_exactly_and_near_enough(bits: int, symmetric: bool, 
 
 def test_a_searched_range_is_never_worse_than_the_full_one() -> None:
     packing = Packing(3, 64, True)
-    values = random_weight(64, 20)
-    scale, zero = choose_grid(values, packing, torch.float16)
-    full = (values.abs().amax(0) / packing.highest).half().float()
+    values = random_weight(20, 64)
+    scale, zero = choose_grids(values, packing, torch.float16)
+    full = (values.abs().amax(1, keepdim=True) / packing.highest).half().float()
 
     def error(step: Tensor) -> Tensor:
         codes = (values / step).round().clamp(packing.lowest, packing.highest)
-        return (codes * step - values).square().sum(0)
+        return (codes * step - values).square().sum(1)
 
     assert bool((zero == 0).all())
     assert bool((error(scale) <= error(full) + 1e-5).all())

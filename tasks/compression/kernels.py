@@ -1,0 +1,123 @@
+"""Loops over the rows of a weight matrix, compiled for the CPU: what the column recurrences of GPTQ and SparseGPT cost.
+
+A row never needs another row, so it is settled column by column while it lies in the processor's cache, and rows are
+shared out to threads that meet only at the end. Written with tensor operations the same recurrence is a handful of
+short operations a column, each with its own start, memory traffic and meeting of threads; here it is several
+times as fast (``benchmarks.compression_stages``). The arithmetic is float32 without reassociation, so the
+result does not depend on how many threads there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+Kernel = TypeVar("Kernel", bound=Callable[..., None])
+_FEWEST_ROWS = 16  # a thread is not worth starting for less
+
+
+def by_rows(kernel: Callable[..., None], split: tuple[Tensor, ...], whole: tuple[Any, ...]) -> None:
+    """Run ``kernel(*split, *whole)``, the first dimension of every tensor of ``split`` shared out to torch's threads.
+
+    Args:
+        kernel: of this module; writes into its arguments.
+        split: tensors on the CPU with the same first dimension.
+        whole: tensors and numbers that every thread gets as they are.
+    """
+    rows = split[0].shape[0]
+    parts = max(1, min(torch.get_num_threads(), rows // _FEWEST_ROWS))
+    bounds = [rows * part // parts for part in range(parts + 1)]
+    shared = [value.numpy() if isinstance(value, Tensor) else value for value in whole]
+    arrays = [tensor.numpy() for tensor in split]
+
+    def work(part: int) -> None:
+        kernel(*(array[bounds[part] : bounds[part + 1]] for array in arrays), *shared)
+
+    if parts == 1:
+        work(0)
+        return
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(work, range(parts)))
+
+
+def _compiled(function: Kernel) -> Kernel:
+    # IEEE division as torch has it, and no GIL. Not cached on disk: it takes a second, and a home may be read-only.
+    return cast(Kernel, numba.njit(nogil=True, error_model="numpy")(function))
+
+
+@_compiled
+def round_block(
+    values: Any, errors: Any, codes: Any, pruned: Any, scale: Any, zero: Any, upper: Any, lowest: Any, highest: Any
+) -> None:
+    """Round a block's columns one after another, spreading each one's error over the columns after it.
+
+    Args:
+        values: float32 (rows, n); in: what the columns have become, out: the grid's points.
+        errors: float32 (rows, n), out: ``(value - settled) / U_jj``, for the columns after the block.
+        codes: int8 (rows, n), out.
+        pruned: bool (rows, n): such a weight has taken up errors of earlier columns; as 0 it gets the zero point's
+            code and passes them on.
+        scale, zero: float32 (rows, n), each column's grid.
+        upper: float32 (n, n), the factor's block.
+        lowest, highest: float32, the codes' range.
+    """
+    for row in range(values.shape[0]):
+        value = values[row]
+        for i in range(value.size):
+            kept = np.float32(0.0) if pruned[row, i] else value[i]
+            code = min(max(np.rint(kept / scale[row, i] + zero[row, i]), lowest), highest)
+            settled = (code - zero[row, i]) * scale[row, i]
+            error = (value[i] - settled) / upper[i, i]
+            codes[row, i], errors[row, i] = code, error
+            # Views that begin at 0: with an offset in the index the compiler cannot use vector instructions.
+            rest, factor = value[i:], upper[i, i:]
+            for j in range(rest.size):
+                rest[j] -= error * factor[j]
+            value[i] = settled
+
+
+@_compiled
+def cut_block(values: Any, errors: Any, cut: Any, upper: Any) -> None:
+    """As ``round_block`` for pruning: columns become themselves, but for the weights in ``cut``, bool (rows, n)."""
+    for row in range(values.shape[0]):
+        value = values[row]
+        for i in range(value.size):
+            settled = np.float32(0.0) if cut[row, i] else value[i]
+            error = (value[i] - settled) / upper[i, i]
+            errors[row, i] = error
+            if error != 0:
+                rest, factor = value[i:], upper[i, i:]
+                for j in range(rest.size):
+                    rest[j] -= error * factor[j]
+            value[i] = settled
+
+
+@_compiled
+def best_range(chosen: Any, values: Any, scales: Any, zeros: Any, importance: Any, lowest: Any, highest: Any) -> None:
+    """Which of several grids has the least squared rounding error, for each group of each row; the first of equals.
+
+    Args:
+        chosen: int64 (rows, groups), out.
+        values: float32 (rows, groups, size).
+        scales, zeros: float32 (rows, groups, tries).
+        importance: float32 (groups, size), weight of each column's error.
+        lowest, highest: float32, the codes' range.
+    """
+    errors = np.empty(scales.shape[2], np.float32)
+    for row in range(values.shape[0]):
+        for group in range(values.shape[1]):
+            errors[:] = np.float32(0.0)
+            for column in range(values.shape[2]):
+                value, weight = values[row, group, column], importance[group, column]
+                for k in range(errors.size):
+                    scale, zero = scales[row, group, k], zeros[row, group, k]
+                    code = min(max(np.rint(value / scale + zero), lowest), highest)
+                    error = (code - zero) * scale - value
+                    errors[k] += weight * error * error
+            chosen[row, group] = np.argmin(errors)
