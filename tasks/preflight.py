@@ -46,13 +46,18 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     """Check the recipe against the model's architecture and shapes, from its headers alone.
 
     Raises:
-        Refused: an architecture that the engine does not know, or a group size that does not divide a layer's columns.
+        Refused: an architecture that the engine does not know, or a group size or pattern that does not divide a
+            layer's columns.
     """
     from tasks.compression.checks import check_recipe as check_shapes
+    from tasks.compression.checks import check_zeros
 
+    prunes = "prune" in recipe.order
+    zeros = check_zeros(recipe.prune.sparsity, recipe.prune.pattern) if prunes else 0.0
     check_shapes(
         Store(settings().store).open(model.uri, model.digest),
-        prune="prune" in recipe.order,
+        prune=prunes,
+        columns_of=None if isinstance(zeros, float) else zeros.of,
         group_size=recipe.quantize.group_size if "quantize" in recipe.order else None,
     )
 

@@ -14,7 +14,7 @@ MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.prun
 
 
 @compute_task(
-    "prune-{recipe.method}-{recipe.sparsity:.0%}",
+    "prune-{recipe.method}-{recipe.amount}",
     cache_policy=StageKey(stage="prune", modules=MODULES),
 )
 def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0) -> Compressed:
@@ -28,7 +28,14 @@ def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0)
 
     def make(folder: Path) -> None:
         made = prune_folder(
-            source, folder, tokens, method=recipe.method, sparsity=recipe.sparsity, damping=recipe.damping, seed=seed
+            source,
+            folder,
+            tokens,
+            method=recipe.method,
+            sparsity=recipe.sparsity,
+            pattern=recipe.pattern,
+            damping=recipe.damping,
+            seed=seed,
         )
         layers.extend(followed("prune", made, linear_count(source), "layers"))
 

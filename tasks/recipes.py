@@ -63,11 +63,25 @@ class DataChoice(Choice):
 class PruneRecipe(Choice):
     """Set small weights of the decoder blocks to zero."""
 
-    method: Literal["sparsegpt", "magnitude"] = Field(
-        "sparsegpt", description="sparsegpt repairs the remaining weights from calibration data; magnitude only cuts"
+    method: Literal["sparsegpt", "wanda", "magnitude"] = Field(
+        "sparsegpt",
+        description="sparsegpt repairs the remaining weights from calibration data; wanda weighs each weight by its "
+        "input; magnitude only cuts the smallest",
     )
-    sparsity: float = Field(0.2, gt=0, lt=1, description="Zero share of each linear layer, 0–1")
+    sparsity: float = Field(
+        0.2, gt=0, lt=1, description="Zero share of each linear layer, 0–1; a pattern n:m decides it instead"
+    )
+    pattern: str = Field(
+        "unstructured",
+        pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$",
+        description="unstructured, or n:m such as 2:4 or 4:8: of every m neighbouring weights n stay",
+    )
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
+
+    @property
+    def amount(self) -> str:
+        """What run names show."""
+        return f"{self.sparsity:.0%}" if self.pattern == "unstructured" else self.pattern
 
 
 class QuantizeRecipe(Choice):

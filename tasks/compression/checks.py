@@ -8,22 +8,31 @@ from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.compression.loading import check_tokens
+from tasks.compression.pruning import Pattern, Zeros
 from tasks.errors import RefusedData, RefusedRecipe
 
 
-def check_recipe(folder: Path, *, prune: bool = False, group_size: int | None = None, symmetric: bool = True) -> None:
+def check_recipe(
+    folder: Path,
+    *,
+    prune: bool = False,
+    columns_of: int | None = None,
+    group_size: int | None = None,
+    symmetric: bool = True,
+) -> None:
     """Refuse what the model's shapes or format make impossible, from config.json and shard headers alone.
 
     Args:
         folder: the model that the recipe starts from.
         prune: whether the recipe prunes.
+        columns_of: m of an n:m pattern, or none.
         group_size: of the quantization, or none when the recipe does not quantize.
         symmetric: whether the quantization does without zero points.
 
     Raises:
         RefusedModel: the folder cannot be compressed at all.
-        RefusedRecipe: the group size does not divide a layer's columns, a packed model would be pruned, or zero points
-            are asked for.
+        RefusedRecipe: the group size or m does not divide a layer's columns, a packed model would be pruned, or zero
+            points are asked for.
     """
     checkpoint = check_supported(folder)
     if prune and checkpoint.packing is not None:
@@ -42,19 +51,43 @@ def check_recipe(folder: Path, *, prune: bool = False, group_size: int | None = 
             limit="symmetric grids, with compressed-tensors 0.20 and transformers 5.23",
             remedy="set symmetric to True; a smaller group size gives back what the zero point would",
         )
-    if group_size is not None:
-        widths = sorted(
-            {checkpoint.linear_shape(name)[1] for name in checkpoint.architecture.all_linears(checkpoint.config)}
+    for what, size in (("group size", group_size), ("the pattern's m,", columns_of)):
+        if size is not None:
+            _check_divides(checkpoint, what, size)
+
+
+def _check_divides(checkpoint: Checkpoint, what: str, size: int) -> None:
+    widths = sorted(
+        {checkpoint.linear_shape(name)[1] for name in checkpoint.architecture.all_linears(checkpoint.config)}
+    )
+    uneven = [width for width in widths if width % size]
+    if uneven:
+        fitting = [size for size in (256, 128, 64, 32, 16, 8, 4, 2) if all(width % size == 0 for width in widths)]
+        raise RefusedRecipe(
+            f"{what} {size} does not divide every layer's input columns",
+            observed=f"layers with {', '.join(map(str, uneven))} columns",
+            limit=f"a divisor of {', '.join(map(str, widths))}",
+            remedy=f"choose {', '.join(map(str, fitting)) or 'another model: none fits'}",
         )
-        uneven = [width for width in widths if width % group_size]
-        if uneven:
-            fitting = [size for size in (256, 128, 64, 32, 16, 8) if all(width % size == 0 for width in widths)]
-            raise RefusedRecipe(
-                f"group size {group_size} does not divide every layer's input columns",
-                observed=f"layers with {', '.join(map(str, uneven))} columns",
-                limit=f"a divisor of {', '.join(map(str, widths))}",
-                remedy=f"choose a group size of {', '.join(map(str, fitting)) or 'another model: none fits'}",
-            )
+
+
+def check_zeros(sparsity: float, pattern: str) -> Zeros:
+    """The zeros that a recipe asks for.
+
+    Raises:
+        RefusedRecipe: the share is not one, or the pattern is not n:m.
+    """
+    try:
+        parsed = Pattern.parse(pattern)
+    except ValueError as error:
+        raise RefusedRecipe(
+            "unknown sparsity pattern", observed=pattern, limit=str(error), remedy="write 2:4, 4:8 or unstructured"
+        ) from error
+    if parsed is None and not 0 < sparsity < 1:
+        raise RefusedRecipe(
+            "sparsity is a share", observed=sparsity, limit="above 0 and below 1", remedy="write 20 % as 0.2"
+        )
+    return sparsity if parsed is None else parsed
 
 
 def check_calibration(checkpoint: Checkpoint, tokens: Tensor) -> None:

@@ -99,6 +99,37 @@ def cut_block(values: Any, errors: Any, cut: Any, upper: Any) -> None:
 
 
 @_compiled
+def cut_groups(values: Any, errors: Any, already: Any, upper: Any, kept: int, of: int) -> None:
+    """As ``cut_block`` where of every ``of`` columns the ``kept`` best stay, chosen as the first of them is reached.
+
+    Weights in ``already``, bool (rows, n), go first and stay zero even where more of them are zero than have to be.
+    """
+    cut = np.empty(of, np.bool_)
+    for row in range(values.shape[0]):
+        value = values[row]
+        for i in range(value.size):
+            place = i % of
+            if place == 0:
+                for k in range(of):
+                    cut[k] = already[row, i + k]
+                for _ in range(of - kept - int(cut.sum())):
+                    lowest, at = np.float32(np.inf), -1
+                    for k in range(of):
+                        score = (value[i + k] / upper[i + k, i + k]) ** 2
+                        if not cut[k] and (score < lowest or at < 0):
+                            lowest, at = score, k
+                    cut[at] = True
+            settled = np.float32(0.0) if cut[place] else value[i]
+            error = (value[i] - settled) / upper[i, i]
+            errors[row, i] = error
+            if error != 0:
+                rest, factor = value[i:], upper[i, i:]
+                for j in range(rest.size):
+                    rest[j] -= error * factor[j]
+            value[i] = settled
+
+
+@_compiled
 def best_range(chosen: Any, values: Any, scales: Any, zeros: Any, importance: Any, lowest: Any, highest: Any) -> None:
     """Which of several grids has the least squared rounding error, for each group of each row; the first of equals.
 

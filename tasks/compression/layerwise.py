@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.checks import check_calibration, check_choice, check_recipe
+from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
 from tasks.compression.decoder import Decoder
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.packing import Packing
+from tasks.compression.pruning import Pattern
 from tasks.compression.transforms import Prune, Quantize, Transform
 from tasks.compression.writing import FolderWriter, as_stored, fits
 from tasks.contracts import LayerReport
-from tasks.errors import RefusedRecipe
 
 # Activations of a batch inside one decoder block stay below this. In the default run all tokens fit into one batch.
 _BATCH_BYTES = 384 << 20
@@ -160,6 +160,7 @@ def prune_folder(
     *,
     method: str,
     sparsity: float,
+    pattern: str = "unstructured",
     damping: float = 0.01,
     seed: int = 0,
 ) -> Iterator[LayerReport]:
@@ -172,10 +173,11 @@ def prune_folder(
         source: a dense Hugging Face folder.
         destination: absent, or an empty folder.
         tokens: int64 (blocks, block_tokens), the calibration text.
-        method: ``sparsegpt`` or ``magnitude``.
-        sparsity: zero share of each layer, above 0 and below 1.
+        method: ``sparsegpt``, ``wanda`` or ``magnitude``.
+        sparsity: zero share of each layer, above 0 and below 1; not used with a pattern.
+        pattern: ``unstructured``, or n:m, of every m consecutive input columns n weights stay.
         damping: added to the Hessian's diagonal, share of its mean.
-        seed: part of the recipe; both methods are deterministic and draw nothing.
+        seed: part of the recipe; all methods are deterministic and draw nothing.
 
     Yields:
         One report a layer, in the order they run.
@@ -184,14 +186,11 @@ def prune_folder(
         Refused: the model, the tokens or the recipe cannot work.
         SlimlineError: activations are not finite, or no damping makes a Hessian usable.
     """
-    check_choice("pruning method", method, ("sparsegpt", "magnitude"))
-    if not 0 < sparsity < 1:
-        raise RefusedRecipe(
-            "sparsity is a share", observed=sparsity, limit="above 0 and below 1", remedy="write 20 % as 0.2"
-        )
-    check_recipe(source, prune=True)
+    check_choice("pruning method", method, ("sparsegpt", "wanda", "magnitude"))
+    zeros = check_zeros(sparsity, pattern)
+    check_recipe(source, prune=True, columns_of=zeros.of if isinstance(zeros, Pattern) else None)
     checkpoint = Checkpoint(source)
-    return compress_folder(checkpoint, Prune(method, sparsity, damping), destination, tokens)
+    return compress_folder(checkpoint, Prune(method, zeros, damping), destination, tokens)
 
 
 def quantize_folder(

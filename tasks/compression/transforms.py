@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.compression.hessian import InputStatistics
 from tasks.compression.packing import Packing
-from tasks.compression.pruning import magnitude, sparsegpt
+from tasks.compression.pruning import Zeros, magnitude, sparsegpt, wanda
 from tasks.compression.quantization import gptq, round_to_nearest
 from tasks.compression.writing import as_stored
 
@@ -52,10 +52,10 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class Prune:
-    """Zero a share of the weights and store them in the source's dtype."""
+    """Zero a share of the weights, or a pattern of them, and store the rest in the source's dtype."""
 
     method: str
-    sparsity: float
+    zeros: Zeros
     damping: float
     packing: Packing | None = None
     others: torch.dtype | None = None
@@ -63,10 +63,12 @@ class Prune:
     def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
         fallback = None
         if self.method == "magnitude":
-            pruned = magnitude(weight, self.sparsity)
+            pruned = magnitude(weight, self.zeros)
+        elif self.method == "wanda":
+            pruned = wanda(weight, statistics.gram.diagonal(), self.zeros)
         else:
             factor = statistics.factor(self.damping)
-            pruned, fallback = sparsegpt(weight, factor, self.sparsity), factor.fallback
+            pruned, fallback = sparsegpt(weight, factor, self.zeros), factor.fallback
         kept = as_stored(pruned, stored)
         return Changed(kept.to(torch.float32), {f"{prefix}.weight": kept}, 8.0 * kept.element_size(), fallback)
 
