@@ -20,13 +20,14 @@ from typing import Any
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
+from prefect.transactions import get_transaction
 
 from tasks.adapters.store import Store
 from tasks.contracts import identity
 from tasks.settings import settings
 from tasks.sourcecode import code_digest
 
-LIBRARIES = ("torch", "transformers", "compressed-tensors", "numpy", "tokenizers")
+LIBRARIES = ("torch", "transformers", "compressed-tensors", "numpy", "numba", "tokenizers")
 
 
 @dataclass
@@ -99,21 +100,41 @@ def _record(stage: str, key: str, parts: dict[str, Any]) -> None:
         log.write(json.dumps({"key": key, "parts": parts}, sort_keys=True) + "\n")
 
 
+def stage_key() -> str | None:
+    """The key of the stage that runs now; none outside a cached task."""
+    transaction = get_transaction()
+    return None if transaction is None else transaction.key
+
+
 def why(stage: str) -> list[str]:
     """Which parts of ``stage``'s key changed between the last two runs, one line each; empty when the key is the
     same.
     """
-    log = settings().keys / f"{stage}.jsonl"
-    runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    runs = _recorded(stage)
     if not runs:
         return [f"{stage} has not run yet"]
     if len(runs) == 1:
         return [f"{stage} has run once: there is no earlier run to compare with"]
-    before, after = _flatten(runs[-2]["parts"]), _flatten(runs[-1]["parts"])
+    return _changed(runs[-2], runs[-1])
+
+
+def differences(stage: str, old: str, new: str) -> list[str]:
+    """Which parts two recorded keys differ in, one line each; empty when one of them was not recorded."""
+    runs = {run["key"]: run for run in _recorded(stage)}
+    return _changed(runs[old], runs[new]) if old in runs and new in runs else []
+
+
+def _recorded(stage: str) -> list[dict[str, Any]]:
+    log = settings().keys / f"{stage}.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    old, new = _flatten(before["parts"]), _flatten(after["parts"])
     return [
-        f"{name}: {before.get(name, 'absent')} → {after.get(name, 'absent')}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
+        f"{name}: {old.get(name, 'absent')} → {new.get(name, 'absent')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
     ]
 
 

@@ -95,6 +95,7 @@ class Compressed(Value):
     layers: tuple[LayerReport, ...] = ()
     losses: tuple[float, ...] = Field(default=(), description="Distillation: the loss of each step")
     tokens: int = Field(default=0, description="Tokens that the stage worked through")
+    resumed: int = Field(default=0, description="Decoder blocks or steps that an earlier, killed process had finished")
     seconds: float = 0.0
     peak_bytes: int = Field(default=0, description="Peak resident memory of the process during the stage")
 

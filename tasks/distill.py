@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.caching import StageKey
+from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, ModelRef, identity
 from tasks.recipes import DistillRecipe
 from tasks.retrying import compute_task
 from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
+
+if TYPE_CHECKING:
+    from tasks.compression.resuming import Partial
 
 
 @compute_task(
@@ -33,7 +37,7 @@ def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: Dist
     steps = math.ceil(len(tokens) / recipe.batch_blocks) * recipe.epochs
     losses: list[float] = []
 
-    def make(folder: Path) -> None:
+    def make(folder: Path, partial: Partial) -> None:
         made = distill_folder(
             open_model(student),
             open_model(teacher),
@@ -45,6 +49,7 @@ def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: Dist
             temperature=recipe.temperature,
             hard_share=recipe.hard_share,
             seed=seed,
+            partial=partial,
         )
         losses.extend(step.loss for step in followed("distill", made, steps, "steps"))
 
@@ -56,12 +61,15 @@ def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: Dist
             "distill": identity(recipe),
             "seed": seed,
         }
-        taught = write_model("models", made_from, make, name=f"{student.name}-distilled", licence=student.licence)
+        taught, resumed = write_model(
+            made_from, make, stage="distill", key=stage_key(), name=f"{student.name}-distilled", licence=student.licence
+        )
     return Compressed(
         stage="distill",
         model=taught,
         losses=tuple(losses),
         tokens=tokens.numel() * recipe.epochs,
+        resumed=resumed,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.caching import StageKey
+from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
 from tasks.recipes import PruneRecipe
 from tasks.retrying import compute_task
 from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
+
+if TYPE_CHECKING:
+    from tasks.compression.resuming import Partial
 
 MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.pruning")
 
@@ -26,7 +30,7 @@ def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0)
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
 
-    def make(folder: Path) -> None:
+    def make(folder: Path, partial: Partial) -> None:
         made = prune_folder(
             source,
             folder,
@@ -36,17 +40,21 @@ def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0)
             pattern=recipe.pattern,
             damping=recipe.damping,
             seed=seed,
+            partial=partial,
         )
         layers.extend(followed("prune", made, linear_count(source), "layers"))
 
     with measured() as meter:
         made_from = {"model": model.digest, "data": data.digest, "prune": identity(recipe), "seed": seed}
-        pruned = write_model("models", made_from, make, name=f"{model.name}-pruned", licence=model.licence)
+        pruned, resumed = write_model(
+            made_from, make, stage="prune", key=stage_key(), name=f"{model.name}-pruned", licence=model.licence
+        )
     return Compressed(
         stage="prune",
         model=pruned,
         layers=tuple(layers),
         tokens=tokens.numel(),
+        resumed=resumed,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,
     )

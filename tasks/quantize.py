@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.caching import StageKey
+from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
 from tasks.recipes import QuantizeRecipe
 from tasks.retrying import compute_task
 from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
+
+if TYPE_CHECKING:
+    from tasks.compression.resuming import Partial
 
 MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.quantization")
 
@@ -26,7 +30,7 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
 
-    def make(folder: Path) -> None:
+    def make(folder: Path, partial: Partial) -> None:
         made = quantize_folder(
             source,
             folder,
@@ -36,17 +40,26 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
             group_size=recipe.group_size,
             symmetric=True,
             damping=recipe.damping,
+            partial=partial,
         )
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
     with measured() as meter:
         made_from = {"model": model.digest, "data": data.digest, "quantize": identity(recipe)}
-        packed = write_model("models", made_from, make, name=f"{model.name}-int{recipe.bits}", licence=model.licence)
+        packed, resumed = write_model(
+            made_from,
+            make,
+            stage="quantize",
+            key=stage_key(),
+            name=f"{model.name}-int{recipe.bits}",
+            licence=model.licence,
+        )
     return Compressed(
         stage="quantize",
         model=packed,
         layers=tuple(layers),
         tokens=tokens.numel(),
+        resumed=resumed,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,
     )

@@ -11,19 +11,24 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import psutil
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import MissingContextError
 
 from tasks.adapters.store import Store, Stored
 from tasks.adapters.tokens import read_dataset
+from tasks.caching import differences
 from tasks.contracts import DatasetRef, ModelRef
 from tasks.settings import settings
 
 if TYPE_CHECKING:
     import torch
+
+    from tasks.compression.resuming import Partial
 
 Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
@@ -105,13 +110,52 @@ def open_tokens(data: DatasetRef, split: Literal["calibration", "training", "eva
 
 
 def write_model(
-    kind: str, made_from: dict[str, Any], make: Callable[[Path], None], *, name: str, licence: str
-) -> ModelRef:
-    """Write a model folder into the store with ``make`` and describe what was really written."""
-    with Store(settings().store).draft(kind) as draft:
+    made_from: dict[str, Any],
+    make: Callable[[Path, Partial], None],
+    *,
+    stage: str,
+    key: str | None,
+    name: str,
+    licence: str,
+) -> tuple[ModelRef, int]:
+    """Write a model folder into the store with ``make`` and describe what was really written.
+
+    ``make`` gets the new folder and a place for finished parts. Those outlive a process that is killed: the next
+    attempt at the same stage key goes on after them. Parts of another key of this stage are discarded, and said to be.
+
+    Returns:
+        The model's handle, and how many parts an earlier process had finished.
+
+    Raises:
+        Whatever ``make`` raises; nothing is committed then.
+    """
+    from tasks.compression.resuming import Partial
+
+    store = Store(settings().store)
+    key = key or f"{stage}-{uuid4().hex}"  # outside a run nothing can be found again
+    for stale in store.sweep(lambda found: found != key and found.startswith((f"{stage}-", "draft-"))):
+        if stale.startswith(f"{stage}-"):
+            changed = "; ".join(differences(stage, stale, key)) or "its key was not recorded"
+            logger().warning("discarded unfinished work of %s that this run cannot use: %s", stage, changed)
+
+    def tell(done: int) -> None:
+        logger().warning("%s goes on after %d parts that an earlier process finished", stage, done)
+
+    with store.draft("models", resume=key) as draft:
         draft.made_from = made_from
-        make(draft.path)
-    return describe_model(draft.stored, name=name, licence=licence)
+        if draft.partial is None:
+            logger().warning("another process is at this very %s: this one works beside it, from the beginning", stage)
+        partial = Partial(draft.partial or draft.path.with_name("partial"), tell)
+        make(draft.path, partial)
+    return describe_model(draft.stored, name=name, licence=licence), partial.resumed
+
+
+def logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """The run's logger, seen on its page; the module's where there is no run."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return _log
 
 
 def describe_model(stored: Stored, *, name: str, licence: str) -> ModelRef:

@@ -11,16 +11,19 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tasks.errors import ArtifactDamaged
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 22
+_ANONYMOUS = "draft-"
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,15 @@ class Stored:
 
 
 class Draft:
-    """A folder being written. ``path`` takes the files; ``stored`` is set when the ``with`` block has ended well."""
+    """A folder being written. ``path`` takes the files; ``stored`` is set when the ``with`` block has ended well.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Attributes:
+        path: empty at the beginning.
+        partial: a folder beside it for work that another process may go on with, or none.
+    """
+
+    def __init__(self, path: Path, partial: Path | None) -> None:
+        self.path, self.partial = path, partial
         self.made_from: dict[str, Any] = {}
         self._stored: Stored | None = None
 
@@ -52,18 +60,71 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._staging = root / "staging"
 
     @contextmanager
-    def draft(self, kind: str) -> Iterator[Draft]:
-        """Yield a draft; commit it if the block ends well, remove it if not."""
-        staging = self.root / "staging" / uuid.uuid4().hex
-        staging.mkdir(parents=True)
-        draft = Draft(staging)
+    def draft(self, kind: str, resume: str | None = None) -> Iterator[Draft]:
+        """Yield a draft; commit it if the block ends well, remove its files if not.
+
+        Args:
+            kind: folder of the store.
+            resume: name of work that may be continued: the draft's ``partial`` folder outlives a block that fails and a
+                process that is killed, and the next draft of that name finds it. While one process holds the name,
+                another's draft has no ``partial``.
+        """
+        name, lock = self._hold(resume)
+        folder = self._staging / name
         try:
-            yield draft
-            draft._stored = self._commit(kind, draft)
+            shutil.rmtree(folder / "content", ignore_errors=True)
+            (folder / "content").mkdir(parents=True)
+            draft = Draft(folder / "content", folder / "partial" if name == resume else None)
+            finished = False
+            try:
+                yield draft
+                draft._stored = self._commit(kind, draft)
+                finished = True
+            finally:
+                shutil.rmtree(folder / "content" if name == resume and not finished else folder, ignore_errors=True)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            self._release(name, lock)
+
+    def _hold(self, resume: str | None) -> tuple[str, FileLock]:
+        """A staging folder's name and its lock; a killed process's lock is free at once."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        for name in ([resume] if resume else []) + [f"{_ANONYMOUS}{uuid.uuid4().hex}"]:
+            lock = self._lock(name)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            return name, lock
+        raise RuntimeError("a name drawn at random is held by another process")
+
+    def _lock(self, name: str) -> FileLock:
+        # Beside the folder: removing the folder must not remove the lock that says who may.
+        return FileLock(self._staging / f"{name}.lock", thread_local=False)
+
+    def _release(self, name: str, lock: FileLock) -> None:
+        lock.release()
+        # A name that can come again keeps its empty file: whoever waits on a removed one would hold nothing.
+        if name.startswith(_ANONYMOUS):
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    def sweep(self, wanted: Callable[[str], bool]) -> list[str]:
+        """Remove staging folders that no living process holds and whose name is ``wanted``; returns the names."""
+        removed = []
+        for folder in sorted(self._staging.glob("*/")):
+            if not wanted(folder.name):
+                continue
+            lock = self._lock(folder.name)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+            self._release(folder.name, lock)
+        return removed
 
     def _commit(self, kind: str, draft: Draft) -> Stored:
         files = _listing(draft.path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +20,9 @@ from transformers import PreTrainedModel
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.loading import check_tokens, head_weight, hidden_states, load_for_compute
 from tasks.compression.losses import distillation_loss
+from tasks.compression.resuming import Partial
 from tasks.compression.trainable import Trainable, make_trainable
+from tasks.compression.training_state import restore, state_of
 from tasks.compression.writing import FolderWriter
 from tasks.errors import RefusedModel, RefusedRecipe, SlimlineError
 
@@ -29,6 +31,8 @@ MAX_GRAD_NORM = 1.0
 BETAS = (0.9, 0.95)
 MICRO_TOKENS = 1024
 """Positions a forward pass holds activations for; a larger batch is worked through in parts, gradients added."""
+SAVE_SECONDS = 20.0
+"""How often the state is kept for another process to go on with: what a kill costs at most, and a step."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def distill_folder(
     temperature: float,
     hard_share: float,
     seed: int,
+    partial: Partial | None = None,
 ) -> Iterator[StepResult]:
     """Distil ``student`` from ``teacher`` into the new folder ``destination``, in the student's own format.
 
@@ -82,6 +87,9 @@ def distill_folder(
         batch_blocks: blocks a step.
         learning_rate: peak, relative: about the share by which a step changes a scale, norm or weight.
         temperature, hard_share: of the loss, see ``losses``.
+        partial: where the state is kept every ``SAVE_SECONDS``. A distillation that was killed and is started again
+            with the same arguments and folder yields the finished steps at once, goes on after them, and ends with
+            the same bytes.
 
     Raises:
         RefusedData: no tokens, or ids outside the vocabulary.
@@ -101,7 +109,7 @@ def distill_folder(
     check_tokens(tokens, vocabularies[0])
     _check_recipe(epochs, batch_blocks, learning_rate, temperature, hard_share)
     plan = _Plan(len(tokens), epochs, batch_blocks, learning_rate, temperature, hard_share, seed)
-    return _distill(checkpoint, teacher, destination, tokens, plan)
+    return _distill(checkpoint, teacher, destination, tokens, plan, partial)
 
 
 def _check_recipe(epochs: int, batch_blocks: int, learning_rate: float, temperature: float, hard_share: float) -> None:
@@ -185,28 +193,63 @@ def _accumulate(student: _Headed, teacher: _Headed, batch: Tensor, plan: _Plan) 
 
 
 def _distill(
-    checkpoint: Checkpoint, teacher_folder: Path, destination: Path, tokens: Tensor, plan: _Plan
+    checkpoint: Checkpoint,
+    teacher_folder: Path,
+    destination: Path,
+    tokens: Tensor,
+    plan: _Plan,
+    partial: Partial | None,
 ) -> Iterator[StepResult]:
-    started, seen = time.perf_counter(), 0
+    started = time.perf_counter()
     teacher, student = _Headed.load(teacher_folder), _Headed.load(checkpoint.folder)
     trainable = make_trainable(student.model, checkpoint)
     optimizer = torch.optim.AdamW(trainable.groups(), lr=plan.learning_rate, betas=BETAS, weight_decay=0.0)
+    results = _resume(trainable, optimizer, partial)
+    yield from results
+    saved = time.perf_counter()
     for step, indices in enumerate(plan.batches()):
+        if step < len(results):
+            continue
         batch = tokens[indices].long()
-        optimizer.zero_grad(set_to_none=True)
-        total, soft, hard = _accumulate(student, teacher, batch, plan)
-        _require_finite("loss", total, step + 1, plan)
-        trainable.clear_masked_gradients()
-        norm = float(torch.nn.utils.clip_grad_norm_(trainable.parameters, MAX_GRAD_NORM))
-        _require_finite("gradient norm", norm, step + 1, plan)
+        losses, norm = _gradients(student, teacher, trainable, batch, step, plan)
         rate = plan.rate(step)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["size"]
         optimizer.step()
         trainable.refresh()
-        seen += batch.numel()
-        yield StepResult(step + 1, plan.steps, total, soft, hard, seen, time.perf_counter() - started, rate, norm)
+        optimizer.zero_grad(set_to_none=True)
+        seen = batch.numel() + (results[-1].tokens if results else 0)
+        result = StepResult(step + 1, plan.steps, *losses, seen, time.perf_counter() - started, rate, norm)
+        results.append(result)
+        if partial is not None and time.perf_counter() - saved >= SAVE_SECONDS:
+            partial.write(
+                step + 1, state_of(trainable.parameters, optimizer), {"steps": list(map(asdict, results))}, ()
+            )
+            saved = time.perf_counter()
+        yield result
     _write(checkpoint, trainable, destination)
+
+
+def _resume(trainable: Trainable, optimizer: torch.optim.Optimizer, partial: Partial | None) -> list[StepResult]:
+    """Put back what an earlier process had learnt; its steps, none when there was none."""
+    saved = None if partial is None else partial.read()
+    if saved is None:
+        return []
+    restore(trainable.parameters, optimizer, saved.tensors)
+    trainable.refresh()
+    return [StepResult(**step) for step in saved.notes["steps"]]
+
+
+def _gradients(
+    student: _Headed, teacher: _Headed, trainable: Trainable, batch: Tensor, step: int, plan: _Plan
+) -> tuple[tuple[float, float, float], float]:
+    """Losses of ``batch``, and the norm of the gradients that it leaves, masked and clipped."""
+    losses = _accumulate(student, teacher, batch, plan)
+    _require_finite("loss", losses[0], step + 1, plan)
+    trainable.clear_masked_gradients()
+    norm = float(torch.nn.utils.clip_grad_norm_(trainable.parameters, MAX_GRAD_NORM))
+    _require_finite("gradient norm", norm, step + 1, plan)
+    return losses, norm
 
 
 def _require_finite(what: str, value: float, step: int, plan: _Plan) -> None:

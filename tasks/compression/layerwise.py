@@ -25,6 +25,7 @@ from tasks.compression.decoder import Decoder
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.packing import Packing
 from tasks.compression.pruning import Pattern
+from tasks.compression.resuming import Partial
 from tasks.compression.transforms import Prune, Quantize, Transform
 from tasks.compression.writing import FolderWriter, as_stored, fits
 from tasks.contracts import LayerReport
@@ -40,14 +41,24 @@ class _Pass:
     checkpoint: Checkpoint
     transform: Transform
 
-    def run(self, destination: Path, tokens: Tensor) -> Iterator[LayerReport]:
+    def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
         decoder = Decoder(self.checkpoint)
         positions = decoder.positions(tokens.shape[1])
         size = max(1, _BATCH_BYTES // (decoder.activation_bytes * tokens.shape[1]))
-        batches = list(decoder.embed(tokens).split(size))
-        with FolderWriter(self.checkpoint, destination, self.transform.packing) as writer:
-            for index in range(self.checkpoint.blocks):
-                yield from self._block(index, decoder, batches, positions, writer)
+        with FolderWriter(self.checkpoint, destination, self.transform.packing, partial) as writer:
+            saved = writer.resume()
+            if saved is None:
+                done, told, batches = 0, [], list(decoder.embed(tokens).split(size))
+            else:
+                done, told = saved.done, [LayerReport.model_validate(note) for note in saved.notes["layers"]]
+                batches = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]
+            yield from told
+            for index in range(done, self.checkpoint.blocks):
+                reports = self._block(index, decoder, batches, positions, writer)
+                told += reports
+                states = {f"{number}": batch for number, batch in enumerate(batches)}
+                writer.save(index + 1, states, {"layers": [report.model_dump() for report in told]})
+                yield from reports
             outer, reports = self._rest(self.checkpoint.outer_names())
             writer.write_outer(outer)
             yield from reports
@@ -139,18 +150,23 @@ def _kept_wide(name: str, value: Tensor, dtype: torch.dtype) -> LayerReport:
 
 
 def compress_folder(
-    checkpoint: Checkpoint, transform: Transform, destination: Path, tokens: Tensor
+    checkpoint: Checkpoint, transform: Transform, destination: Path, tokens: Tensor, partial: Partial | None = None
 ) -> Iterator[LayerReport]:
     """One pass with any transform. Checks the tokens; ``prune_folder`` and ``quantize_folder`` check the rest.
+
+    With ``partial`` every finished block is kept there. A pass that was killed and is started again with the same
+    arguments and the same folder yields the finished blocks' reports at once and goes on after them; what it writes is
+    bit for bit what an uninterrupted pass writes.
 
     Args:
         checkpoint: the source folder.
         transform: what to do to each linear layer.
         destination: absent, or an empty folder.
         tokens: int64 (blocks, block_tokens), the calibration text.
+        partial: this pass's own; see above.
     """
     check_calibration(checkpoint, tokens)
-    return _Pass(checkpoint, transform).run(destination, tokens)
+    return _Pass(checkpoint, transform).run(destination, tokens, partial)
 
 
 def prune_folder(
@@ -163,6 +179,7 @@ def prune_folder(
     pattern: str = "unstructured",
     damping: float = 0.01,
     seed: int = 0,
+    partial: Partial | None = None,
 ) -> Iterator[LayerReport]:
     """Prune every linear layer of every decoder block; the new folder has the source's dtype.
 
@@ -178,6 +195,7 @@ def prune_folder(
         pattern: ``unstructured``, or n:m, of every m consecutive input columns n weights stay.
         damping: added to the Hessian's diagonal, share of its mean.
         seed: part of the recipe; all methods are deterministic and draw nothing.
+        partial: where finished blocks wait, see ``compress_folder``.
 
     Yields:
         One report a layer, in the order they run.
@@ -190,7 +208,7 @@ def prune_folder(
     zeros = check_zeros(sparsity, pattern)
     check_recipe(source, prune=True, columns_of=zeros.of if isinstance(zeros, Pattern) else None)
     checkpoint = Checkpoint(source)
-    return compress_folder(checkpoint, Prune(method, zeros, damping), destination, tokens)
+    return compress_folder(checkpoint, Prune(method, zeros, damping), destination, tokens, partial)
 
 
 def quantize_folder(
@@ -203,6 +221,7 @@ def quantize_folder(
     group_size: int,
     symmetric: bool = True,
     damping: float = 0.01,
+    partial: Partial | None = None,
 ) -> Iterator[LayerReport]:
     """Quantize every linear layer of every decoder block to the pack-quantized format; the rest becomes float16.
 
@@ -218,6 +237,7 @@ def quantize_folder(
         group_size: input columns that share one scale.
         symmetric: no zero points; the only kind that plain transformers reloads, see ``check_recipe``.
         damping: added to the Hessian's diagonal, share of its mean.
+        partial: where finished blocks wait, see ``compress_folder``.
 
     Yields:
         One report a layer in the order they run, and one for each other tensor that float16 could not hold.
@@ -231,4 +251,4 @@ def quantize_folder(
     check_recipe(source, group_size=group_size, symmetric=symmetric)
     checkpoint = Checkpoint(source)
     transform = Quantize(method, Packing(bits, group_size, symmetric), damping)
-    return compress_folder(checkpoint, transform, destination, tokens)
+    return compress_folder(checkpoint, transform, destination, tokens, partial)

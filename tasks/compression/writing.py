@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tasks.compression.checkpoint import INDEX, Checkpoint
 from tasks.compression.packing import PACKED_SUFFIXES, Packing
+from tasks.compression.resuming import Partial, Saved
 
 # What the tokenizer, generation and the licence need beside weights and config.json. Other files stay behind.
 _COMPANIONS = (
@@ -53,10 +54,15 @@ class FolderWriter:
         source: the folder that configuration and tokenizer come from.
         destination: absent, or an empty folder.
         packing: the grid when linear layers are packed, or none for a dense folder.
+        partial: where shards wait until all are written, so that another process can go on with them (``resume``,
+            ``save``); without it an interrupted write starts from the beginning.
     """
 
-    def __init__(self, source: Checkpoint, destination: Path, packing: Packing | None = None) -> None:
-        self._source, self._destination, self._packing = source, destination, packing
+    def __init__(
+        self, source: Checkpoint, destination: Path, packing: Packing | None = None, partial: Partial | None = None
+    ) -> None:
+        self._source, self._destination, self._packing, self._partial = source, destination, packing, partial
+        self._folder = destination if partial is None else partial.files
         self._shards: dict[str, str] = {}
         self._values: Counter[torch.dtype] = Counter()
         self._bytes = 0
@@ -79,6 +85,19 @@ class FolderWriter:
         if self._made:
             self._destination.rmdir()
 
+    def resume(self) -> Saved | None:
+        """What an earlier process finished: the first ``done`` blocks are written. None when there is nothing."""
+        saved = None if self._partial is None else self._partial.read()
+        for number in range(1, saved.done + 1 if saved else 1):
+            tensors = load_file(self._folder / self._shard(number))
+            self._note(number, tensors)
+        return saved
+
+    def save(self, done: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Note that ``done`` blocks are written and what the next one starts from; nothing without ``partial``."""
+        if self._partial is not None:
+            self._partial.write(done, tensors, notes, [self._folder / self._shard(done)])
+
     def write_block(self, index: int, tensors: Mapping[str, Tensor]) -> None:
         """Write every tensor of decoder block ``index``, by full name."""
         self._write(index + 1, tensors)
@@ -87,16 +106,24 @@ class FolderWriter:
         """Write every tensor outside the blocks, by full name; a tied head is left out."""
         self._write(self._source.blocks + 1, tensors)
 
+    def _shard(self, number: int) -> str:
+        return f"model-{number:05d}-of-{self._source.blocks + 1:05d}.safetensors"
+
     def _write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
-        file = f"model-{number:05d}-of-{self._source.blocks + 1:05d}.safetensors"
-        save_file(dict(tensors), self._destination / file, metadata={"format": "pt"})
+        save_file(dict(tensors), self._folder / self._shard(number), metadata={"format": "pt"})
+        self._note(number, tensors)
+
+    def _note(self, number: int, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
-            self._shards[name] = file
+            self._shards[name] = self._shard(number)
             self._bytes += tensor.nbytes
             if not name.endswith(PACKED_SUFFIXES):
                 self._values[tensor.dtype] += tensor.numel()
 
     def _finish(self) -> None:
+        if self._folder != self._destination:
+            for shard in sorted(set(self._shards.values())):
+                shutil.move(self._folder / shard, self._destination / shard)
         for pattern in _COMPANIONS:
             for path in sorted(self._source.folder.glob(pattern)):
                 target = self._destination / path.relative_to(self._source.folder)

@@ -120,3 +120,61 @@ def test_processes_that_commit_the_same_content_at_once_agree(tmp_path: Path) ->
     assert Store(root).open(said[0], said[0].removeprefix("models/")).is_dir()
     assert len(list((root / "models").iterdir())) == 1
     assert list((root / "staging").iterdir()) == []
+
+
+_DIE = """
+import os, signal, sys
+from pathlib import Path
+from tasks.adapters.store import Store
+with Store(Path(sys.argv[1])).draft("models", resume=sys.argv[2] or None) as draft:
+    (draft.path / "weights.bin").write_text("half")
+    if draft.partial:
+        draft.partial.mkdir()
+        (draft.partial / "block-1").write_text("done")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def _killed(root: Path, resume: str) -> None:
+    assert subprocess.run([sys.executable, "-c", _DIE, str(root), resume]).returncode == -9
+
+
+def test_the_parts_of_a_killed_process_are_found_by_the_same_name_only(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _killed(tmp_path, "prune-a")
+    with store.draft("models", resume="prune-b") as other:
+        assert other.partial is not None
+        assert not other.partial.exists()
+        (other.path / "weights.bin").write_text("other")
+    with pytest.raises(KeyError), store.draft("models", resume="prune-a"):
+        raise KeyError("once more")
+    with store.draft("models", resume="prune-a") as draft:
+        assert draft.partial is not None
+        assert (draft.partial / "block-1").read_text() == "done"
+        assert list(draft.path.iterdir()) == []
+        (draft.path / "weights.bin").write_text("whole")
+    assert not draft.partial.exists()
+    assert list(store.manifest(draft.stored.uri)["files"]) == ["weights.bin"]
+
+
+def test_one_process_at_a_time_has_the_parts(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.draft("models", resume="prune-a") as first, store.draft("models", resume="prune-a") as second:
+        assert first.partial is not None
+        assert second.partial is None
+        assert second.path != first.path
+        for draft in (first, second):
+            (draft.path / "weights.bin").write_text("same")
+    assert first.stored == second.stored
+
+
+def test_what_killed_processes_left_is_swept_and_living_ones_are_not(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _killed(tmp_path, "")
+    _killed(tmp_path, "prune-a")
+    with store.draft("models", resume="prune-b") as living:
+        removed = store.sweep(lambda name: name.startswith(("draft-", "prune-")))
+        assert len(removed) == 2
+        assert removed[1] == "prune-a"
+        (living.path / "weights.bin").write_text("x")
+    assert [path for path in (tmp_path / "staging").iterdir() if path.is_dir()] == []

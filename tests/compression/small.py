@@ -19,13 +19,13 @@ LINEARS = tuple(
 )
 
 
-def write_llama(folder: Path, *, seed: int = 0, vocabulary: int = VOCABULARY) -> Path:
-    """Two blocks, hidden 64, tied embeddings; weights large enough that it has opinions."""
+def write_llama(folder: Path, *, seed: int = 0, vocabulary: int = VOCABULARY, blocks: int = 2) -> Path:
+    """Two blocks unless told, hidden 64, tied embeddings; weights large enough that it has opinions."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=blocks,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
