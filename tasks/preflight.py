@@ -51,14 +51,21 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     """
     from tasks.compression.checks import check_recipe as check_shapes
     from tasks.compression.checks import check_zeros
+    from tasks.compression.structured import check_shares
 
-    prunes = "prune" in recipe.order
-    zeros = check_zeros(recipe.prune.sparsity, recipe.prune.pattern) if prunes else 0.0
+    folder = Store(settings().store).open(model.uri, model.digest)
+    prune, prunes = recipe.prune, "prune" in recipe.order
+    columns_of, group_size = None, recipe.quantize.group_size if "quantize" in recipe.order else None
+    if prunes and prune.method == "structured":
+        check_shares(folder, prune.heads, prune.channels, prune.blocks, group_size)
+    elif prunes:
+        zeros = check_zeros(prune.sparsity, prune.pattern)
+        columns_of = None if isinstance(zeros, float) else zeros.of
     check_shapes(
-        Store(settings().store).open(model.uri, model.digest),
+        folder,
         prune=prunes,
-        columns_of=None if isinstance(zeros, float) else zeros.of,
-        group_size=recipe.quantize.group_size if "quantize" in recipe.order else None,
+        columns_of=columns_of,
+        group_size=group_size,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ from tasks.retrying import compute_task
 from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
 
 if TYPE_CHECKING:
+    import torch
+
     from tasks.compression.resuming import Partial
 
-MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.pruning")
+MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slimming")
 
 
 @compute_task(
@@ -22,26 +25,15 @@ MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.prun
     cache_policy=StageKey(stage="prune", modules=MODULES),
 )
 def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0) -> Compressed:
-    """Set the recipe's share of each decoder linear's weights to zero, block by block."""
+    """Take the recipe's weights out of every decoder block: zeros, or a smaller model."""
     from tasks.compression.checkpoint import linear_count
-    from tasks.compression.layerwise import prune_folder
 
     use_threads()
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
 
     def make(folder: Path, partial: Partial) -> None:
-        made = prune_folder(
-            source,
-            folder,
-            tokens,
-            method=recipe.method,
-            sparsity=recipe.sparsity,
-            pattern=recipe.pattern,
-            damping=recipe.damping,
-            seed=seed,
-            partial=partial,
-        )
+        made = _work(source, folder, tokens, recipe, seed, partial)
         layers.extend(followed("prune", made, linear_count(source), "layers"))
 
     with measured() as meter:
@@ -57,4 +49,26 @@ def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0)
         resumed=resumed,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,
+    )
+
+
+def _work(
+    source: Path, folder: Path, tokens: torch.Tensor, recipe: PruneRecipe, seed: int, partial: Partial
+) -> Iterator[LayerReport]:
+    from tasks.compression.layerwise import prune_folder
+    from tasks.compression.slimming import slim_folder
+
+    if recipe.method == "structured":
+        shares = {"heads": recipe.heads, "channels": recipe.channels, "blocks": recipe.blocks}
+        return slim_folder(source, folder, tokens, **shares, damping=recipe.damping, partial=partial)
+    return prune_folder(
+        source,
+        folder,
+        tokens,
+        method=recipe.method,
+        sparsity=recipe.sparsity,
+        pattern=recipe.pattern,
+        damping=recipe.damping,
+        seed=seed,
+        partial=partial,
     )

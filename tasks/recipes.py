@@ -61,12 +61,14 @@ class DataChoice(Choice):
 
 
 class PruneRecipe(Choice):
-    """Set small weights of the decoder blocks to zero."""
+    """Take weights out of the decoder blocks: single ones become zero, or whole structures go and the model is
+    smaller.
+    """
 
-    method: Literal["sparsegpt", "wanda", "magnitude"] = Field(
+    method: Literal["sparsegpt", "wanda", "magnitude", "structured"] = Field(
         "sparsegpt",
         description="sparsegpt repairs the remaining weights from calibration data; wanda weighs each weight by its "
-        "input; magnitude only cuts the smallest",
+        "input; magnitude only cuts the smallest; structured removes heads, channels and blocks and repairs the rest",
     )
     sparsity: float = Field(
         0.2, gt=0, lt=1, description="Zero share of each linear layer, 0–1; a pattern n:m decides it instead"
@@ -76,11 +78,17 @@ class PruneRecipe(Choice):
         pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$",
         description="unstructured, or n:m such as 2:4 or 4:8: of every m neighbouring weights n stay",
     )
+    heads: float = Field(0.0, ge=0, lt=1, description="Structured: share of key-value heads removed, 0–1")
+    channels: float = Field(0.25, ge=0, lt=1, description="Structured: share of MLP channels removed, 0–1")
+    blocks: float = Field(0.0, ge=0, lt=1, description="Structured: share of decoder blocks removed, 0–1")
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
 
     @property
     def amount(self) -> str:
         """What run names show."""
+        if self.method == "structured":
+            removed = {"heads": self.heads, "channels": self.channels, "blocks": self.blocks}
+            return "-".join(f"{name}{share:.0%}" for name, share in removed.items() if share)
         return f"{self.sparsity:.0%}" if self.pattern == "unstructured" else self.pattern
 
 

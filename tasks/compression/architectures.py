@@ -21,6 +21,10 @@ class Architecture:
         models: ``architectures`` entries of config.json that this entry serves.
         groups: linear layers of a decoder block in the order they run; those of one group read the same input, so they
             share one set of statistics.
+        heads: linear layers whose rows belong to heads: first those of query heads, then those of key-value heads.
+        heads_out: the layer that reads what the heads make.
+        channels: linear layers whose rows are MLP channels.
+        channels_out: the layer that reads the channels.
         blocks: prefix of the decoder blocks; block ``i`` is ``<blocks>.<i>``.
         backbone: attribute of the causal model that holds blocks and rotary embedding.
         embeddings, norm, head: prefixes of the modules outside the blocks.
@@ -28,6 +32,10 @@ class Architecture:
 
     models: tuple[str, ...]
     groups: tuple[tuple[str, ...], ...]
+    heads: tuple[tuple[str, ...], tuple[str, ...]]
+    heads_out: str
+    channels: tuple[str, ...]
+    channels_out: str
     blocks: str = "model.layers"
     backbone: str = "model"
     embeddings: str = "model.embed_tokens"
@@ -57,6 +65,10 @@ LLAMA = Architecture(
         ("mlp.gate_proj", "mlp.up_proj"),
         ("mlp.down_proj",),
     ),
+    heads=(("self_attn.q_proj",), ("self_attn.k_proj", "self_attn.v_proj")),
+    heads_out="self_attn.o_proj",
+    channels=("mlp.gate_proj", "mlp.up_proj"),
+    channels_out="mlp.down_proj",
 )
 
 ARCHITECTURES = (LLAMA,)

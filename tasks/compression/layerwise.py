@@ -34,6 +34,12 @@ from tasks.contracts import LayerReport
 _BATCH_BYTES = 384 << 20
 
 
+def batches_of(decoder: Decoder, tokens: Tensor) -> list[Tensor]:
+    """Hidden states that enter the first block, (blocks, block_tokens, hidden), in batches that memory allows."""
+    size = max(1, _BATCH_BYTES // (decoder.activation_bytes * tokens.shape[1]))
+    return list(decoder.embed(tokens).split(size))
+
+
 @dataclass(frozen=True)
 class _Pass:
     """One pass over a folder: what to read, and what to do to each linear layer."""
@@ -44,11 +50,10 @@ class _Pass:
     def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
         decoder = Decoder(self.checkpoint)
         positions = decoder.positions(tokens.shape[1])
-        size = max(1, _BATCH_BYTES // (decoder.activation_bytes * tokens.shape[1]))
         with FolderWriter(self.checkpoint, destination, self.transform.packing, partial) as writer:
             saved = writer.resume()
             if saved is None:
-                done, told, batches = 0, [], list(decoder.embed(tokens).split(size))
+                done, told, batches = 0, [], batches_of(decoder, tokens)
             else:
                 done, told = saved.done, [LayerReport.model_validate(note) for note in saved.notes["layers"]]
                 batches = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]

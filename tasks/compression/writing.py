@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tasks.compression.architectures import block_count
 from tasks.compression.checkpoint import INDEX, Checkpoint
 from tasks.compression.packing import PACKED_SUFFIXES, Packing
 from tasks.compression.resuming import Partial, Saved
@@ -54,14 +55,22 @@ class FolderWriter:
         source: the folder that configuration and tokenizer come from.
         destination: absent, or an empty folder.
         packing: the grid when linear layers are packed, or none for a dense folder.
+        config: config.json of the new folder where it is another shape than the source's.
         partial: where shards wait until all are written, so that another process can go on with them (``resume``,
             ``save``); without it an interrupted write starts from the beginning.
     """
 
     def __init__(
-        self, source: Checkpoint, destination: Path, packing: Packing | None = None, partial: Partial | None = None
+        self,
+        source: Checkpoint,
+        destination: Path,
+        packing: Packing | None = None,
+        partial: Partial | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         self._source, self._destination, self._packing, self._partial = source, destination, packing, partial
+        self._shape = source.config if config is None else config
+        self._blocks = block_count(self._shape)
         self._folder = destination if partial is None else partial.files
         self._shards: dict[str, str] = {}
         self._values: Counter[torch.dtype] = Counter()
@@ -104,10 +113,10 @@ class FolderWriter:
 
     def write_outer(self, tensors: Mapping[str, Tensor]) -> None:
         """Write every tensor outside the blocks, by full name; a tied head is left out."""
-        self._write(self._source.blocks + 1, tensors)
+        self._write(self._blocks + 1, tensors)
 
     def _shard(self, number: int) -> str:
-        return f"model-{number:05d}-of-{self._source.blocks + 1:05d}.safetensors"
+        return f"model-{number:05d}-of-{self._blocks + 1:05d}.safetensors"
 
     def _write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
         save_file(dict(tensors), self._folder / self._shard(number), metadata={"format": "pt"})
@@ -134,7 +143,7 @@ class FolderWriter:
         _write_json(self._destination / "config.json", self._config())
 
     def _config(self) -> dict[str, Any]:
-        config = {key: value for key, value in self._source.config.items() if key != "torch_dtype"}
+        config = {key: value for key, value in self._shape.items() if key != "torch_dtype"}
         # One tensor that had to stay float32 makes the folder float32: loading it as float16 would overflow.
         widest = torch.float32 if torch.float32 in self._values else self._values.most_common(1)[0][0]
         config["dtype"] = str(widest).removeprefix("torch.")

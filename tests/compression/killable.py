@@ -16,6 +16,7 @@ from tasks.compression import distillation
 from tasks.compression.distillation import distill_folder
 from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.compression.resuming import Partial
+from tasks.compression.slimming import slim_folder
 from tests.compression.small import blocks
 
 
@@ -27,6 +28,8 @@ def work(stage: str, home: Path, out: Path, partial: Partial | None) -> Iterator
         )
     if stage == "quantize":
         return quantize_folder(home / "teacher", out, blocks(16), method="gptq", bits=4, group_size=32, partial=partial)
+    if stage == "slim":
+        return slim_folder(home / "noisy", out, blocks(16), heads=0.5, channels=0.25, blocks=0.34, partial=partial)
     student = home / stage.removeprefix("distill-")
     recipe: dict[str, Any] = {
         "epochs": 3, "batch_blocks": 2, "learning_rate": 3e-3, "temperature": 2.0, "hard_share": 0.1, "seed": 0,

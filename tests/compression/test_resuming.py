@@ -18,7 +18,8 @@ from tasks.compression.resuming import MANIFEST, Partial
 from tests.compression.killable import work
 from tests.compression.small import perturb, quantize, write_llama
 
-STAGES = ["prune", "quantize", "distill-noisy", "distill-packed"]
+STAGES = ["prune", "quantize", "slim", "distill-noisy", "distill-packed"]
+BY_BLOCK = ("prune", "quantize", "slim")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_killed_at_random_places_it_ends_with_the_same_bytes(
         kept = json.loads(manifest.read_text())["done"] if manifest.exists() else 0
         # Everything that was yielded is kept but for the part that was being noted.
         yielded = len(said) - sum(line.startswith("resumed") for line in said)
-        assert kept >= max(done, yielded // (7 if stage in ("prune", "quantize") else 1) - 1)
+        assert kept >= max(done, yielded // (7 if stage in BY_BLOCK else 1) - 1)
         done = kept
     said = attempt(home, stage, tmp_path / "out", tmp_path / "partial", kill_after=None)
     assert said[-1] == "finished"
@@ -105,7 +106,7 @@ def test_every_place_to_stop_at_gives_the_same_bytes(
         assert not any((tmp_path / f"out-{stop}").glob("*"))
         for _ in work(stage, home, tmp_path / f"out-{stop}", Partial(partial.folder, resumed.append)):
             pass
-        assert resumed == [(stop + 6) // 7 if stage in ("prune", "quantize") else stop]
+        assert resumed == [(stop + 6) // 7 if stage in BY_BLOCK else stop]
         expected.append(files(tmp_path / f"out-{stop}"))
     assert all(each == expected[0] for each in expected)
 

@@ -1,0 +1,184 @@
+"""Structured pruning of a whole folder, streamed a decoder block at a time like ``layerwise``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tasks.compression.blocks import BlockPass
+from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.checks import check_calibration, check_recipe
+from tasks.compression.decoder import Decoder
+from tasks.compression.hessian import InputStatistics, output_error
+from tasks.compression.layerwise import batches_of
+from tasks.compression.resuming import Partial
+from tasks.compression.structured import (
+    Shape,
+    influential_blocks,
+    remove_columns,
+    shape_of,
+    smaller_config,
+    smaller_shape,
+)
+from tasks.compression.writing import FolderWriter, as_stored
+from tasks.contracts import LayerReport
+
+
+def slim_folder(
+    source: Path,
+    destination: Path,
+    tokens: Tensor,
+    *,
+    heads: float,
+    channels: float,
+    blocks: float,
+    damping: float = 0.01,
+    partial: Partial | None = None,
+) -> Iterator[LayerReport]:
+    """Write a smaller dense model of the same kind; its config.json has the new shape. Checks, iteration and failure
+    as in ``layerwise.prune_folder``.
+
+    Args:
+        source: a dense Hugging Face folder.
+        destination: absent, or an empty folder.
+        tokens: int64 (blocks, block_tokens), the calibration text.
+        heads: share of key-value heads to remove, each with the query heads that share it.
+        channels: share of MLP channels to remove.
+        blocks: share of decoder blocks to remove.
+        damping: added to the Hessian's diagonal, share of its mean.
+        partial: where finished blocks wait, see ``layerwise.compress_folder``.
+
+    Yields:
+        One report a linear layer of each kept block; ``error`` is that of what the layer reads and makes now.
+
+    Raises:
+        Refused: the model, the tokens or the shares cannot work.
+        SlimlineError: activations are not finite, or no damping makes a Hessian usable.
+    """
+    check_recipe(source, prune=True)
+    checkpoint = Checkpoint(source)
+    check_calibration(checkpoint, tokens)
+    kept = smaller_shape(checkpoint.config, heads, channels, blocks)
+    return _Slimming(checkpoint, kept, damping).run(destination, tokens, partial)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Which structures of one kind stay in a block, bool (structures,), how many rows each has, and what it cost."""
+
+    kept: Tensor
+    size: int
+    error: float
+    fallback: str | None
+
+    @property
+    def rows(self) -> Tensor:
+        return self.kept.repeat_interleave(self.size)
+
+
+@dataclass(frozen=True)
+class _Slimming:
+    checkpoint: Checkpoint
+    kept: Shape
+    damping: float
+
+    def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
+        chosen = influential_blocks(self.checkpoint, tokens, self.kept.blocks)
+        decoder = Decoder(self.checkpoint)
+        positions = decoder.positions(tokens.shape[1])
+        config = smaller_config(self.checkpoint.config, self.kept, chosen)
+        with FolderWriter(self.checkpoint, destination, partial=partial, config=config) as writer:
+            saved = writer.resume()
+            if saved is None:
+                done, told, batches = 0, [], batches_of(decoder, tokens)
+            else:
+                done, told = saved.done, [LayerReport.model_validate(note) for note in saved.notes["layers"]]
+                batches = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]
+            yield from told
+            for number in range(done, len(chosen)):
+                reports = self._block(chosen[number], number, decoder, batches, positions, writer)
+                told += reports
+                states = {f"{place}": batch for place, batch in enumerate(batches)}
+                writer.save(number + 1, states, {"layers": [report.model_dump() for report in told]})
+                yield from reports
+            writer.write_outer({name: self.checkpoint.tensor(name) for name in self.checkpoint.outer_names()})
+
+    @torch.no_grad()
+    def _block(
+        self,
+        index: int,
+        number: int,
+        decoder: Decoder,
+        batches: list[Tensor],
+        positions: tuple[Tensor, Tensor],
+        writer: FolderWriter,
+    ) -> list[LayerReport]:
+        """Slim block ``index`` of the source, which becomes block ``number``."""
+        began = time.perf_counter()
+        entry, whole = self.checkpoint.architecture, shape_of(self.checkpoint.config)
+        prefix = entry.block(index)
+        layer = decoder.take_block(index)
+        keep = {entry.heads_out: self.kept.groups, entry.channels_out: self.kept.channels}
+        structures = {entry.heads_out: whole.groups, entry.channels_out: whole.channels}
+        cuts: dict[str, _Cut] = {}
+
+        def change(group: tuple[str, ...], statistics: InputStatistics) -> None:
+            (name,) = group
+            weight = layer.get_submodule(name).get_parameter("weight")
+            size = weight.shape[1] // structures[name]
+            removal = remove_columns(weight, statistics, size, keep[name], self.damping)
+            stored = as_stored(removal.weight, self.checkpoint.dtype(f"{prefix}.{name}.weight")).float()
+            error = output_error(weight, stored, statistics.gram)
+            weight.copy_(stored)
+            cuts[name] = _Cut(removal.kept, size, error, removal.fallback)
+
+        BlockPass(prefix, layer, ((entry.heads_out,), (entry.channels_out,)), change).run(batches, positions)
+        tensors = self._tensors(index, layer, cuts)
+        renamed = {entry.block(number) + name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        writer.write_block(number, renamed)
+        return self._reports(entry.block(number), renamed, cuts, time.perf_counter() - began)
+
+    def _tensors(self, index: int, layer: nn.Module, cuts: dict[str, _Cut]) -> dict[str, Tensor]:
+        """What is stored of a block, under the source's names: rows and columns of removed structures left out."""
+        entry, prefix = self.checkpoint.architecture, self.checkpoint.architecture.block(index)
+        query, shared = entry.heads
+        rows = dict.fromkeys(entry.channels, cuts[entry.channels_out].rows)
+        rows |= dict.fromkeys(query, cuts[entry.heads_out].rows)
+        tensors = {}
+        for full in self.checkpoint.block_names(index):
+            name, _, kind = full.removeprefix(f"{prefix}.").rpartition(".")
+            tensor = self.checkpoint.tensor(full)
+            if name in cuts and kind == "weight":
+                changed = layer.get_submodule(name).get_parameter("weight")
+                tensor = as_stored(changed[:, cuts[name].rows], tensor.dtype)
+            elif name in shared:
+                kept = cuts[entry.heads_out].kept
+                tensor = tensor[kept.repeat_interleave(tensor.shape[0] // len(kept))]
+            elif name in rows:
+                tensor = tensor[rows[name]]
+            tensors[full] = tensor.contiguous()
+        return tensors
+
+    def _reports(
+        self, prefix: str, tensors: dict[str, Tensor], cuts: dict[str, _Cut], seconds: float
+    ) -> list[LayerReport]:
+        linears = self.checkpoint.architecture.linears
+        return [
+            LayerReport(
+                layer=f"{prefix}.{name}",
+                method="structured",
+                rows=(weight := tensors[f"{prefix}.{name}.weight"]).shape[0],
+                columns=weight.shape[1],
+                sparsity=float((weight == 0).sum()) / weight.numel(),
+                bits=8.0 * weight.element_size(),
+                error=cuts[name].error if name in cuts else 0.0,
+                seconds=seconds / len(linears),
+                fallback=cuts[name].fallback if name in cuts else None,
+            )
+            for name in linears
+        ]

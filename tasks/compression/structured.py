@@ -1,0 +1,200 @@
+"""A smaller dense model: whole attention head groups, MLP channels and decoder blocks go, and the rest is repaired.
+
+What a head group or channel does reaches the model only through columns of one matrix: the attention's output
+projection or the MLP's down projection. So both are the same question: which columns of a matrix W with inputs X can
+go together, when the others may change to make up for it? With H = XᵀX, removing columns S costs
+``tr(W_S [H⁻¹]_SS⁻¹ W_Sᵀ)``, and the best repair is ``W ← W − W_S [H⁻¹]_SS⁻¹ [H⁻¹]_S:`` (Frantar & Alistarh 2022,
+Optimal Brain Compression, arXiv:2208.11580, for sets of weights; Kurtic et al. 2023, ZipLM, arXiv:2302.04089, for
+structures). Structures go in rounds, cheapest first, with costs computed afresh each round. The matching rows of the
+matrices before are cut off.
+
+Blocks that change their input least go whole: Block Influence, ``1 − E[cos(in, out)]`` (Men et al. 2024, ShortGPT,
+arXiv:2403.03853).
+
+Every layer keeps the same number of heads and channels, so that config.json can say it and plain transformers loads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.decoder import Decoder
+from tasks.compression.hessian import InputStatistics
+from tasks.errors import RefusedRecipe
+
+ROUNDS = 32
+"""Times that costs are computed afresh: more changes little, and each round is a few large matrix products."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is kept of a model.
+
+    Attributes:
+        groups: key-value heads, each with the query heads that share it.
+        channels: MLP width.
+        blocks: decoder blocks.
+    """
+
+    groups: int
+    channels: int
+    blocks: int
+
+
+def shape_of(config: dict[str, Any]) -> Shape:
+    """The shape that a config.json announces."""
+    groups = config.get("num_key_value_heads") or config["num_attention_heads"]
+    return Shape(int(groups), int(config["intermediate_size"]), int(config["num_hidden_layers"]))
+
+
+def smaller_shape(config: dict[str, Any], heads: float, channels: float, blocks: float) -> Shape:
+    """What is left when these shares (0 to below 1) of each are removed, rounded to whole structures.
+
+    A wide MLP keeps a multiple of 128 channels, a narrow one of 32: quantization groups divide what is left.
+
+    Raises:
+        RefusedRecipe: a share is out of range, or nothing would be removed.
+    """
+    whole = shape_of(config)
+    if not all(0 <= share < 1 for share in (heads, channels, blocks)):
+        raise RefusedRecipe(
+            "a share to remove is out of range",
+            observed=f"heads {heads:g}, channels {channels:g}, blocks {blocks:g}",
+            limit="0 to below 1",
+            remedy="write 25 % as 0.25",
+        )
+    unit = next((unit for unit in (128, 32) if whole.channels % unit == 0 and whole.channels >= 4 * unit), 1)
+    kept = Shape(
+        max(1, round(whole.groups * (1 - heads))),
+        max(unit, unit * round(whole.channels * (1 - channels) / unit)),
+        max(1, round(whole.blocks * (1 - blocks))),
+    )
+    if kept == whole:
+        raise RefusedRecipe(
+            "structured pruning would remove nothing",
+            observed=f"heads {heads:g}, channels {channels:g}, blocks {blocks:g}",
+            limit=f"at least one of {whole.groups} key-value heads, {unit} of {whole.channels} channels or one of "
+            f"{whole.blocks} blocks",
+            remedy="raise one of the shares",
+        )
+    return kept
+
+
+def check_shares(folder: Path, heads: float, channels: float, blocks: float, group_size: int | None) -> None:
+    """Refuse before any work what structured pruning, or quantization after it, would refuse.
+
+    Args:
+        folder: the model that the recipe starts from; only its config.json is read.
+        heads, channels, blocks: as in ``smaller_shape``.
+        group_size: of the quantization that follows, or none.
+
+    Raises:
+        RefusedRecipe: see ``smaller_shape``, or the group size does not divide what is left of a layer's columns.
+    """
+    config = Checkpoint(folder).config
+    left = smaller_config(config, smaller_shape(config, heads, channels, blocks), [])
+    widths = left["num_attention_heads"] * left["head_dim"], left["intermediate_size"]
+    uneven = [width for width in widths if group_size and width % group_size]
+    if uneven:
+        raise RefusedRecipe(
+            f"group size {group_size} does not divide what structured pruning leaves",
+            observed=f"layers with {', '.join(map(str, uneven))} columns",
+            limit="a divisor of every layer's columns",
+            remedy="choose a smaller group size, or other shares of heads and channels",
+        )
+
+
+def smaller_config(config: dict[str, Any], kept: Shape, blocks: list[int]) -> dict[str, Any]:
+    """``config`` with the kept shape; ``blocks`` are the kept blocks' numbers in the source, ascending."""
+    heads = int(config["num_attention_heads"])
+    changed = config | {
+        "head_dim": config.get("head_dim") or int(config["hidden_size"]) // heads,
+        "num_attention_heads": heads // shape_of(config).groups * kept.groups,
+        "num_key_value_heads": kept.groups,
+        "intermediate_size": kept.channels,
+        "num_hidden_layers": kept.blocks,
+    }
+    if config.get("layer_types") and blocks:
+        changed["layer_types"] = [config["layer_types"][index] for index in blocks]
+    return changed
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Attributes: weight, float32 (rows, columns), zero where removed; kept, bool (structures,); fallback, or none."""
+
+    weight: Tensor
+    kept: Tensor
+    fallback: str | None
+
+
+def remove_columns(weight: Tensor, statistics: InputStatistics, size: int, keep: int, damping: float) -> Removal:
+    """Choose ``keep`` structures of ``size`` neighbouring columns and repair them for the loss of the others.
+
+    Args:
+        weight: float32 (rows, columns).
+        statistics: of the layer's inputs.
+        size: columns a structure; divides the columns.
+        keep: structures that stay, at least 1.
+        damping: added to H's diagonal, share of its mean.
+    """
+    factor = statistics.factor(damping)
+    inverse = factor.upper.T @ factor.upper
+    work, count = weight.clone(), weight.shape[1] // size
+    alive = torch.ones(count, dtype=torch.bool)
+    while (left := int(alive.sum())) > keep:
+        costs = _costs(work, inverse, size).masked_fill_(~alive, torch.inf)
+        going = torch.topk(costs, min(left - keep, -(-(count - keep) // ROUNDS)), largest=False).indices
+        columns = (going[:, None] * size + torch.arange(size)).reshape(-1)
+        # Symmetric positive definite as a principal part of an inverse of one.
+        solved = torch.linalg.solve(inverse[columns][:, columns], inverse[columns])
+        work -= work[:, columns] @ solved
+        inverse -= inverse[:, columns] @ solved
+        alive[going] = False
+        gone = (~alive).repeat_interleave(size)
+        work[:, gone] = 0.0
+        inverse[gone], inverse[:, gone] = 0.0, 0.0
+        inverse.diagonal()[gone] = 1.0  # so that the next solve of a part of the rest does not meet a zero
+    return Removal(work, alive, factor.fallback)
+
+
+def _costs(weight: Tensor, inverse: Tensor, size: int) -> Tensor:
+    """What removing each structure alone would cost, (structures,)."""
+    if size == 1:
+        return weight.square().sum(0) / inverse.diagonal()
+    blocks = torch.stack([part[:, i * size : (i + 1) * size] for i, part in enumerate(inverse.split(size))])
+    parts = weight.view(weight.shape[0], -1, size).permute(1, 2, 0)  # structures, size, rows
+    costs: Tensor = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+    return costs
+
+
+@torch.no_grad()
+def influential_blocks(checkpoint: Checkpoint, tokens: Tensor, keep: int) -> list[int]:
+    """Numbers, ascending, of the ``keep`` decoder blocks with the largest Block Influence on ``tokens``.
+
+    Args:
+        checkpoint: a dense or packed folder; read once, a block at a time.
+        tokens: int64 (blocks, block_tokens).
+        keep: at least 1.
+    """
+    if keep == checkpoint.blocks:
+        return list(range(keep))
+    decoder = Decoder(checkpoint)
+    positions = decoder.positions(tokens.shape[1])
+    states = list(decoder.embed(tokens).split(8))
+    influence = []
+    for index in range(checkpoint.blocks):
+        layer, cosine = decoder.take_block(index), 0.0
+        for number, before in enumerate(states):
+            output = layer(before, position_embeddings=positions)
+            states[number] = output[0] if isinstance(output, tuple) else output
+            cosine += float(functional.cosine_similarity(before, states[number], dim=-1).double().sum())
+        influence.append(1 - cosine / tokens.numel())
+    return sorted(torch.tensor(influence).topk(keep).indices.tolist())
