@@ -55,7 +55,7 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
 
     folder = Store(settings().store).open(model.uri, model.digest)
     prune, prunes = recipe.prune, "prune" in recipe.order
-    columns_of, group_size = None, recipe.quantize.group_size if "quantize" in recipe.order else None
+    columns_of, group_size = None, recipe.quantize.group_size or None if "quantize" in recipe.order else None
     if prunes and prune.method == "structured":
         check_shares(folder, prune.heads, prune.channels, prune.blocks, group_size)
     elif prunes:

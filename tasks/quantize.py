@@ -18,7 +18,7 @@ MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.q
 
 
 @compute_task(
-    "quantize-{recipe.method}-{recipe.bits}bit-g{recipe.group_size}",
+    "quantize-{recipe.method}-{recipe.grid}",
     cache_policy=StageKey(stage="quantize", modules=MODULES),
 )
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
@@ -39,6 +39,7 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
             bits=recipe.bits,
             group_size=recipe.group_size,
             symmetric=True,
+            act_order=recipe.act_order,
             damping=recipe.damping,
             partial=partial,
         )

@@ -95,10 +95,21 @@ class PruneRecipe(Choice):
 class QuantizeRecipe(Choice):
     """Store the decoder blocks' weights as small integers."""
 
-    method: Literal["gptq"] = Field("gptq", description="GPTQ: rounds column by column and repairs what is left")
+    method: Literal["gptq", "rtn"] = Field(
+        "gptq",
+        description="gptq rounds column by column and repairs what is left from calibration data; rtn only rounds",
+    )
     bits: Literal[8, 4, 3, 2] = Field(4, description="Bits a weight")
-    group_size: Literal[32, 64, 128] = Field(64, description="Input columns that share one scale")
+    group_size: Literal[0, 32, 64, 128] = Field(
+        64, description="Input columns that share one scale; 0 is one scale a row (per channel)"
+    )
+    act_order: bool = Field(True, description="GPTQ settles the columns with the largest inputs first")
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
+
+    @property
+    def grid(self) -> str:
+        """What run names show."""
+        return f"{self.bits}bit-g{self.group_size}" if self.group_size else f"{self.bits}bit-channel"
 
 
 class DistillRecipe(Choice):

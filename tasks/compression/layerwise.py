@@ -225,6 +225,7 @@ def quantize_folder(
     bits: int,
     group_size: int,
     symmetric: bool = True,
+    act_order: bool = True,
     damping: float = 0.01,
     partial: Partial | None = None,
 ) -> Iterator[LayerReport]:
@@ -239,8 +240,9 @@ def quantize_folder(
         tokens: int64 (blocks, block_tokens), the calibration text.
         method: ``gptq``, or ``rtn`` (round to nearest, the reference).
         bits: 8, 4, 3 or 2.
-        group_size: input columns that share one scale.
+        group_size: input columns that share one scale; 0 for one scale a row (per channel).
         symmetric: no zero points; the only kind that plain transformers reloads, see ``check_recipe``.
+        act_order: GPTQ settles the columns with the largest inputs first; else from left to right.
         damping: added to the Hessian's diagonal, share of its mean.
         partial: where finished blocks wait, see ``compress_folder``.
 
@@ -253,7 +255,7 @@ def quantize_folder(
     """
     check_choice("quantization method", method, ("gptq", "rtn"))
     check_choice("number of bits", bits, (8, 4, 3, 2))
-    check_recipe(source, group_size=group_size, symmetric=symmetric)
+    check_recipe(source, group_size=group_size or None, symmetric=symmetric)
     checkpoint = Checkpoint(source)
-    transform = Quantize(method, Packing(bits, group_size, symmetric), damping)
+    transform = Quantize(method, Packing(bits, group_size, symmetric), damping, act_order)
     return compress_folder(checkpoint, transform, destination, tokens, partial)

@@ -50,7 +50,7 @@ class Packing:
 
     Attributes:
         bits: bits a code, 2 to 8.
-        group_size: input columns that share one scale.
+        group_size: input columns that share one scale; 0 for one scale a row (per channel).
         symmetric: no zero points; the grid is ``scale · [-2^(bits-1), 2^(bits-1) - 1]``.
     """
 
@@ -68,13 +68,17 @@ class Packing:
         """The highest code."""
         return (1 << (self.bits - 1)) - 1
 
+    def columns_a_group(self, columns: int) -> int:
+        """Input columns that share one scale in a layer with ``columns`` of them."""
+        return self.group_size or columns
+
     def to_config(self, ignore: tuple[str, ...] = ("lm_head",)) -> dict[str, Any]:
         """``quantization_config`` of config.json; ``ignore`` names the linear layers that stay as they are."""
         weights = QuantizationArgs(
             num_bits=self.bits,
             type=QuantizationType.INT,
-            strategy=QuantizationStrategy.GROUP,
-            group_size=self.group_size,
+            strategy=QuantizationStrategy.GROUP if self.group_size else QuantizationStrategy.CHANNEL,
+            group_size=self.group_size or None,
             symmetric=self.symmetric,
         )
         scheme = QuantizationScheme(targets=["Linear"], weights=weights, format=CompressionFormat.pack_quantized)
@@ -102,17 +106,18 @@ class Packing:
         if method != "compressed-tensors" or form != CompressionFormat.pack_quantized.value or len(groups) != 1:
             raise _unreadable(f"quant_method {method}, format {form}, {len(groups)} groups")
         weights = groups[0].get("weights") or {}
-        plain = weights.get("type") == "int" and weights.get("strategy") == "group" and not weights.get("actorder")
+        known = weights.get("strategy") in ("group", "channel")
+        plain = weights.get("type") == "int" and known and not weights.get("actorder")
         if not plain or groups[0].get("input_activations"):
             raise _unreadable(f"weights {weights}")
-        return cls(int(weights["num_bits"]), int(weights["group_size"]), bool(weights["symmetric"]))
+        return cls(int(weights["num_bits"]), int(weights.get("group_size") or 0), bool(weights["symmetric"]))
 
 
 def _unreadable(observed: str) -> RefusedModel:
     return RefusedModel(
         "the model is quantized in a format that cannot be read here",
         observed=observed,
-        limit="compressed-tensors, pack-quantized, one group of integer weights with group strategy",
+        limit="compressed-tensors, pack-quantized, one group of integer weights with group or channel strategy",
         remedy="start from the unquantized model",
     )
 
@@ -136,10 +141,6 @@ class PackedLinear:
     bits: int
     group_size: int
     symmetric: bool
-
-    @property
-    def packing(self) -> Packing:
-        return Packing(self.bits, self.group_size, self.symmetric)
 
     @property
     def zeros(self) -> Tensor:
@@ -178,7 +179,8 @@ def read_packed(source: TensorSource, prefix: str, packing: Packing) -> PackedLi
     """
     shape = torch.Size(source.tensor(f"{prefix}.weight_shape").tolist())
     scale = source.tensor(f"{prefix}.weight_scale")
-    expected = (shape[0], shape[1] // packing.group_size)
+    size = packing.columns_a_group(shape[1])
+    expected = (shape[0], shape[1] // size)
     if tuple(scale.shape) != expected or not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise RefusedModel(
             f"the scales of {prefix} are damaged",
@@ -193,4 +195,4 @@ def read_packed(source: TensorSource, prefix: str, packing: Packing) -> PackedLi
         turned = packed.T.clone(memory_format=torch.contiguous_format)
         zero_point = unpack_from_int32(turned, packing.bits, scale.shape[::-1]).T.contiguous()
     codes = unpack_from_int32(source.tensor(f"{prefix}.weight_packed"), packing.bits, shape)
-    return PackedLinear(codes, scale, zero_point, packing.bits, packing.group_size, packing.symmetric)
+    return PackedLinear(codes, scale, zero_point, packing.bits, size, packing.symmetric)

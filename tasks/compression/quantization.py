@@ -22,7 +22,7 @@ def choose_grids(
     Scales are rounded to ``dtype`` first, so the error that is compared is the error of what will be stored.
 
     Args:
-        weight: float32 (rows, columns); ``packing.group_size`` divides the columns.
+        weight: float32 (rows, columns); a group size other than 0 divides the columns.
         packing: the grid's kind.
         dtype: how scales are stored.
         importance: float32 (columns,), weight of each column's error; alike when none.
@@ -30,7 +30,7 @@ def choose_grids(
     Returns:
         Scales, float32 (rows, groups), above 0, and zero points, float32 (rows, groups), whole numbers of the grid.
     """
-    values = weight.reshape(weight.shape[0], -1, packing.group_size)
+    values = weight.reshape(weight.shape[0], -1, packing.columns_a_group(weight.shape[1]))
     low, high = values.amin(2).clamp_(max=0), values.amax(2).clamp_(min=0)
     shrinks = torch.tensor(_SHRINKS if packing.bits < 8 else _SHRINKS[:1])
     scales, zeros = _grids(low.unsqueeze(2) * shrinks, high.unsqueeze(2) * shrinks, packing, dtype)
@@ -69,7 +69,7 @@ class _Rounding:
         self._codes = torch.empty(weight.shape, dtype=torch.int8)
 
     def settle(self, columns: Tensor, values: Tensor, errors: Tensor, upper: Tensor) -> None:
-        groups = columns // self._packing.group_size
+        groups = columns // self._packing.columns_a_group(self._codes.shape[1])
         codes = torch.empty(values.shape, dtype=torch.int8)
         grids = self._scales[:, groups], self._zeros[:, groups]
         by_rows(
@@ -85,7 +85,8 @@ class _Rounding:
 
 def _packed(codes: Tensor, scales: Tensor, zeros: Tensor, packing: Packing, dtype: torch.dtype) -> PackedLinear:
     zero = None if packing.symmetric else zeros.to(torch.int8)
-    return PackedLinear(codes, scales.to(dtype), zero, packing.bits, packing.group_size, packing.symmetric)
+    size = packing.columns_a_group(codes.shape[1])
+    return PackedLinear(codes, scales.to(dtype), zero, packing.bits, size, packing.symmetric)
 
 
 def scale_dtype(weight: Tensor) -> torch.dtype:
@@ -97,7 +98,7 @@ def round_to_nearest(weight: Tensor, packing: Packing) -> PackedLinear:
     """Round every weight (rows, columns) to its nearest point; zeros stay zero. The reference that GPTQ must beat."""
     dtype = scale_dtype(weight)
     scales, zeros = choose_grids(weight, packing, dtype)
-    values = weight.reshape(weight.shape[0], -1, packing.group_size) / scales.unsqueeze(2) + zeros.unsqueeze(2)
+    values = weight.reshape(*scales.shape, -1) / scales.unsqueeze(2) + zeros.unsqueeze(2)
     codes = values.round_().clamp_(packing.lowest, packing.highest).to(torch.int8).view(weight.shape)
     return _packed(codes, scales, zeros, packing, dtype)
 
@@ -110,7 +111,7 @@ def gptq(weight: Tensor, factor: Factor, packing: Packing, importance: Tensor | 
     to the columns after them.
 
     Args:
-        weight: float32 (rows, columns); ``packing.group_size`` divides the columns.
+        weight: float32 (rows, columns); a group size other than 0 divides the columns.
         factor: of the layer's inputs; ``largest_first`` loses least.
         packing: the grid's kind.
         importance: float32 (columns,), see ``choose_grids``; the mean square of each input fits.

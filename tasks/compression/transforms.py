@@ -80,6 +80,7 @@ class Quantize:
     method: str
     packing: Packing
     damping: float
+    act_order: bool = True
     others: torch.dtype | None = torch.float16
 
     def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
@@ -87,7 +88,7 @@ class Quantize:
         if self.method == "rtn":
             packed = round_to_nearest(weight, self.packing)
         else:
-            factor = statistics.factor(self.damping, largest_first=True)
+            factor = statistics.factor(self.damping, largest_first=self.act_order)
             importance = statistics.gram.diagonal()
             packed, fallback = gptq(weight, factor, self.packing, importance), factor.fallback
         return Changed(packed.dequantize(), packed.to_tensors(prefix), float(self.packing.bits), fallback)

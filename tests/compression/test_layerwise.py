@@ -82,6 +82,34 @@ def test_plain_transformers_reads_the_integers_that_were_written(llama: Path, tm
     assert {report.bits for report in reports} == {float(bits)}
 
 
+@pytest.mark.parametrize(("bits", "method"), [(8, "gptq"), (4, "gptq"), (4, "rtn")])
+def test_one_scale_a_row_is_read_by_plain_transformers(llama: Path, tmp_path: Path, bits: int, method: str) -> None:
+    quantized(llama, tmp_path / "out", bits=bits, method=method, group_size=0)
+    layer = Checkpoint(tmp_path / "out").packed(LINEARS[-1])
+    assert layer is not None
+    assert layer.scale.shape == (64, 1)
+    tokens = blocks(2, seed=9)
+    torch.testing.assert_close(
+        logits(tmp_path / "out", tokens), our_logits(tmp_path / "out", tokens), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_smaller_groups_lose_less(llama: Path, tmp_path: Path) -> None:
+    lost = [
+        sum(report.error for report in quantized(llama, tmp_path / f"g{size}", group_size=size, bits=3))
+        for size in (32, 0)
+    ]
+    assert lost[0] < 0.95 * lost[1]
+
+
+def test_the_order_of_columns_changes_the_result_and_not_the_format(llama: Path, tmp_path: Path) -> None:
+    quantized(llama, tmp_path / "a")
+    quantized(llama, tmp_path / "b", act_order=False)
+    one, other = Checkpoint(tmp_path / "a"), Checkpoint(tmp_path / "b")
+    assert one.config == other.config
+    assert not torch.equal(one.linear(LINEARS[0]), other.linear(LINEARS[0]))
+
+
 def test_a_quantized_folder_generates(llama: Path, tmp_path: Path) -> None:
     quantized(llama, tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
