@@ -45,7 +45,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = measure(options.model, quick=options.quick, threads=options.threads)
     if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
+        for row in rows:
+            print(json.dumps(asdict(row)), flush=True)
         return
     print(f"{'stage':10}{'tokens':>9}{'wall s':>9}{'CPU s':>9}{'tokens/s':>10}{'peak MB':>9}", flush=True)
     for row in rows:
@@ -60,8 +61,8 @@ def measure(model: str | None, *, quick: bool, threads: int = 0) -> Iterator[Row
     recipe, data = Recipe(), DataChoice()
     with tempfile.TemporaryDirectory(prefix="slimline-benchmark-") as name:
         work = Path(name)
-        original = _model(model, quick, work)
-        tokens = _tokens(original, data, quick, work)
+        original = model_folder(model, quick, work)
+        tokens = token_files(original, data, quick, work)
         source = original
         for stage in recipe.order:
             print(f"{stage} …", file=sys.stderr, flush=True)
@@ -70,7 +71,7 @@ def measure(model: str | None, *, quick: bool, threads: int = 0) -> Iterator[Row
             source = work / stage
 
 
-def _model(model: str | None, quick: bool, work: Path) -> Path:
+def model_folder(model: str | None, quick: bool, work: Path) -> Path:
     if model is not None:
         return Path(model)
     from tasks.adapters.sources import import_model
@@ -84,21 +85,21 @@ def _model(model: str | None, quick: bool, work: Path) -> Path:
     return store.open(imported.stored.uri, imported.stored.digest)
 
 
-def _tokens(model: Path, data: DataChoice, quick: bool, work: Path) -> tuple[Path, Path]:
-    """Files of calibration and training tokens, int64 (blocks, block_tokens)."""
+def token_files(model: Path, data: DataChoice, quick: bool, work: Path) -> tuple[Path, Path, Path]:
+    """Files of calibration, training and evaluation tokens, int64 (blocks, block_tokens)."""
     import numpy as np
 
     config = json.loads((model / "config.json").read_text())
-    files = work / "calibration.npy", work / "training.npy"
+    files = tuple(work / f"{split}.npy" for split in ("calibration", "training", "evaluation"))
     if quick:
-        made = np.random.default_rng(0).integers(0, config["vocab_size"], (2, QUICK_BLOCKS, QUICK_TOKENS))
-        calibration, training = made[0], made[1]
+        made = np.random.default_rng(0).integers(0, config["vocab_size"], (3, QUICK_BLOCKS, QUICK_TOKENS))
+        splits = tuple(made)
     else:
         from tasks.adapters.texts import read_text
         from tasks.adapters.tokens import cut_blocks
         from tasks.settings import settings
 
-        splits = cut_blocks(
+        cut = cut_blocks(
             read_text(data.source, settings().downloads).documents,
             model / "tokenizer.json",
             vocabulary=config["vocab_size"],
@@ -108,10 +109,10 @@ def _tokens(model: Path, data: DataChoice, quick: bool, work: Path) -> tuple[Pat
             evaluation=data.evaluation_blocks,
             seed=data.seed,
         )
-        calibration, training = splits.calibration, splits.training
-    for file, ids in zip(files, (calibration, training), strict=True):
+        splits = cut.calibration, cut.training, cut.evaluation
+    for file, ids in zip(files, splits, strict=True):
         np.save(file, ids.astype(np.int64), allow_pickle=False)
-    return files
+    return files[0], files[1], files[2]
 
 
 def _in_child(job: tuple[Any, ...]) -> Row:
@@ -150,7 +151,8 @@ def _work(stage: str, recipe: Recipe, source: Path, original: Path, destination:
     from tasks.compression.layerwise import prune_folder, quantize_folder
 
     if stage == "prune":
-        return prune_folder(source, destination, tokens, **recipe.prune.model_dump(), seed=recipe.seed)
+        chosen = recipe.prune.model_dump(exclude={"heads", "channels", "blocks"})
+        return prune_folder(source, destination, tokens, **chosen, seed=recipe.seed)
     if stage == "quantize":
         return quantize_folder(source, destination, tokens, **recipe.quantize.model_dump())
     return distill_folder(source, original, destination, tokens, **recipe.distill.model_dump(), seed=recipe.seed)
