@@ -6,7 +6,7 @@ from prefect import flow
 
 from tasks.contracts import Compressed, Outcome
 from tasks.distill import distill
-from tasks.evaluate import evaluate, judge, require_passed
+from tasks.evaluate import evaluate, judge, require_passed, require_sound
 from tasks.fetch import digest_text, fetch, locate
 from tasks.preflight import check_fit, preflight
 from tasks.prune import prune
@@ -50,6 +50,7 @@ def compress(
             else:
                 done = distill(candidate, original, blocks, recipe.distill, recipe.seed)
             record_stage(tracked, done)
+            require_sound(done, recipe.max_fallback_share)
             stages.append(done)
             candidate = done.model
 

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer
 from tasks.adapters.store import Store
 from tasks.adapters.tokens import read_dataset
 from tasks.caching import StageKey
-from tasks.contracts import DatasetRef, GateCheck, ModelRef, Scorecard
-from tasks.errors import GateFailed
+from tasks.contracts import Compressed, DatasetRef, GateCheck, ModelRef, Scorecard
+from tasks.errors import GateFailed, SlimlineError
 from tasks.recipes import Gate
 from tasks.retrying import compute_task
 from tasks.settings import settings
@@ -100,4 +100,21 @@ def require_passed(scorecard: Scorecard) -> None:
             limit="; ".join(f"{check.metric} {check.sense} {check.limit:g}" for check in failed)
             or "at least one check",
             remedy="; ".join(sorted({check.remedy for check in failed})) or "apply the gate first",
+        )
+
+
+def require_sound(done: Compressed, max_share: float) -> None:
+    """Stop here when too many layers of a stage needed a numerical fallback: its weights are then not what was asked.
+
+    Raises:
+        SlimlineError: names the share and the first layer's fallback.
+    """
+    share = len(done.fallbacks) / len(done.layers) if done.layers else 0.0
+    if share > max_share:
+        first = done.fallbacks[0]
+        raise SlimlineError(
+            f"{done.stage} needed numerical fallbacks in too many layers; nothing after it was run",
+            observed=f"{share:.0%} of {len(done.layers)} layers; {first.layer}: {first.fallback}",
+            limit=f"{max_share:.0%} of the layers (recipe.max_fallback_share)",
+            remedy="use more calibration blocks or other text, or raise the stage's damping",
         )

@@ -137,6 +137,9 @@ class Recipe(Choice):
     prune: PruneRecipe = PruneRecipe()
     quantize: QuantizeRecipe = QuantizeRecipe()
     distill: DistillRecipe = DistillRecipe()
+    max_fallback_share: Annotated[float, Place] = Field(
+        0.25, ge=0, le=1, description="A stage fails when more of its layers needed a numerical fallback, 0–1"
+    )
     seed: int = Field(0, ge=0, description="Seed of everything random")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.contracts import ModelRef, Score, Scorecard
-from tasks.errors import GateFailed
-from tasks.evaluate import judge, require_passed
+from tasks.contracts import Compressed, LayerReport, ModelRef, Score, Scorecard
+from tasks.errors import GateFailed, SlimlineError
+from tasks.evaluate import judge, require_passed, require_sound
 from tasks.recipes import Gate
 
 
@@ -58,3 +58,21 @@ def test_a_number_that_is_none_does_not_pass(value: float) -> None:
 def test_no_check_is_not_a_pass() -> None:
     with pytest.raises(GateFailed):
         require_passed(scorecard())
+
+
+def _layer(number: int, fallback: str | None) -> LayerReport:
+    return LayerReport(
+        layer=f"layer{number}", method="gptq", rows=1, columns=1, sparsity=0, bits=4, error=0.1, seconds=0,
+        fallback=fallback,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("needed", "limit", "fails"), [(0, 0.0, False), (1, 0.25, False), (2, 0.25, True)])
+def test_a_stage_that_fell_back_in_too_many_layers_stops_the_line(needed: int, limit: float, fails: bool) -> None:
+    layers = tuple(_layer(number, "damping raised" if number < needed else None) for number in range(4))
+    done = Compressed(stage="quantize", model=scorecard().candidate_model, layers=layers)
+    if not fails:
+        require_sound(done, limit)
+        return
+    with pytest.raises(SlimlineError, match=r"(?s)50% of 4 layers; layer0: damping raised.*25%"):
+        require_sound(done, limit)
