@@ -8,6 +8,7 @@ its figures mean nothing else. Wall time depends on what else the machine does; 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import resource
@@ -152,7 +153,8 @@ def _work(stage: str, recipe: Recipe, source: Path, original: Path, destination:
 
     if stage == "prune":
         chosen = recipe.prune.model_dump(exclude={"heads", "channels", "blocks"})
-        return prune_folder(source, destination, tokens, **chosen, seed=recipe.seed)
+        keep = ("prune", "quantize") in itertools.pairwise(recipe.order)  # as the flow does
+        return prune_folder(source, destination, tokens, **chosen, seed=recipe.seed, keep_statistics=keep)
     if stage == "quantize":
         return quantize_folder(source, destination, tokens, **recipe.quantize.model_dump())
     return distill_folder(source, original, destination, tokens, **recipe.distill.model_dump(), seed=recipe.seed)

@@ -42,9 +42,9 @@ def compress(
 
         stages: list[Compressed] = []
         candidate = original
-        for stage in recipe.order:
+        for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
             if stage == "prune":
-                done = prune(candidate, blocks, recipe.prune, recipe.seed)
+                done = prune(candidate, blocks, recipe.prune, recipe.seed, following == "quantize")
             elif stage == "quantize":
                 done = quantize(candidate, blocks, recipe.quantize)
             else:

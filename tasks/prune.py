@@ -24,8 +24,13 @@ MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slim
     "prune-{recipe.method}-{recipe.amount}",
     cache_policy=StageKey(stage="prune", modules=MODULES),
 )
-def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0) -> Compressed:
-    """Take the recipe's weights out of every decoder block: zeros, or a smaller model."""
+def prune(
+    model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0, keep_statistics: bool = False
+) -> Compressed:
+    """Take the recipe's weights out of every decoder block: zeros, or a smaller model.
+
+    With ``keep_statistics`` the calibration statistics stay beside the model, and quantization after it runs no token.
+    """
     from tasks.compression.checkpoint import linear_count
 
     use_threads()
@@ -33,7 +38,7 @@ def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0)
     layers: list[LayerReport] = []
 
     def make(folder: Path, partial: Partial) -> None:
-        made = _work(source, folder, tokens, recipe, seed, partial)
+        made = _work(source, folder, tokens, recipe, seed, partial, keep_statistics)
         layers.extend(followed("prune", made, linear_count(source), "layers"))
 
     with measured() as meter:
@@ -53,7 +58,7 @@ def prune(model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0)
 
 
 def _work(
-    source: Path, folder: Path, tokens: torch.Tensor, recipe: PruneRecipe, seed: int, partial: Partial
+    source: Path, folder: Path, tokens: torch.Tensor, recipe: PruneRecipe, seed: int, partial: Partial, keep: bool
 ) -> Iterator[LayerReport]:
     from tasks.compression.layerwise import prune_folder
     from tasks.compression.slimming import slim_folder
@@ -71,4 +76,5 @@ def _work(
         damping=recipe.damping,
         seed=seed,
         partial=partial,
+        keep_statistics=keep,
     )

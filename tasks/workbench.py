@@ -170,7 +170,7 @@ def describe_model(stored: Stored, *, name: str, licence: str) -> ModelRef:
         licence=licence,
         architecture=facts.architecture,
         parameters=facts.parameters,
-        bytes=stored.bytes,
+        bytes=facts.bytes,
         dtype=facts.dtype,
         sparsity=facts.sparsity,
         bits=facts.bits,

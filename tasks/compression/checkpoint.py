@@ -221,7 +221,7 @@ class FolderFacts:
     Attributes:
         architecture: as in config.json.
         parameters: weights of the dense model, tied ones once.
-        bytes: all files.
+        bytes: all files of the model; not calibration statistics that lie beside it.
         dtype: of most unquantized values: float32, float16, bfloat16.
         sparsity: zero share of the decoder blocks' linear weights, 0 to 1.
         bits: bits a weight in those, scales not counted.
@@ -254,7 +254,12 @@ def describe(folder: Path) -> FolderFacts:
             values[dtype] += count
     parameters = sum(values.values()) + (weights if checkpoint.packing else 0)
     dtype = values.most_common(1)[0][0]
-    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    beside = ("manifest.json", "statistics")
+    total = sum(
+        path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] not in beside
+    )
     return FolderFacts(architecture_name(checkpoint.config), parameters, total, dtype, zeros / weights, bits / weights)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
@@ -26,6 +26,7 @@ from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.packing import Packing
 from tasks.compression.pruning import Pattern
 from tasks.compression.resuming import Partial
+from tasks.compression.statistics import KeptStatistics, digest_of
 from tasks.compression.transforms import Prune, Quantize, Transform
 from tasks.compression.writing import FolderWriter, as_stored, fits
 from tasks.contracts import LayerReport
@@ -42,14 +43,38 @@ def batches_of(decoder: Decoder, tokens: Tensor) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One pass over a folder: what to read, and what to do to each linear layer."""
+    """One pass over a folder: what to read, what to do to each linear layer, and whether to keep its statistics."""
 
     checkpoint: Checkpoint
     transform: Transform
+    keep_statistics: bool = False
+
+    def rerun(self, destination: Path, kept: KeptStatistics) -> Iterator[LayerReport]:
+        """The pass with statistics that an earlier one kept: no token is run, so there is nothing to resume."""
+        with FolderWriter(self.checkpoint, destination, self.transform.packing) as writer:
+            for index in range(self.checkpoint.blocks):
+                yield from self._again(index, kept, writer)
+            outer, reports = self._rest(self.checkpoint.outer_names())
+            writer.write_outer(outer)
+            yield from reports
+
+    def _again(self, index: int, kept: KeptStatistics, writer: FolderWriter) -> list[LayerReport]:
+        prefix = self.checkpoint.architecture.block(index)
+        tensors, reports = self._rest(self._other_names(index))
+        for group in self.checkpoint.architecture.groups:
+            names = [f"{prefix}.{name}" for name in group]
+            statistics = kept.read(index, group[0], self.checkpoint.linear_shape(names[0])[1])
+            for name in names:
+                stored, _, report = self._linear(name, self.checkpoint.linear(name), statistics)
+                tensors.update(stored)
+                reports.append(report)
+        writer.write_block(index, tensors)
+        return reports
 
     def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
         decoder = Decoder(self.checkpoint)
         positions = decoder.positions(tokens.shape[1])
+        digest = digest_of(tokens) if self.keep_statistics else None
         with FolderWriter(self.checkpoint, destination, self.transform.packing, partial) as writer:
             saved = writer.resume()
             if saved is None:
@@ -59,7 +84,7 @@ class _Pass:
                 batches = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]
             yield from told
             for index in range(done, self.checkpoint.blocks):
-                reports = self._block(index, decoder, batches, positions, writer)
+                reports = self._block(index, decoder, batches, positions, writer, digest)
                 told += reports
                 states = {f"{number}": batch for number, batch in enumerate(batches)}
                 writer.save(index + 1, states, {"layers": [report.model_dump() for report in told]})
@@ -77,54 +102,63 @@ class _Pass:
         batches: list[Tensor],
         positions: tuple[Tensor, Tensor],
         writer: FolderWriter,
+        digest: str | None,
     ) -> list[LayerReport]:
         architecture = self.checkpoint.architecture
         prefix = architecture.block(index)
         layer = decoder.take_block(index)
-        linears = {f"{prefix}.{name}" for name in architecture.linears}
-        kept, reports = self._rest(
-            tuple(
-                name
-                for name in self.checkpoint.block_names(index)
-                if name.rpartition(".")[0] not in linears or name.endswith(".bias")
-            )
-        )
+        kept, reports = self._rest(self._other_names(index))
+        groups: dict[str, InputStatistics] = {}
         # The tokens go through what will be read back: norms and biases in their stored precision too.
         layer.load_state_dict({name.removeprefix(f"{prefix}."): kept[name].float() for name in kept}, strict=False)
 
         def change(group: tuple[str, ...], statistics: InputStatistics) -> None:
             for name in group:
-                tensors, report = self._linear(f"{prefix}.{name}", layer.get_submodule(name), statistics)
+                weight = layer.get_submodule(name).get_parameter("weight")
+                tensors, changed, report = self._linear(f"{prefix}.{name}", weight, statistics)
+                weight.copy_(changed)
                 kept.update(tensors)
                 reports.append(report)
+            if digest is not None:
+                groups[group[0]] = statistics
 
         BlockPass(prefix, layer, architecture.groups, change).run(batches, positions)
+        if digest is not None:
+            writer.write_statistics(index, groups, digest)
         writer.write_block(index, kept)
         return reports
 
+    def _other_names(self, index: int) -> tuple[str, ...]:
+        """Stored tensors of block ``index`` that are no linear layer's weight."""
+        prefix = self.checkpoint.architecture.block(index)
+        linears = {f"{prefix}.{name}" for name in self.checkpoint.architecture.linears}
+        return tuple(
+            name
+            for name in self.checkpoint.block_names(index)
+            if name.rpartition(".")[0] not in linears or name.endswith(".bias")
+        )
+
+    @torch.no_grad()
     def _linear(
-        self, prefix: str, linear: nn.Module, statistics: InputStatistics
-    ) -> tuple[dict[str, Tensor], LayerReport]:
-        """Change one linear layer in place; what is stored for it, and its report."""
+        self, prefix: str, weight: Tensor, statistics: InputStatistics
+    ) -> tuple[dict[str, Tensor], Tensor, LayerReport]:
+        """Change a layer's weight (rows, columns): what is stored, the weight that is read back, and the report."""
         began = time.perf_counter()
-        weight = linear.get_parameter("weight")
         name = f"{prefix}.weight"
         stored = self.checkpoint.dtype(name) if name in self.checkpoint else torch.float16
         changed = self.transform.apply(prefix, weight, statistics, stored)
-        error = output_error(weight, changed.weight, statistics.gram)
-        weight.copy_(changed.weight)
         report = LayerReport(
             layer=prefix,
             method=self.transform.method,
             rows=weight.shape[0],
             columns=weight.shape[1],
-            sparsity=float((weight == 0).sum()) / weight.numel(),
+            sparsity=float((changed.weight == 0).sum()) / weight.numel(),
             bits=changed.bits,
-            error=error,
+            error=output_error(weight, changed.weight, statistics.gram),
             seconds=time.perf_counter() - began,
             fallback=changed.fallback,
         )
-        return changed.tensors, report
+        return changed.tensors, changed.weight, report
 
     def _rest(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], list[LayerReport]]:
         """Tensors that no transform changes, as they will be stored, and a report for each that had to stay float32."""
@@ -155,7 +189,13 @@ def _kept_wide(name: str, value: Tensor, dtype: torch.dtype) -> LayerReport:
 
 
 def compress_folder(
-    checkpoint: Checkpoint, transform: Transform, destination: Path, tokens: Tensor, partial: Partial | None = None
+    checkpoint: Checkpoint,
+    transform: Transform,
+    destination: Path,
+    tokens: Tensor,
+    partial: Partial | None = None,
+    *,
+    keep_statistics: bool = False,
 ) -> Iterator[LayerReport]:
     """One pass with any transform. Checks the tokens; ``prune_folder`` and ``quantize_folder`` check the rest.
 
@@ -169,9 +209,10 @@ def compress_folder(
         destination: absent, or an empty folder.
         tokens: int64 (blocks, block_tokens), the calibration text.
         partial: this pass's own; see above.
+        keep_statistics: leave each group's statistics in the new folder (``statistics``), for a pass over that folder.
     """
     check_calibration(checkpoint, tokens)
-    return _Pass(checkpoint, transform).run(destination, tokens, partial)
+    return _Pass(checkpoint, transform, keep_statistics).run(destination, tokens, partial)
 
 
 def prune_folder(
@@ -185,6 +226,7 @@ def prune_folder(
     damping: float = 0.01,
     seed: int = 0,
     partial: Partial | None = None,
+    keep_statistics: bool = False,
 ) -> Iterator[LayerReport]:
     """Prune every linear layer of every decoder block; the new folder has the source's dtype.
 
@@ -200,7 +242,7 @@ def prune_folder(
         pattern: ``unstructured``, or n:m, of every m consecutive input columns n weights stay.
         damping: added to the Hessian's diagonal, share of its mean.
         seed: part of the recipe; all methods are deterministic and draw nothing.
-        partial: where finished blocks wait, see ``compress_folder``.
+        partial, keep_statistics: see ``compress_folder``.
 
     Yields:
         One report a layer, in the order they run.
@@ -213,7 +255,8 @@ def prune_folder(
     zeros = check_zeros(sparsity, pattern)
     check_recipe(source, prune=True, columns_of=zeros.of if isinstance(zeros, Pattern) else None)
     checkpoint = Checkpoint(source)
-    return compress_folder(checkpoint, Prune(method, zeros, damping), destination, tokens, partial)
+    transform = Prune(method, zeros, damping)
+    return compress_folder(checkpoint, transform, destination, tokens, partial, keep_statistics=keep_statistics)
 
 
 def quantize_folder(
@@ -231,8 +274,9 @@ def quantize_folder(
 ) -> Iterator[LayerReport]:
     """Quantize every linear layer of every decoder block to the pack-quantized format; the rest becomes float16.
 
-    Zeros of the source stay exactly zero. A packed source is dequantized first. Checks, iteration and failure as in
-    ``prune_folder``.
+    Zeros of the source stay exactly zero. A packed source is dequantized first. Where pruning left its statistics of
+    the same tokens in the source (``prune_folder`` with ``keep_statistics``), they are used and no token is run.
+    Checks, iteration and failure as in ``prune_folder``.
 
     Args:
         source: a Hugging Face folder.
@@ -258,4 +302,8 @@ def quantize_folder(
     check_recipe(source, group_size=group_size or None, symmetric=symmetric)
     checkpoint = Checkpoint(source)
     transform = Quantize(method, Packing(bits, group_size, symmetric), damping, act_order)
+    check_calibration(checkpoint, tokens)
+    kept = KeptStatistics.of(source, tokens, checkpoint.blocks)
+    if kept is not None:
+        return _Pass(checkpoint, transform).rerun(destination, kept)
     return compress_folder(checkpoint, transform, destination, tokens, partial)

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from tasks.compression.architectures import block_count
 from tasks.compression.checkpoint import INDEX, Checkpoint
+from tasks.compression.hessian import InputStatistics
 from tasks.compression.packing import PACKED_SUFFIXES, Packing
 from tasks.compression.resuming import Partial, Saved
+from tasks.compression.statistics import FOLDER, file_name, save_statistics
 
 # What the tokenizer, generation and the licence need beside weights and config.json. Other files stay behind.
 _COMPANIONS = (
@@ -105,7 +107,8 @@ class FolderWriter:
     def save(self, done: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """Note that ``done`` blocks are written and what the next one starts from; nothing without ``partial``."""
         if self._partial is not None:
-            self._partial.write(done, tensors, notes, [self._folder / self._shard(done)])
+            written = [self._folder / self._shard(done), self._folder / file_name(done - 1)]
+            self._partial.write(done, tensors, notes, [file for file in written if file.exists()])
 
     def write_block(self, index: int, tensors: Mapping[str, Tensor]) -> None:
         """Write every tensor of decoder block ``index``, by full name."""
@@ -114,6 +117,10 @@ class FolderWriter:
     def write_outer(self, tensors: Mapping[str, Tensor]) -> None:
         """Write every tensor outside the blocks, by full name; a tied head is left out."""
         self._write(self._blocks + 1, tensors)
+
+    def write_statistics(self, index: int, groups: Mapping[str, InputStatistics], tokens_digest: str) -> None:
+        """Keep block ``index``'s statistics for a pass that comes next; they lie beside the model, not in it."""
+        save_statistics(self._folder / file_name(index), groups, tokens_digest)
 
     def _shard(self, number: int) -> str:
         return f"model-{number:05d}-of-{self._blocks + 1:05d}.safetensors"
@@ -133,6 +140,9 @@ class FolderWriter:
         if self._folder != self._destination:
             for shard in sorted(set(self._shards.values())):
                 shutil.move(self._folder / shard, self._destination / shard)
+        for kept in sorted(self._folder.glob("statistics-*.safetensors")):
+            (self._destination / FOLDER).mkdir(exist_ok=True)
+            shutil.move(kept, self._destination / FOLDER / kept.name)
         for pattern in _COMPANIONS:
             for path in sorted(self._source.folder.glob(pattern)):
                 target = self._destination / path.relative_to(self._source.folder)

@@ -24,8 +24,9 @@ def work(stage: str, home: Path, out: Path, partial: Partial | None) -> Iterator
     """The stage on the folders of ``home``."""
     if stage == "prune":
         return prune_folder(
-            home / "teacher", out, blocks(16), method="sparsegpt", sparsity=0.0, pattern="2:4", partial=partial
-        )
+            home / "teacher", out, blocks(16), method="sparsegpt", sparsity=0.0, pattern="2:4", partial=partial,
+            keep_statistics=True,
+        )  # fmt: skip
     if stage == "quantize":
         return quantize_folder(home / "teacher", out, blocks(16), method="gptq", bits=4, group_size=32, partial=partial)
     if stage == "slim":

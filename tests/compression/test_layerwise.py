@@ -144,6 +144,38 @@ def test_zeros_of_a_pruned_folder_stay_zero_through_quantization(llama: Path, tm
         assert bool((after.linear(name)[zero] == 0).all()), name
 
 
+def test_statistics_that_pruning_kept_spare_quantization_its_pass(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruned(llama, tmp_path / "pruned", keep_statistics=True)
+    pruned(llama, tmp_path / "bare")
+    assert describe(tmp_path / "pruned") == describe(tmp_path / "bare")
+    own = quantized(tmp_path / "bare", tmp_path / "own")
+    # No decoder, no forward pass.
+    monkeypatch.setattr(layerwise, "Decoder", None)
+    kept = quantized(tmp_path / "pruned", tmp_path / "kept")
+    assert [report.layer for report in kept] == [report.layer for report in own]
+    # The first group of the first block reads the same either way.
+    assert [report.error for report in kept[:3]] == pytest.approx([report.error for report in own[:3]], rel=1e-2)
+    assert sum(report.error for report in kept) == pytest.approx(sum(report.error for report in own), rel=0.2)
+    before, after = Checkpoint(tmp_path / "pruned"), Checkpoint(tmp_path / "kept")
+    for name in LINEARS:
+        assert bool((after.linear(name)[before.linear(name) == 0] == 0).all())
+    assert not (tmp_path / "kept" / "statistics").exists()
+
+
+@pytest.mark.parametrize("harm", ["other tokens", "a block is missing"])
+def test_statistics_that_do_not_belong_are_not_used(llama: Path, tmp_path: Path, harm: str) -> None:
+    pruned(llama, tmp_path / "pruned", keep_statistics=True)
+    tokens = blocks(6, seed=1) if harm == "other tokens" else blocks(6)
+    if harm == "a block is missing":
+        (tmp_path / "pruned" / "statistics" / "statistics-00002.safetensors").unlink()
+    list(quantize_folder(tmp_path / "pruned", tmp_path / "kept", tokens, **GRID))
+    pruned(llama, tmp_path / "bare")
+    list(quantize_folder(tmp_path / "bare", tmp_path / "own", tokens, **GRID))
+    assert files(tmp_path / "kept") == files(tmp_path / "own")
+
+
 def test_calibration_beats_rounding_and_cutting(llama: Path, tmp_path: Path) -> None:
     def total(reports: list[LayerReport]) -> float:
         return sum(report.error for report in reports)

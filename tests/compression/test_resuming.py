@@ -44,7 +44,7 @@ def whole(home: Path, stage: str, out: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def attempt(home: Path, stage: str, out: Path, partial: Path, *, kill_after: float | None) -> list[str]:
