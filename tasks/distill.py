@@ -49,6 +49,7 @@ def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: Dist
             temperature=recipe.temperature,
             hard_share=recipe.hard_share,
             seed=seed,
+            divergence=recipe.divergence,
             partial=partial,
         )
         losses.extend(step.loss for step in followed("distill", made, steps, "steps"))

@@ -103,6 +103,11 @@ class DistillRecipe(Choice):
     learning_rate: float = Field(3e-3, gt=0, le=0.1, description="Share by which a step changes a value, at its peak")
     temperature: float = Field(2.0, gt=0, le=20, description="Softens teacher and student alike")
     hard_share: float = Field(0.1, ge=0, le=1, description="Weight of the true next token, the rest is the teacher's")
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = Field(
+        "forward_kl",
+        description="forward_kl learns all that the teacher finds likely; reverse_kl keeps to what it finds likely; "
+        "jensen_shannon lies between",
+    )
 
 
 class Recipe(Choice):

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.divergences import DIVERGENCES, DivergenceName
 from tasks.compression.loading import check_tokens, head_weight, hidden_states, load_for_compute
 from tasks.compression.losses import distillation_loss
 from tasks.compression.resuming import Partial
@@ -41,7 +42,7 @@ class StepResult:
 
     Attributes:
         step, steps: this step, from 1, and how many there are.
-        loss, soft_loss, hard_loss: means over the step's positions before the update, nats; soft is T² · KL.
+        loss, soft_loss, hard_loss: means over the step's positions before the update, nats; soft is T² · divergence.
         tokens: tokens worked through since the beginning.
         seconds: since the beginning, loading included.
         learning_rate: that this step used, relative as in the recipe.
@@ -71,6 +72,7 @@ def distill_folder(
     temperature: float,
     hard_share: float,
     seed: int,
+    divergence: DivergenceName = "forward_kl",
     partial: Partial | None = None,
 ) -> Iterator[StepResult]:
     """Distil ``student`` from ``teacher`` into the new folder ``destination``, in the student's own format.
@@ -87,6 +89,7 @@ def distill_folder(
         batch_blocks: blocks a step.
         learning_rate: peak, relative: about the share by which a step changes a scale, norm or weight.
         temperature, hard_share: of the loss, see ``losses``.
+        divergence: what the soft part of the loss is, see ``divergences``.
         partial: where the state is kept every ``SAVE_SECONDS``. A distillation that was killed and is started again
             with the same arguments and folder yields the finished steps at once, goes on after them, and ends with
             the same bytes.
@@ -107,21 +110,9 @@ def distill_folder(
             remedy="use the model that the student was made from as its teacher",
         )
     check_tokens(tokens, vocabularies[0])
-    _check_recipe(epochs, batch_blocks, learning_rate, temperature, hard_share)
-    plan = _Plan(len(tokens), epochs, batch_blocks, learning_rate, temperature, hard_share, seed)
+    plan = _Plan(len(tokens), epochs, batch_blocks, learning_rate, temperature, hard_share, seed, divergence)
+    _check_plan(plan)
     return _distill(checkpoint, teacher, destination, tokens, plan, partial)
-
-
-def _check_recipe(epochs: int, batch_blocks: int, learning_rate: float, temperature: float, hard_share: float) -> None:
-    in_range = epochs >= 1 and batch_blocks >= 1 and learning_rate > 0 and temperature > 0 and 0 <= hard_share <= 1
-    if not in_range:
-        raise RefusedRecipe(
-            "distillation cannot run with these numbers",
-            observed=f"epochs {epochs}, batch_blocks {batch_blocks}, learning_rate {learning_rate}, "
-            f"temperature {temperature}, hard_share {hard_share}",
-            limit="epochs and batch_blocks at least 1, learning_rate and temperature above 0, hard_share 0 to 1",
-            remedy="correct the distill group of the recipe",
-        )
 
 
 @dataclass(frozen=True)
@@ -135,6 +126,7 @@ class _Plan:
     temperature: float
     hard_share: float
     seed: int
+    divergence: DivergenceName
 
     @property
     def steps(self) -> int:
@@ -152,6 +144,19 @@ class _Plan:
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / (self.steps - warmup + 1)))
+
+
+def _check_plan(plan: _Plan) -> None:
+    in_range = plan.epochs >= 1 and plan.batch_blocks >= 1 and plan.learning_rate > 0 and plan.temperature > 0
+    if not in_range or not 0 <= plan.hard_share <= 1 or plan.divergence not in DIVERGENCES:
+        raise RefusedRecipe(
+            "distillation cannot run with these numbers",
+            observed=f"epochs {plan.epochs}, batch_blocks {plan.batch_blocks}, learning_rate {plan.learning_rate}, "
+            f"temperature {plan.temperature}, hard_share {plan.hard_share}, divergence {plan.divergence}",
+            limit="epochs and batch_blocks at least 1, learning_rate and temperature above 0, hard_share 0 to 1, "
+            f"divergence one of {', '.join(DIVERGENCES)}",
+            remedy="correct the distill group of the recipe",
+        )
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,7 @@ def _accumulate(student: _Headed, teacher: _Headed, batch: Tensor, plan: _Plan) 
             part[:, 1:].flatten(),
             temperature=plan.temperature,
             hard_share=plan.hard_share,
+            divergence=plan.divergence,
         )
         share = len(part) / len(batch)
         (loss.total * share).backward()
