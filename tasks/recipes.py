@@ -108,6 +108,19 @@ class DistillRecipe(Choice):
         description="forward_kl learns all that the teacher finds likely; reverse_kl keeps to what it finds likely; "
         "jensen_shannon lies between",
     )
+    hidden_weight: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Weight of the relative error of hidden states after each block, added to the loss; 0: left out",
+    )
+    cached_top_k: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Keep the teacher's so many most likely tokens a position on disk and ask it only once; 0 asks it "
+        "in every epoch. Not together with hidden_weight",
+    )
 
 
 class Recipe(Choice):

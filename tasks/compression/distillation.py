@@ -1,8 +1,8 @@
 """Teach a compressed model from the original: logit distillation that keeps zeros zero and integers as they are.
 
-The loss is in ``losses``, what learns is in ``trainable``. AdamW (Loshchilov, Hutter 2019) without weight decay, since
-the student is already near a trained model and decay would only pull it away; linear warm-up, then a cosine to zero;
-gradients clipped to norm 1.
+What is asked of the student is in ``teaching`` and ``losses``, what learns is in ``trainable``. AdamW (Loshchilov,
+Hutter 2019) without weight decay, since the student is already near a trained model and decay would only pull it away;
+linear warm-up, then a cosine to zero; gradients clipped to norm 1.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.divergences import DIVERGENCES, DivergenceName
-from tasks.compression.loading import check_tokens, head_weight, hidden_states, load_for_compute
-from tasks.compression.losses import distillation_loss
+from tasks.compression.divergences import DivergenceName
+from tasks.compression.loading import check_tokens
 from tasks.compression.resuming import Partial
+from tasks.compression.teaching import Headed, Teaching, Terms, teaching
 from tasks.compression.trainable import Trainable, make_trainable
 from tasks.compression.training_state import restore, state_of
 from tasks.compression.writing import FolderWriter
@@ -47,6 +46,7 @@ class StepResult:
         seconds: since the beginning, loading included.
         learning_rate: that this step used, relative as in the recipe.
         grad_norm: of all gradients together, before clipping.
+        hidden_loss: relative square error of hidden states, before it is weighted; 0 where it is not asked for.
     """
 
     step: int
@@ -58,6 +58,7 @@ class StepResult:
     seconds: float
     learning_rate: float
     grad_norm: float
+    hidden_loss: float = 0.0
 
 
 def distill_folder(
@@ -73,6 +74,8 @@ def distill_folder(
     hard_share: float,
     seed: int,
     divergence: DivergenceName = "forward_kl",
+    hidden_weight: float = 0.0,
+    cached_top_k: int = 0,
     partial: Partial | None = None,
 ) -> Iterator[StepResult]:
     """Distil ``student`` from ``teacher`` into the new folder ``destination``, in the student's own format.
@@ -81,7 +84,7 @@ def distill_folder(
     written when it is exhausted. An iterator that is closed early, or an error, writes nothing.
 
     Args:
-        student: dense, pruned or packed folder.
+        student: dense, pruned or packed folder; it may have fewer blocks, heads or MLP channels than the teacher.
         teacher: folder of the original; same vocabulary.
         destination: absent, or an empty folder.
         tokens: (blocks, length) integers, training split.
@@ -90,18 +93,21 @@ def distill_folder(
         learning_rate: peak, relative: about the share by which a step changes a scale, norm or weight.
         temperature, hard_share: of the loss, see ``losses``.
         divergence: what the soft part of the loss is, see ``divergences``.
+        hidden_weight: of the loss on hidden states that is added, see ``hidden_matching``; 0 leaves it out.
+        cached_top_k: tokens a position that are kept of the teacher's answers on disk, see ``teacher_cache``; 0 asks
+            the teacher about every part.
         partial: where the state is kept every ``SAVE_SECONDS``. A distillation that was killed and is started again
             with the same arguments and folder yields the finished steps at once, goes on after them, and ends with
             the same bytes.
 
     Raises:
         RefusedData: no tokens, or ids outside the vocabulary.
-        RefusedModel: a folder cannot be read, or the vocabularies differ.
-        RefusedRecipe: a number out of range.
+        RefusedModel: a folder cannot be read, the vocabularies differ, or hidden states are to be compared and cannot.
+        RefusedRecipe: a number out of range, or options that exclude each other.
         SlimlineError: the loss or a gradient is no longer finite; nothing is written.
     """
-    checkpoint = Checkpoint(student)
-    vocabularies = int(checkpoint.config["vocab_size"]), int(Checkpoint(teacher).config["vocab_size"])
+    folders = Checkpoint(student), Checkpoint(teacher)
+    vocabularies = [int(folder.config["vocab_size"]) for folder in folders]
     if vocabularies[0] != vocabularies[1]:
         raise RefusedModel(
             "student and teacher do not share a vocabulary",
@@ -110,9 +116,11 @@ def distill_folder(
             remedy="use the model that the student was made from as its teacher",
         )
     check_tokens(tokens, vocabularies[0])
-    plan = _Plan(len(tokens), epochs, batch_blocks, learning_rate, temperature, hard_share, seed, divergence)
+    terms = Terms(temperature, hard_share, divergence, hidden_weight, cached_top_k)
+    terms.check(*folders)
+    plan = _Plan(len(tokens), epochs, batch_blocks, learning_rate, seed, terms)
     _check_plan(plan)
-    return _distill(checkpoint, teacher, destination, tokens, plan, partial)
+    return _distill(folders, destination, tokens, plan, partial)
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,8 @@ class _Plan:
     epochs: int
     batch_blocks: int
     learning_rate: float
-    temperature: float
-    hard_share: float
     seed: int
-    divergence: DivergenceName
+    terms: Terms
 
     @property
     def steps(self) -> int:
@@ -147,93 +153,56 @@ class _Plan:
 
 
 def _check_plan(plan: _Plan) -> None:
-    in_range = plan.epochs >= 1 and plan.batch_blocks >= 1 and plan.learning_rate > 0 and plan.temperature > 0
-    if not in_range or not 0 <= plan.hard_share <= 1 or plan.divergence not in DIVERGENCES:
+    if not (plan.epochs >= 1 and plan.batch_blocks >= 1 and plan.learning_rate > 0):
         raise RefusedRecipe(
             "distillation cannot run with these numbers",
-            observed=f"epochs {plan.epochs}, batch_blocks {plan.batch_blocks}, learning_rate {plan.learning_rate}, "
-            f"temperature {plan.temperature}, hard_share {plan.hard_share}, divergence {plan.divergence}",
-            limit="epochs and batch_blocks at least 1, learning_rate and temperature above 0, hard_share 0 to 1, "
-            f"divergence one of {', '.join(DIVERGENCES)}",
+            observed=f"epochs {plan.epochs}, batch_blocks {plan.batch_blocks}, learning_rate {plan.learning_rate}",
+            limit="epochs and batch_blocks at least 1, learning_rate above 0",
             remedy="correct the distill group of the recipe",
         )
 
 
-@dataclass(frozen=True)
-class _Headed:
-    """A model and its output head, (vocabulary, width)."""
-
-    model: PreTrainedModel
-    head: Tensor
-
-    @classmethod
-    def load(cls, folder: Path) -> _Headed:
-        model = load_for_compute(folder)
-        return cls(model, head_weight(model))
-
-    def states(self, tokens: Tensor) -> Tensor:
-        """What the head reads where a next token is known, (blocks · (length - 1), width)."""
-        return hidden_states(self.model, tokens)[:, :-1].flatten(0, 1)
-
-
-def _accumulate(student: _Headed, teacher: _Headed, batch: Tensor, plan: _Plan) -> tuple[float, float, float]:
-    """Backpropagate the mean loss of ``batch``, (blocks, length), part by part; returns total, soft and hard loss."""
-    sums = [0.0, 0.0, 0.0]
-    for part in batch.split(max(1, MICRO_TOKENS // batch.shape[1])):
-        with torch.inference_mode():
-            wanted = teacher.states(part)
-        loss = distillation_loss(
-            student.states(part),
-            student.head,
-            wanted,
-            teacher.head,
-            part[:, 1:].flatten(),
-            temperature=plan.temperature,
-            hard_share=plan.hard_share,
-            divergence=plan.divergence,
-        )
-        share = len(part) / len(batch)
+def _accumulate(student: Headed, teach: Teaching, tokens: Tensor, indices: Tensor) -> list[float]:
+    """Backpropagate the mean loss of the blocks ``indices``, part by part; total, soft, hard and hidden loss."""
+    sums = [0.0, 0.0, 0.0, 0.0]
+    for part in indices.split(max(1, MICRO_TOKENS // tokens.shape[1])):
+        loss = teach(student, tokens[part].long(), part)
+        share = len(part) / len(indices)
         (loss.total * share).backward()
         sums = [total + share * value.item() for total, value in zip(sums, loss, strict=True)]
-    return sums[0], sums[1], sums[2]
+    return sums
 
 
 def _distill(
-    checkpoint: Checkpoint,
-    teacher_folder: Path,
-    destination: Path,
-    tokens: Tensor,
-    plan: _Plan,
-    partial: Partial | None,
+    folders: tuple[Checkpoint, Checkpoint], destination: Path, tokens: Tensor, plan: _Plan, partial: Partial | None
 ) -> Iterator[StepResult]:
     started = time.perf_counter()
-    teacher, student = _Headed.load(teacher_folder), _Headed.load(checkpoint.folder)
-    trainable = make_trainable(student.model, checkpoint)
-    optimizer = torch.optim.AdamW(trainable.groups(), lr=plan.learning_rate, betas=BETAS, weight_decay=0.0)
-    results = _resume(trainable, optimizer, partial)
-    yield from results
-    saved = time.perf_counter()
-    for step, indices in enumerate(plan.batches()):
-        if step < len(results):
-            continue
-        batch = tokens[indices].long()
-        losses, norm = _gradients(student, teacher, trainable, batch, step, plan)
-        rate = plan.rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["size"]
-        optimizer.step()
-        trainable.refresh()
-        optimizer.zero_grad(set_to_none=True)
-        seen = batch.numel() + (results[-1].tokens if results else 0)
-        result = StepResult(step + 1, plan.steps, *losses, seen, time.perf_counter() - started, rate, norm)
-        results.append(result)
-        if partial is not None and time.perf_counter() - saved >= SAVE_SECONDS:
-            partial.write(
-                step + 1, state_of(trainable.parameters, optimizer), {"steps": list(map(asdict, results))}, ()
-            )
-            saved = time.perf_counter()
-        yield result
-    _write(checkpoint, trainable, destination)
+    student = Headed.load(folders[0].folder)
+    with teaching(student, folders, tokens, plan.terms, partial) as teach:
+        trainable = make_trainable(student.model, folders[0])
+        optimizer = torch.optim.AdamW(trainable.groups(), lr=plan.learning_rate, betas=BETAS, weight_decay=0.0)
+        results = _resume(trainable, optimizer, partial)
+        yield from results
+        saved = time.perf_counter()
+        for step, indices in enumerate(plan.batches()):
+            if step < len(results):
+                continue
+            (loss, soft, hard, hidden), norm = _gradients(student, teach, trainable, tokens, indices, step, plan)
+            rate = plan.rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["size"]
+            optimizer.step()
+            trainable.refresh()
+            optimizer.zero_grad(set_to_none=True)
+            seen = indices.numel() * tokens.shape[1] + (results[-1].tokens if results else 0)
+            seconds = time.perf_counter() - started
+            results.append(StepResult(step + 1, plan.steps, loss, soft, hard, seen, seconds, rate, norm, hidden))
+            if partial is not None and time.perf_counter() - saved >= SAVE_SECONDS:
+                notes = {"steps": list(map(asdict, results))}
+                partial.write(step + 1, state_of(trainable.parameters, optimizer), notes, ())
+                saved = time.perf_counter()
+            yield results[-1]
+    _write(folders[0], trainable, destination)
 
 
 def _resume(trainable: Trainable, optimizer: torch.optim.Optimizer, partial: Partial | None) -> list[StepResult]:
@@ -247,10 +216,16 @@ def _resume(trainable: Trainable, optimizer: torch.optim.Optimizer, partial: Par
 
 
 def _gradients(
-    student: _Headed, teacher: _Headed, trainable: Trainable, batch: Tensor, step: int, plan: _Plan
-) -> tuple[tuple[float, float, float], float]:
-    """Losses of ``batch``, and the norm of the gradients that it leaves, masked and clipped."""
-    losses = _accumulate(student, teacher, batch, plan)
+    student: Headed,
+    teach: Teaching,
+    trainable: Trainable,
+    tokens: Tensor,
+    indices: Tensor,
+    step: int,
+    plan: _Plan,
+) -> tuple[list[float], float]:
+    """Losses of the blocks ``indices``, and the norm of the gradients that they leave, masked and clipped."""
+    losses = _accumulate(student, teach, tokens, indices)
     _require_finite("loss", losses[0], step + 1, plan)
     trainable.clear_masked_gradients()
     norm = float(torch.nn.utils.clip_grad_norm_(trainable.parameters, MAX_GRAD_NORM))
