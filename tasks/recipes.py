@@ -119,7 +119,7 @@ class DistillRecipe(Choice):
         ge=0,
         le=4096,
         description="Keep the teacher's so many most likely tokens a position on disk and ask it only once; 0 asks it "
-        "in every epoch. Not together with hidden_weight",
+        "in every epoch. Not with hidden_weight; best at temperature 1 with forward_kl",
     )
 
 

@@ -20,13 +20,13 @@ from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.divergences import DivergenceName
 from tasks.compression.loading import check_tokens
 from tasks.compression.resuming import Partial
+from tasks.compression.schedule import Schedule
 from tasks.compression.teaching import Headed, Teaching, Terms, teaching
 from tasks.compression.trainable import Trainable, make_trainable
 from tasks.compression.training_state import restore, state_of
 from tasks.compression.writing import FolderWriter
-from tasks.errors import RefusedModel, RefusedRecipe, SlimlineError
+from tasks.errors import RefusedModel, SlimlineError
 
-WARMUP_SHARE = 0.1
 MAX_GRAD_NORM = 1.0
 BETAS = (0.9, 0.95)
 MICRO_TOKENS = 1024
@@ -119,47 +119,13 @@ def distill_folder(
     terms = Terms(temperature, hard_share, divergence, hidden_weight, cached_top_k)
     terms.check(*folders)
     plan = _Plan(len(tokens), epochs, batch_blocks, learning_rate, seed, terms)
-    _check_plan(plan)
+    plan.check()
     return _distill(folders, destination, tokens, plan, partial)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """The numbers of one distillation, and what follows from them."""
-
-    blocks: int
-    epochs: int
-    batch_blocks: int
-    learning_rate: float
-    seed: int
+class _Plan(Schedule):
     terms: Terms
-
-    @property
-    def steps(self) -> int:
-        return self.epochs * math.ceil(self.blocks / self.batch_blocks)
-
-    def batches(self) -> Iterator[Tensor]:
-        """Block indices of each step; every epoch sees every block once, in its own order."""
-        generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(self.epochs):
-            yield from torch.randperm(self.blocks, generator=generator).split(self.batch_blocks)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of step 0, 1, …: linear to the peak, then half a cosine that reaches zero after the last."""
-        warmup = max(1, round(WARMUP_SHARE * self.steps))
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / (self.steps - warmup + 1)))
-
-
-def _check_plan(plan: _Plan) -> None:
-    if not (plan.epochs >= 1 and plan.batch_blocks >= 1 and plan.learning_rate > 0):
-        raise RefusedRecipe(
-            "distillation cannot run with these numbers",
-            observed=f"epochs {plan.epochs}, batch_blocks {plan.batch_blocks}, learning_rate {plan.learning_rate}",
-            limit="epochs and batch_blocks at least 1, learning_rate above 0",
-            remedy="correct the distill group of the recipe",
-        )
 
 
 def _accumulate(student: Headed, teach: Teaching, tokens: Tensor, indices: Tensor) -> list[float]:

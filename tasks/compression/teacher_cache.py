@@ -7,6 +7,12 @@ the softened mass of the tokens that are not kept could not be told from the pla
 Shards of ``SHARD_BLOCKS`` token blocks, safetensors: ``ids`` int32 and ``log_probabilities`` float16 (blocks,
 length - 1, k), ``log_remainder`` float16 (blocks, length - 1). That is 6 k + 2 bytes a position, against 4 × vocabulary
 for float32 logits.
+
+What is lost, measured on SmolLM2-135M (1,530 positions, a student with noise of a quarter of each weight's spread): at
+temperature 1 the 32 likeliest tokens hold 84 % of the mass, forward KL comes out 16 % smaller than the whole one, and
+the gradient points the same way (cosine 0.99; Jensen-Shannon 22 % and 0.97). Reverse KL is about what the student puts
+on all other tokens: 52 % and 0.68. At temperature 2 the 32 tokens hold 24 % of the mass, and forward KL is 58 % smaller
+(0.94). So: temperature 1, and not reverse KL.
 """
 
 from __future__ import annotations
