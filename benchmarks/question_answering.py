@@ -30,16 +30,19 @@ STRIDE = 16
 
 @dataclass(frozen=True)
 class Size:
-    """Questions, and passes over them, of teacher and student."""
+    """Questions, and passes over them, of teacher and student; sentences of a context; width of the encoders."""
 
     teacher_questions: int
     teacher_epochs: int
     student_questions: int
     student_epochs: int
     evaluation_questions: int
+    facts: int
+    width: int
+    learning_rate: float
 
 
-QUICK, FULL = Size(640, 2, 96, 4, 200), Size(640, 4, 64, 8, 1000)
+QUICK, FULL = Size(640, 2, 96, 4, 200, 1, 32, 3e-3), Size(4500, 4, 600, 3, 400, 2, 48, 2e-3)
 
 
 @dataclass(frozen=True)
@@ -74,27 +77,34 @@ def main() -> None:
 def measure(size: Size, *, seed: int) -> Iterator[Row]:
     """Train the teacher, then each student; a row as each is ready."""
     texts = [
-        make_questions(count, seed=3 * seed + number, facts=1)
+        make_questions(count, seed=3 * seed + number, facts=size.facts)
         for number, count in enumerate((size.teacher_questions, size.student_questions, size.evaluation_questions))
     ]
     with tempfile.TemporaryDirectory(prefix="slimline-benchmark-") as name:
         work = Path(name)
-        write_encoder(work / "raw", blocks=4, width=32, seed=seed)
-        steps, seconds = _teach(work / "raw", None, work / "teacher", texts[0], size.teacher_epochs, 1.0, seed)
+        write_encoder(work / "raw", blocks=4, width=size.width, seed=seed)
+        steps, seconds = _teach(work / "raw", None, work / "teacher", texts[0], size.teacher_epochs, 1.0, size, seed)
         yield _row("teacher", work / "teacher", texts[2], steps, seconds)
         keep_encoder_blocks(work / "teacher", work / "blocks 0 and 2", (0, 2))
-        write_encoder(work / "random", blocks=2, width=32, seed=seed + 1)
+        write_encoder(work / "random", blocks=2, width=size.width, seed=seed + 1)
         for start in ("blocks 0 and 2", "random"):
             yield _row(f"from {start}: before", work / start, texts[2], 0, 0.0)
             for kind, guide, share in (("true spans only", None, 1.0), ("distilled", work / "teacher", 0.1)):
                 print(f"{start}, {kind} …", file=sys.stderr, flush=True)
                 out = work / f"{start}, {kind}"
-                steps, seconds = _teach(work / start, guide, out, texts[1], size.student_epochs, share, seed)
+                steps, seconds = _teach(work / start, guide, out, texts[1], size.student_epochs, share, size, seed)
                 yield _row(f"from {start}: {kind}", out, texts[2], steps, seconds)
 
 
 def _teach(
-    student: Path, teacher: Path | None, out: Path, questions: list[Question], epochs: int, hard_share: float, seed: int
+    student: Path,
+    teacher: Path | None,
+    out: Path,
+    questions: list[Question],
+    epochs: int,
+    hard_share: float,
+    size: Size,
+    seed: int,
 ) -> tuple[int, float]:
     started = time.perf_counter()
     steps = distill_reader(
@@ -104,7 +114,7 @@ def _teach(
         questions,
         epochs=epochs,
         batch_windows=16,
-        learning_rate=3e-3,
+        learning_rate=size.learning_rate,
         temperature=2.0,
         hard_share=hard_share,
         seed=seed,
