@@ -49,6 +49,9 @@ def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: Dist
             temperature=recipe.temperature,
             hard_share=recipe.hard_share,
             seed=seed,
+            divergence=recipe.divergence,
+            hidden_weight=recipe.hidden_weight,
+            cached_top_k=recipe.cached_top_k,
             partial=partial,
         )
         losses.extend(step.loss for step in followed("distill", made, steps, "steps"))

@@ -122,6 +122,24 @@ class DistillRecipe(Choice):
     learning_rate: float = Field(3e-3, gt=0, le=0.1, description="Share by which a step changes a value, at its peak")
     temperature: float = Field(2.0, gt=0, le=20, description="Softens teacher and student alike")
     hard_share: float = Field(0.1, ge=0, le=1, description="Weight of the true next token, the rest is the teacher's")
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = Field(
+        "forward_kl",
+        description="forward_kl learns all that the teacher finds likely; reverse_kl keeps to what it finds likely; "
+        "jensen_shannon lies between",
+    )
+    hidden_weight: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Weight of the relative error of hidden states after each block, added to the loss; 0: left out",
+    )
+    cached_top_k: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Keep the teacher's so many most likely tokens a position on disk and ask it only once; 0 asks it "
+        "in every epoch. Not with hidden_weight; best at temperature 1 with forward_kl",
+    )
 
 
 class Recipe(Choice):

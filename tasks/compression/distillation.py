@@ -1,8 +1,8 @@
 """Teach a compressed model from the original: logit distillation that keeps zeros zero and integers as they are.
 
-The loss is in ``losses``, what learns is in ``trainable``. AdamW (Loshchilov, Hutter 2019) without weight decay, since
-the student is already near a trained model and decay would only pull it away; linear warm-up, then a cosine to zero;
-gradients clipped to norm 1.
+What is asked of the student is in ``teaching`` and ``losses``, what learns is in ``trainable``. AdamW (Loshchilov,
+Hutter 2019) without weight decay, since the student is already near a trained model and decay would only pull it away;
+linear warm-up, then a cosine to zero; gradients clipped to norm 1.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.loading import check_tokens, head_weight, hidden_states, load_for_compute
-from tasks.compression.losses import distillation_loss
+from tasks.compression.divergences import DivergenceName
+from tasks.compression.loading import check_tokens
 from tasks.compression.resuming import Partial
+from tasks.compression.schedule import Schedule
+from tasks.compression.teaching import Headed, Teaching, Terms, teaching
 from tasks.compression.trainable import Trainable, make_trainable
 from tasks.compression.training_state import restore, state_of
 from tasks.compression.writing import FolderWriter
-from tasks.errors import RefusedModel, RefusedRecipe, SlimlineError
+from tasks.errors import RefusedModel, SlimlineError
 
-WARMUP_SHARE = 0.1
 MAX_GRAD_NORM = 1.0
 BETAS = (0.9, 0.95)
 MICRO_TOKENS = 1024
@@ -41,11 +41,12 @@ class StepResult:
 
     Attributes:
         step, steps: this step, from 1, and how many there are.
-        loss, soft_loss, hard_loss: means over the step's positions before the update, nats; soft is T² · KL.
+        loss, soft_loss, hard_loss: means over the step's positions before the update, nats; soft is T² · divergence.
         tokens: tokens worked through since the beginning.
         seconds: since the beginning, loading included.
         learning_rate: that this step used, relative as in the recipe.
         grad_norm: of all gradients together, before clipping.
+        hidden_loss: relative square error of hidden states, before it is weighted; 0 where it is not asked for.
     """
 
     step: int
@@ -57,6 +58,7 @@ class StepResult:
     seconds: float
     learning_rate: float
     grad_norm: float
+    hidden_loss: float = 0.0
 
 
 def distill_folder(
@@ -71,6 +73,9 @@ def distill_folder(
     temperature: float,
     hard_share: float,
     seed: int,
+    divergence: DivergenceName = "forward_kl",
+    hidden_weight: float = 0.0,
+    cached_top_k: int = 0,
     partial: Partial | None = None,
 ) -> Iterator[StepResult]:
     """Distil ``student`` from ``teacher`` into the new folder ``destination``, in the student's own format.
@@ -79,7 +84,7 @@ def distill_folder(
     written when it is exhausted. An iterator that is closed early, or an error, writes nothing.
 
     Args:
-        student: dense, pruned or packed folder.
+        student: dense, pruned or packed folder; it may have fewer blocks, heads or MLP channels than the teacher.
         teacher: folder of the original; same vocabulary.
         destination: absent, or an empty folder.
         tokens: (blocks, length) integers, training split.
@@ -87,18 +92,22 @@ def distill_folder(
         batch_blocks: blocks a step.
         learning_rate: peak, relative: about the share by which a step changes a scale, norm or weight.
         temperature, hard_share: of the loss, see ``losses``.
+        divergence: what the soft part of the loss is, see ``divergences``.
+        hidden_weight: of the loss on hidden states that is added, see ``hidden_matching``; 0 leaves it out.
+        cached_top_k: tokens a position that are kept of the teacher's answers on disk, see ``teacher_cache``; 0 asks
+            the teacher about every part.
         partial: where the state is kept every ``SAVE_SECONDS``. A distillation that was killed and is started again
             with the same arguments and folder yields the finished steps at once, goes on after them, and ends with
             the same bytes.
 
     Raises:
         RefusedData: no tokens, or ids outside the vocabulary.
-        RefusedModel: a folder cannot be read, or the vocabularies differ.
-        RefusedRecipe: a number out of range.
+        RefusedModel: a folder cannot be read, the vocabularies differ, or hidden states are to be compared and cannot.
+        RefusedRecipe: a number out of range, or options that exclude each other.
         SlimlineError: the loss or a gradient is no longer finite; nothing is written.
     """
-    checkpoint = Checkpoint(student)
-    vocabularies = int(checkpoint.config["vocab_size"]), int(Checkpoint(teacher).config["vocab_size"])
+    folders = Checkpoint(student), Checkpoint(teacher)
+    vocabularies = [int(folder.config["vocab_size"]) for folder in folders]
     if vocabularies[0] != vocabularies[1]:
         raise RefusedModel(
             "student and teacher do not share a vocabulary",
@@ -107,127 +116,59 @@ def distill_folder(
             remedy="use the model that the student was made from as its teacher",
         )
     check_tokens(tokens, vocabularies[0])
-    _check_recipe(epochs, batch_blocks, learning_rate, temperature, hard_share)
-    plan = _Plan(len(tokens), epochs, batch_blocks, learning_rate, temperature, hard_share, seed)
-    return _distill(checkpoint, teacher, destination, tokens, plan, partial)
-
-
-def _check_recipe(epochs: int, batch_blocks: int, learning_rate: float, temperature: float, hard_share: float) -> None:
-    in_range = epochs >= 1 and batch_blocks >= 1 and learning_rate > 0 and temperature > 0 and 0 <= hard_share <= 1
-    if not in_range:
-        raise RefusedRecipe(
-            "distillation cannot run with these numbers",
-            observed=f"epochs {epochs}, batch_blocks {batch_blocks}, learning_rate {learning_rate}, "
-            f"temperature {temperature}, hard_share {hard_share}",
-            limit="epochs and batch_blocks at least 1, learning_rate and temperature above 0, hard_share 0 to 1",
-            remedy="correct the distill group of the recipe",
-        )
+    terms = Terms(temperature, hard_share, divergence, hidden_weight, cached_top_k)
+    terms.check(*folders)
+    plan = _Plan(len(tokens), epochs, batch_blocks, learning_rate, seed, terms)
+    plan.check()
+    return _distill(folders, destination, tokens, plan, partial)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """The numbers of one distillation, and what follows from them."""
-
-    blocks: int
-    epochs: int
-    batch_blocks: int
-    learning_rate: float
-    temperature: float
-    hard_share: float
-    seed: int
-
-    @property
-    def steps(self) -> int:
-        return self.epochs * math.ceil(self.blocks / self.batch_blocks)
-
-    def batches(self) -> Iterator[Tensor]:
-        """Block indices of each step; every epoch sees every block once, in its own order."""
-        generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(self.epochs):
-            yield from torch.randperm(self.blocks, generator=generator).split(self.batch_blocks)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of step 0, 1, …: linear to the peak, then half a cosine that reaches zero after the last."""
-        warmup = max(1, round(WARMUP_SHARE * self.steps))
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / (self.steps - warmup + 1)))
+class _Plan(Schedule):
+    terms: Terms
 
 
-@dataclass(frozen=True)
-class _Headed:
-    """A model and its output head, (vocabulary, width)."""
-
-    model: PreTrainedModel
-    head: Tensor
-
-    @classmethod
-    def load(cls, folder: Path) -> _Headed:
-        model = load_for_compute(folder)
-        return cls(model, head_weight(model))
-
-    def states(self, tokens: Tensor) -> Tensor:
-        """What the head reads where a next token is known, (blocks · (length - 1), width)."""
-        return hidden_states(self.model, tokens)[:, :-1].flatten(0, 1)
-
-
-def _accumulate(student: _Headed, teacher: _Headed, batch: Tensor, plan: _Plan) -> tuple[float, float, float]:
-    """Backpropagate the mean loss of ``batch``, (blocks, length), part by part; returns total, soft and hard loss."""
-    sums = [0.0, 0.0, 0.0]
-    for part in batch.split(max(1, MICRO_TOKENS // batch.shape[1])):
-        with torch.inference_mode():
-            wanted = teacher.states(part)
-        loss = distillation_loss(
-            student.states(part),
-            student.head,
-            wanted,
-            teacher.head,
-            part[:, 1:].flatten(),
-            temperature=plan.temperature,
-            hard_share=plan.hard_share,
-        )
-        share = len(part) / len(batch)
+def _accumulate(student: Headed, teach: Teaching, tokens: Tensor, indices: Tensor) -> list[float]:
+    """Backpropagate the mean loss of the blocks ``indices``, part by part; total, soft, hard and hidden loss."""
+    sums = [0.0, 0.0, 0.0, 0.0]
+    for part in indices.split(max(1, MICRO_TOKENS // tokens.shape[1])):
+        loss = teach(student, tokens[part].long(), part)
+        share = len(part) / len(indices)
         (loss.total * share).backward()
         sums = [total + share * value.item() for total, value in zip(sums, loss, strict=True)]
-    return sums[0], sums[1], sums[2]
+    return sums
 
 
 def _distill(
-    checkpoint: Checkpoint,
-    teacher_folder: Path,
-    destination: Path,
-    tokens: Tensor,
-    plan: _Plan,
-    partial: Partial | None,
+    folders: tuple[Checkpoint, Checkpoint], destination: Path, tokens: Tensor, plan: _Plan, partial: Partial | None
 ) -> Iterator[StepResult]:
     started = time.perf_counter()
-    teacher, student = _Headed.load(teacher_folder), _Headed.load(checkpoint.folder)
-    trainable = make_trainable(student.model, checkpoint)
-    optimizer = torch.optim.AdamW(trainable.groups(), lr=plan.learning_rate, betas=BETAS, weight_decay=0.0)
-    results = _resume(trainable, optimizer, partial)
-    yield from results
-    saved = time.perf_counter()
-    for step, indices in enumerate(plan.batches()):
-        if step < len(results):
-            continue
-        batch = tokens[indices].long()
-        losses, norm = _gradients(student, teacher, trainable, batch, step, plan)
-        rate = plan.rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["size"]
-        optimizer.step()
-        trainable.refresh()
-        optimizer.zero_grad(set_to_none=True)
-        seen = batch.numel() + (results[-1].tokens if results else 0)
-        result = StepResult(step + 1, plan.steps, *losses, seen, time.perf_counter() - started, rate, norm)
-        results.append(result)
-        if partial is not None and time.perf_counter() - saved >= SAVE_SECONDS:
-            partial.write(
-                step + 1, state_of(trainable.parameters, optimizer), {"steps": list(map(asdict, results))}, ()
-            )
-            saved = time.perf_counter()
-        yield result
-    _write(checkpoint, trainable, destination)
+    student = Headed.load(folders[0].folder)
+    with teaching(student, folders, tokens, plan.terms, partial) as teach:
+        trainable = make_trainable(student.model, folders[0])
+        optimizer = torch.optim.AdamW(trainable.groups(), lr=plan.learning_rate, betas=BETAS, weight_decay=0.0)
+        results = _resume(trainable, optimizer, partial)
+        yield from results
+        saved = time.perf_counter()
+        for step, indices in enumerate(plan.batches()):
+            if step < len(results):
+                continue
+            (loss, soft, hard, hidden), norm = _gradients(student, teach, trainable, tokens, indices, step, plan)
+            rate = plan.rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["size"]
+            optimizer.step()
+            trainable.refresh()
+            optimizer.zero_grad(set_to_none=True)
+            seen = indices.numel() * tokens.shape[1] + (results[-1].tokens if results else 0)
+            seconds = time.perf_counter() - started
+            results.append(StepResult(step + 1, plan.steps, loss, soft, hard, seen, seconds, rate, norm, hidden))
+            if partial is not None and time.perf_counter() - saved >= SAVE_SECONDS:
+                notes = {"steps": list(map(asdict, results))}
+                partial.write(step + 1, state_of(trainable.parameters, optimizer), notes, ())
+                saved = time.perf_counter()
+            yield results[-1]
+    _write(folders[0], trainable, destination)
 
 
 def _resume(trainable: Trainable, optimizer: torch.optim.Optimizer, partial: Partial | None) -> list[StepResult]:
@@ -241,10 +182,16 @@ def _resume(trainable: Trainable, optimizer: torch.optim.Optimizer, partial: Par
 
 
 def _gradients(
-    student: _Headed, teacher: _Headed, trainable: Trainable, batch: Tensor, step: int, plan: _Plan
-) -> tuple[tuple[float, float, float], float]:
-    """Losses of ``batch``, and the norm of the gradients that it leaves, masked and clipped."""
-    losses = _accumulate(student, teacher, batch, plan)
+    student: Headed,
+    teach: Teaching,
+    trainable: Trainable,
+    tokens: Tensor,
+    indices: Tensor,
+    step: int,
+    plan: _Plan,
+) -> tuple[list[float], float]:
+    """Losses of the blocks ``indices``, and the norm of the gradients that they leave, masked and clipped."""
+    losses = _accumulate(student, teach, tokens, indices)
     _require_finite("loss", losses[0], step + 1, plan)
     trainable.clear_masked_gradients()
     norm = float(torch.nn.utils.clip_grad_norm_(trainable.parameters, MAX_GRAD_NORM))

@@ -10,14 +10,14 @@ rounded to float16 once; that is how vLLM and others serve it too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, CompressedTensorsConfig, PreTrainedModel
 from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
@@ -35,9 +35,25 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
     """
     packing = Checkpoint(folder).packing
     quantization = {} if packing is None else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
-    with _quiet():
+    return _load(AutoModelForCausalLM, folder, ("missing_keys", "unexpected_keys", "mismatched_keys"), quantization)
+
+
+def load_reader(folder: Path) -> PreTrainedModel:
+    """The encoder with a question-answering head in ``folder``, dense, as ``load_for_compute`` loads a language model.
+
+    Tensors that the head does not use (a pooler, another head) are left out.
+
+    Raises:
+        RefusedModel: the folder cannot be read, or tensors of the encoder or its head are missing.
+    """
+    Checkpoint(folder)
+    return _load(AutoModelForQuestionAnswering, folder, ("missing_keys", "mismatched_keys"), {})
+
+
+def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mapping[str, Any]) -> PreTrainedModel:
+    with quiet():
         # With output_loading_info a pair comes back, which the published type does not say.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model, info = kind.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
@@ -46,8 +62,7 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
             output_loading_info=True,
             **quantization,
         )
-    model, info = loaded
-    wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    wrong = {kind: sorted(map(str, info[kind])) for kind in refused}
     if any(wrong.values()):
         shown = "; ".join(f"{kind} {len(names)}: {', '.join(names[:SHOWN])}" for kind, names in wrong.items() if names)
         raise RefusedModel(
@@ -114,7 +129,7 @@ def check_tokens(tokens: Tensor, vocabulary: int, least: int = 2) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars, which would end up in a server's log, and no warning about the configuration that we mean."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -1,35 +1,61 @@
 """The distillation loss, computed from hidden states so that no ``tokens × vocabulary`` matrix is ever whole in memory.
 
-    loss = (1 − hard_share) · T² · KL(teacher_T ‖ student_T)  +  hard_share · cross entropy on the true next token
+    loss = (1 − hard_share) · T² · D(teacher_T, student_T)  +  hard_share · cross entropy on the true next token
 
 with both softmaxes softened by the temperature T (Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural
-Network", section 2: the factor T² keeps the soft gradient's size independent of T). Means over positions.
+Network", section 2: the factor T² keeps the soft gradient's size independent of T) and D one of ``divergences``. Means
+over positions.
 
 A vocabulary of 49,152 makes one float32 logit matrix of 512 tokens 100 MB, and a loss in plain torch keeps about six.
 Here logits exist for ``chunk_tokens`` positions at a time, and the gradient with respect to the logits is known in
 closed form, so it is taken in the forward pass and multiplied back through the head at once: nothing is recomputed, and
 what is saved for the backward pass is one ``tokens × hidden`` matrix (the idea of Liger-Kernel's fused linear losses,
 Hsu et al. 2024, arXiv:2410.10989).
+
+The teacher is either its own hidden states and head, or the k largest log-probabilities a position that were kept from
+it. Then D compares k + 1 classes: those tokens, and one for all others together. The student's mass of the last class
+moves as a whole: inside it, nothing is asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tasks.compression.divergences import DIVERGENCES, Divergence
+
 CHUNK_TOKENS = 128
 """128 × 49,152 float32 logits are 25 MB; smaller chunks make the head's matrix product slower."""
 
 
 class DistillationLoss(NamedTuple):
-    """Scalars. Only ``total`` carries a gradient; ``soft`` is T² · KL and ``hard`` the cross entropy, both in nats."""
+    """Scalars. Only ``total`` carries a gradient; ``soft`` is T² · D and ``hard`` the cross entropy, both in nats."""
 
     total: Tensor
     soft: Tensor
     hard: Tensor
+
+
+class LargestLogits(NamedTuple):
+    """What was kept of a teacher, softened by the temperature of the loss; the classes of a position sum to 1.
+
+    Attributes:
+        ids: (positions, k) int64, different tokens in each row, k below the vocabulary.
+        log_probabilities: (positions, k), of those tokens.
+        log_remainder: (positions,), of all others together.
+    """
+
+    ids: Tensor
+    log_probabilities: Tensor
+    log_remainder: Tensor
+
+
+_Soft = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
+"""(positions, softened log q of the student there) → sum of D, gradient with respect to the softened logits."""
 
 
 def distillation_loss(
@@ -41,6 +67,7 @@ def distillation_loss(
     *,
     temperature: float,
     hard_share: float,
+    divergence: str = "forward_kl",
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> DistillationLoss:
     """Mean distillation loss over positions, in chunks.
@@ -53,25 +80,76 @@ def distillation_loss(
         targets: (positions,) true next tokens, integers.
         temperature: T > 0.
         hard_share: weight of the true next token, 0 to 1.
+        divergence: a key of ``divergences.DIVERGENCES``.
         chunk_tokens: positions whose logits exist at once.
 
     Raises:
         ValueError: shapes do not agree (a programming error; bad data is refused earlier).
     """
+    _check_positions(student_hidden, teacher_hidden, targets)
+    compare = DIVERGENCES[divergence]
+
+    def soft(part: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        teacher = functional.linear(teacher_hidden[part], teacher_head)
+        return compare(functional.log_softmax(teacher.div_(temperature), dim=-1), log_q)
+
+    return _loss(student_hidden, student_head, targets, soft, temperature, hard_share, chunk_tokens)
+
+
+def distillation_loss_from_largest(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    largest: LargestLogits,
+    targets: Tensor,
+    *,
+    temperature: float,
+    hard_share: float,
+    divergence: str = "forward_kl",
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> DistillationLoss:
+    """As ``distillation_loss``, from what was kept of the teacher. ``temperature``: the one that it was kept at.
+
+    D over k + 1 classes is at most D over the vocabulary (data processing inequality) and nears it as k grows.
+    """
+    _check_positions(student_hidden, largest.ids, targets)
+    compare = DIVERGENCES[divergence]
+
+    def soft(part: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = torch.cat([largest.log_probabilities[part], largest.log_remainder[part].unsqueeze(1)], dim=1)
+        return _compare_classes(compare, largest.ids[part], log_p, log_q)
+
+    return _loss(student_hidden, student_head, targets, soft, temperature, hard_share, chunk_tokens)
+
+
+def _compare_classes(compare: Divergence, ids: Tensor, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """D over the tokens ``ids`` and the rest as one class.
+
+    With c the gradient for the classes' logits, that for the logit of another token j is q_j / q_rest · c_rest.
+    """
+    others = log_q.scatter(1, ids, -torch.inf)
+    rest = others.logsumexp(1, keepdim=True)
+    value, classes = compare(log_p, torch.cat([log_q.gather(1, ids), rest], dim=1))
+    grad = others.sub_(rest).exp_().mul_(classes[:, -1:])
+    return value, grad.scatter_(1, ids, classes[:, :-1])
+
+
+def _check_positions(student: Tensor, teacher: Tensor, targets: Tensor) -> None:
     positions = targets.numel()
-    if positions == 0 or student_hidden.shape[0] != positions or teacher_hidden.shape[0] != positions:
-        shapes = tuple(student_hidden.shape), tuple(teacher_hidden.shape), tuple(targets.shape)
+    if positions == 0 or student.shape[0] != positions or teacher.shape[0] != positions:
+        shapes = tuple(student.shape), tuple(teacher.shape), tuple(targets.shape)
         raise ValueError(f"positions of student, teacher and targets differ or are none: {shapes}")
-    total, soft, hard = _ChunkedLoss.apply(
-        student_hidden, student_head, teacher_hidden, teacher_head, targets, temperature, hard_share, chunk_tokens
-    )
-    return DistillationLoss(total, soft, hard)
+
+
+def _loss(
+    hidden: Tensor, head: Tensor, targets: Tensor, soft: _Soft, temperature: float, hard_share: float, chunk: int
+) -> DistillationLoss:
+    return DistillationLoss(*_ChunkedLoss.apply(hidden, head, targets, soft, temperature, hard_share, chunk))
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Per position, with student logits z, q = softmax(z), q_T = softmax(z/T), p_T the teacher's:
+    """Per position, with student logits z, u = z/T and q = softmax(z):
 
-    ∂/∂z T² KL(p_T ‖ q_T) = T (q_T − p_T)   and   ∂/∂z CE = q − onehot(target).
+    ∂/∂z T² D = T · ∂D/∂u   and   ∂/∂z CE = q − onehot(target).
     """
 
     @staticmethod
@@ -79,9 +157,8 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any,
         student_hidden: Tensor,
         student_head: Tensor,
-        teacher_hidden: Tensor,
-        teacher_head: Tensor,
         targets: Tensor,
+        soft_targets: _Soft,
         temperature: float,
         hard_share: float,
         chunk_tokens: int,
@@ -93,8 +170,7 @@ class _ChunkedLoss(torch.autograd.Function):
         for start in range(0, targets.numel(), chunk_tokens):
             part = slice(start, start + chunk_tokens)
             logits = functional.linear(student_hidden[part], student_head)
-            teacher = functional.linear(teacher_hidden[part], teacher_head)
-            chunk_soft, chunk_hard, grad = _chunk(logits, teacher, targets[part], temperature, hard_share)
+            chunk_soft, chunk_hard, grad = _chunk(logits, part, targets[part], soft_targets, temperature, hard_share)
             soft += chunk_soft
             hard += chunk_hard
             if grad_hidden is not None:
@@ -115,25 +191,23 @@ class _ChunkedLoss(torch.autograd.Function):
         upstream = grads[0]
         grad_hidden = None if ctx.grad_hidden is None else ctx.grad_hidden * upstream
         grad_head = None if ctx.grad_head is None else ctx.grad_head * upstream
-        return grad_hidden, grad_head, None, None, None, None, None, None
+        return grad_hidden, grad_head, None, None, None, None, None
 
 
 def _chunk(
-    student: Tensor, teacher: Tensor, targets: Tensor, temperature: float, hard_share: float
+    student: Tensor, part: slice, targets: Tensor, soft_targets: _Soft, temperature: float, hard_share: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of soft and hard loss, and the gradient with respect to the student's logits, of one chunk.
 
-    ``student`` and ``teacher``: (chunk, vocabulary) logits. Works in place on the teacher's logits to save memory.
+    ``student``: (chunk, vocabulary) logits.
     """
     targets = targets.unsqueeze(1)
     log_q = functional.log_softmax(student, dim=-1)
     hard = -log_q.gather(1, targets).sum()
     log_q_soft = log_q if temperature == 1 else functional.log_softmax(student / temperature, dim=-1)
-    log_p = functional.log_softmax(teacher.div_(temperature), dim=-1)
-    p = log_p.exp()
-    soft = temperature**2 * torch.linalg.vecdot(p, log_p.sub_(log_q_soft)).sum()
-    grad = (log_q_soft.exp() - p).mul_((1 - hard_share) * temperature)
+    soft, grad = soft_targets(part, log_q_soft)
+    grad.mul_((1 - hard_share) * temperature)
     if hard_share:
         grad.add_(log_q.exp_(), alpha=hard_share)
         grad.scatter_add_(1, targets, grad.new_full(targets.shape, -hard_share))
-    return soft, hard, grad
+    return temperature**2 * soft, hard, grad

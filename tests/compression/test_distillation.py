@@ -71,6 +71,15 @@ def test_loss_falls_and_zeros_stay_exactly_zero(home: Path, tmp_path: Path, stud
     assert changed > 0
 
 
+@pytest.mark.parametrize("divergence", ["reverse_kl", "jensen_shannon"])
+def test_other_divergences_fall_too(home: Path, tmp_path: Path, divergence: str) -> None:
+    results = distill(home, "perturbed", tmp_path / "out", hard_share=0.0, divergence=divergence)
+    forward = distill(home, "perturbed", tmp_path / "forward", hard_share=0.0, epochs=1)
+    assert results[0].soft_loss != pytest.approx(forward[0].soft_loss, rel=1e-3)
+    first, last = (sum(result.soft_loss for result in part) for part in (results[:4], results[-4:]))
+    assert last < 0.7 * first
+
+
 def test_integers_stay_and_scales_and_norms_learn(home: Path, tmp_path: Path) -> None:
     distill(home, "packed", tmp_path / "out")
     before, after = Checkpoint(home / "packed"), Checkpoint(tmp_path / "out")
@@ -199,6 +208,8 @@ def test_bad_input_is_refused_at_the_call(home: Path, tmp_path: Path) -> None:
         start(home / "packed", blocks(2) + 90)
     with pytest.raises(RefusedRecipe):
         start(home / "packed", blocks(2), learning_rate=0.0)
+    with pytest.raises(RefusedRecipe, match="forward_kl"):
+        start(home / "packed", blocks(2), divergence="kl")
     with pytest.raises(RefusedModel, match="vocabulary"):
         start(write_llama(tmp_path / "other", vocabulary=50), blocks(2))
     assert not (tmp_path / "out").exists()
