@@ -19,7 +19,7 @@ from tasks.compression.packing import PACKED_SUFFIXES, Packing
 from tasks.compression.resuming import Partial, Saved
 
 # What the tokenizer, generation and the licence need beside weights and config.json. Other files stay behind.
-_COMPANIONS = (
+COMPANIONS = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -124,7 +124,7 @@ class FolderWriter:
         if self._folder != self._destination:
             for shard in sorted(set(self._shards.values())):
                 shutil.move(self._folder / shard, self._destination / shard)
-        for pattern in _COMPANIONS:
+        for pattern in COMPANIONS:
             for path in sorted(self._source.folder.glob(pattern)):
                 target = self._destination / path.relative_to(self._source.folder)
                 target.parent.mkdir(exist_ok=True)
