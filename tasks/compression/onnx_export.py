@@ -7,16 +7,15 @@ about one block and the embedding. Nothing is traced, no code of the model's own
 
 Interface of the graph (S tokens of B rows, C of them in the cache's buffers):
 
-========================================  ===================================  ========================================
-``input_ids``                             int64 (B, S)
-``seqlens_k``                             int32 (B,)                           tokens of each row after this call, less 1
-``total_sequence_length``                 int32 ()                             the largest of those, plus 1
-``logit_positions``                       int64 (P,)                           which of the S positions get logits
-``past_key_values.<block>.key, .value``   float32 (B, heads, C, head size)     read and, where the output is bound to the
-                                                                               same buffer, written in place
-``logits``                                float32 (B, P, vocabulary)
-``present.<block>.key, .value``           as the inputs
-========================================  ===================================  ========================================
+=========================  ================================  =============================================
+``input_ids``              int64 (B, S)
+``seqlens_k``              int32 (B,)                        tokens of each row after this call, less 1
+``total_sequence_length``  int32 ()                          the largest of those, plus 1
+``logit_positions``        int64 (P,)                        which of the S positions get logits
+``past_key_values.*``      float32 (B, heads, C, head size)  ``<block>.key`` and ``<block>.value``
+``present.*``              as those                          bound to the same buffers: written in place
+``logits``                 float32 (B, P, vocabulary)
+=========================  ================================  =============================================
 
 Source of the operators' meaning: ONNX Runtime, ``docs/ContribOperators.md``.
 """
@@ -154,7 +153,13 @@ class _Decoder:
     def __init__(
         self, graph: GraphWriter, checkpoint: Checkpoint, config: Any, head: Head, accuracy_level: int
     ) -> None:
-        self.graph, self.checkpoint, self.config, self.head, self.level = graph, checkpoint, config, head, accuracy_level
+        self.graph, self.checkpoint, self.config, self.head, self.level = (
+            graph,
+            checkpoint,
+            config,
+            head,
+            accuracy_level,
+        )
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(getattr(config, "num_key_value_heads", None) or self.heads)
         self.head_size = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)

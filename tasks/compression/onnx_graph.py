@@ -113,7 +113,7 @@ class GraphWriter:
 
 
 def blocks_of(linear: PackedLinear) -> tuple[Tensor, Tensor | None]:
-    """The layer's integers as MatMulNBits stores them, none of them changed but for the constant that makes it unsigned.
+    """The layer's integers as MatMulNBits stores them: the same ones, with a constant added that makes them unsigned.
 
     Codes of up to 4 bits are stored in 4 (two a byte, the earlier column in the low half), wider ones in 8. A grid of
     2 or 3 bits lies inside the wider one around the same zero, so it is carried over as it is.
