@@ -104,11 +104,13 @@ def _refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
     """Everything that would make the graph compute something else than the model does."""
     name = type(config).__name__.replace("Config", "ForCausalLM")
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     for what, observed, known in (
         ("architecture", name, EXPORTED),
         ("activation", config.hidden_act, ("silu",)),
         ("position encoding", rotary, ROTARY),
+        ("head size", head_size if head_size % 16 else "a multiple of 16", ("a multiple of 16",)),
         ("attention window", f"{sliding} tokens" if sliding else "whole context", ("whole context",)),
     ):
         if observed not in known:
