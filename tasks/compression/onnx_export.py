@@ -35,14 +35,12 @@ from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tasks.compression.checkpoint import Checkpoint, check_supported
-from tasks.compression.onnx_graph import DATA, MICROSOFT, MODEL, GraphWriter
+from tasks.compression.onnx_graph import MICROSOFT, GraphWriter
+from tasks.compression.onnx_support import refuse_other_tokens, refuse_unknown
 from tasks.compression.packing import PackedLinear, Packing
 from tasks.compression.quantization import round_to_nearest
 from tasks.compression.writing import COMPANIONS
-from tasks.errors import RefusedModel
 
-EXPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-ROTARY = ("default", "linear", "llama3")
 RECORD = "onnx.json"
 ACCURACY_LEVEL = 4  # activations become int8 block by block before they are multiplied; 0 keeps them float32
 HEAD_GROUP = 32
@@ -73,7 +71,8 @@ def export_onnx(
     """
     checkpoint = check_supported(source)
     config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    _refuse_unknown(checkpoint, config)
+    refuse_unknown(checkpoint, config)
+    refuse_other_tokens(source)
     made = not destination.exists()
     destination.mkdir(parents=True, exist_ok=True)
     if any(destination.iterdir()):
@@ -98,43 +97,6 @@ def export_onnx(
             destination.rmdir()
         raise
     return record
-
-
-def _refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
-    """Everything that would make the graph compute something else than the model does."""
-    name = type(config).__name__.replace("Config", "ForCausalLM")
-    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    for what, observed, known in (
-        ("architecture", name, EXPORTED),
-        ("activation", config.hidden_act, ("silu",)),
-        ("position encoding", rotary, ROTARY),
-        ("head size", head_size if head_size % 16 else "a multiple of 16", ("a multiple of 16",)),
-        ("attention window", f"{sliding} tokens" if sliding else "whole context", ("whole context",)),
-    ):
-        if observed not in known:
-            raise RefusedModel(
-                f"this {what} cannot be exported to ONNX",
-                observed=observed,
-                limit=", ".join(known),
-                remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
-            )
-    entry = checkpoint.architecture
-    norms = {"input_layernorm.weight", "post_attention_layernorm.weight"}
-    for index in range(checkpoint.blocks):
-        prefix = f"{entry.block(index)}."
-        names = {stored.removeprefix(prefix) for stored in checkpoint.block_names(index)}
-        if extra := sorted(names - norms - {f"{linear}.{part}" for linear in entry.linears for part in _PARTS}):
-            raise RefusedModel(
-                "the model has tensors that the ONNX graph does not know",
-                observed=f"{prefix}{extra[0]}",
-                limit="linear layers, their biases and two norms a block",
-                remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
-            )
-
-
-_PARTS = ("weight", "bias", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
 
 
 def _write_companions(checkpoint: Checkpoint, destination: Path, record: dict[str, Any]) -> None:
@@ -246,7 +208,7 @@ class _Decoder:
     def _linear(self, module: str, names: tuple[str, ...], source: str) -> str:
         """The layers ``module.name`` for all ``names`` on one input, their outputs side by side."""
         prefixes = [f"{module}.{name}" for name in names]
-        weight = stacked([self.checkpoint.packed(p) or self.checkpoint.values(f"{p}.weight") for p in prefixes])
+        weight = _stacked([self.checkpoint.packed(p) or self.checkpoint.values(f"{p}.weight") for p in prefixes])
         rows = [self.checkpoint.linear_shape(prefix)[0] for prefix in prefixes]
         biases = list(self._biases(prefixes, rows))
         return self._multiply(f"{module}.{'+'.join(names)}", source, weight, torch.cat(biases) if biases else None)
@@ -272,7 +234,7 @@ class _Decoder:
 _CACHE = ("key", "value")
 
 
-def stacked(layers: list[PackedLinear | Tensor]) -> PackedLinear | Tensor:
+def _stacked(layers: list[PackedLinear | Tensor]) -> PackedLinear | Tensor:
     """Layers of one input as one, rows under rows; dense if one of them is dense."""
     packed = [layer for layer in layers if isinstance(layer, PackedLinear)]
     if len(packed) < len(layers):
@@ -288,6 +250,3 @@ def stacked(layers: list[PackedLinear | Tensor]) -> PackedLinear | Tensor:
         first.group_size,
         first.symmetric,
     )
-
-
-__all__ = ["DATA", "MODEL", "export_onnx", "stacked"]

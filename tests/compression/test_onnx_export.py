@@ -184,6 +184,16 @@ def test_what_the_graph_does_not_know_is_refused_by_name_and_leaves_nothing(llam
         assert not (tmp_path / "onnx").exists()
 
 
+def test_a_tokenizer_that_its_json_does_not_wholly_describe_is_refused(packed: Path, tmp_path: Path) -> None:
+    shutil.copytree(packed, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    # transformers then builds the cutting of words from the class, not from tokenizer.json.
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer"}))
+    with pytest.raises(RefusedModel, match=r"tokenizer\.json alone"):
+        export_onnx(tmp_path / "model", tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
 def test_a_damaged_tensor_leaves_nothing_behind(llama: Path, tmp_path: Path) -> None:
     shutil.copytree(llama, tmp_path / "model")
     tensors = load_file(llama / "model.safetensors")
