@@ -10,7 +10,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv
 COPY constraints.txt /build/constraints.txt
 RUN /venv/bin/pip install --constraint /build/constraints.txt \
-      torch transformers tokenizers safetensors compressed-tensors uvicorn
+      torch transformers tokenizers safetensors compressed-tensors numpy onnxruntime uvicorn
 
 FROM python:3.11-slim-bookworm
 

@@ -22,7 +22,7 @@ from tasks.compression.resuming import Partial, Saved
 from tasks.compression.statistics import FOLDER, file_name, save_statistics
 
 # What the tokenizer, generation and the licence need beside weights and config.json. Other files stay behind.
-_COMPANIONS = (
+COMPANIONS = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -143,7 +143,7 @@ class FolderWriter:
         for kept in sorted(self._folder.glob("statistics-*.safetensors")):
             (self._destination / FOLDER).mkdir(exist_ok=True)
             shutil.move(kept, self._destination / FOLDER / kept.name)
-        for pattern in _COMPANIONS:
+        for pattern in COMPANIONS:
             for path in sorted(self._source.folder.glob(pattern)):
                 target = self._destination / path.relative_to(self._source.folder)
                 target.parent.mkdir(exist_ok=True)

@@ -20,11 +20,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from tasks.serving.payload import BadRequest, Request
-
-
-class Interrupted(Exception):
-    """Generation was stopped before its end: the time was up or nobody waits for the answer."""
+from tasks.serving.payload import Interrupted, Request, before_stop, check_lengths
 
 
 class _Stop(StoppingCriteria):
@@ -83,7 +79,7 @@ class Generator:
             Interrupted: ``stop`` said so.
         """
         encoded = self.tokenizer(list(request.prompts), return_tensors="pt", padding=True, return_token_type_ids=False)
-        self._fits(encoded["attention_mask"], request.max_new_tokens)
+        check_lengths(encoded["attention_mask"].sum(dim=1).tolist(), request.max_new_tokens, self.context)
         if request.seed is not None:
             torch.manual_seed(request.seed)
         with torch.inference_mode():
@@ -96,22 +92,10 @@ class Generator:
         if stop():
             raise Interrupted
         answers = self.tokenizer.batch_decode(output[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
-        texts = [_before(answer, request.stop) for answer in answers]
+        texts = [before_stop(answer, request.stop) for answer in answers]
         if request.return_full_text:
             return [prompt + text for prompt, text in zip(request.prompts, texts, strict=True)]
         return texts
-
-    def _fits(self, mask: torch.Tensor, max_new_tokens: int) -> None:
-        """``mask``: [prompts, tokens], 1 where a token is real."""
-        lengths = mask.sum(dim=1)
-        if int(lengths.min()) == 0:
-            raise BadRequest("inputs", "0 tokens", "at least 1 token")
-        longest = int(lengths.max())
-        if longest >= self.context:
-            raise BadRequest("inputs", f"{longest} tokens", f"at most {self.context - 1} tokens: the context less one")
-        if longest + max_new_tokens > self.context:
-            limit = f"at most {self.context - longest}: the context has {self.context} tokens"
-            raise BadRequest("parameters.max_new_tokens", max_new_tokens, limit)
 
     def _config(self, request: Request) -> GenerationConfig:
         own = self.model.generation_config
@@ -128,6 +112,4 @@ class Generator:
         )
 
 
-def _before(text: str, stops: tuple[str, ...]) -> str:
-    cuts = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(cuts)] if cuts else text
+__all__ = ["Generator", "Interrupted"]

@@ -7,8 +7,9 @@ Only the standard library: this runs before any model work.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 MAX_BODY = 6_291_456  # bytes; SageMaker's own limit of InvokeEndpoint's Body
 MAX_PROMPTS = 32
@@ -23,6 +24,10 @@ class BadRequest(Exception):
 
     def body(self) -> dict[str, object]:
         return {"error": {"field": self.field, "observed": str(self.observed)[:200], "limit": self.limit}}
+
+
+class Interrupted(Exception):
+    """Generation was stopped before its end: the time was up or nobody waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,38 @@ def parse(body: bytes, content_type: str, max_new_tokens: int) -> Request:
         raise BadRequest("body", type(document).__name__, 'an object: {"inputs": ..., "parameters": {...}}')
     _known("", document, {"inputs", "parameters"})
     return Request(prompts=_prompts(document.get("inputs")), **_parameters(document.get("parameters"), max_new_tokens))
+
+
+class TextModel(Protocol):
+    """A loaded model folder, however it computes. Not thread-safe: one thread owns it."""
+
+    def check(self) -> None:
+        """Generate one real token; raises when the model cannot."""
+
+    def generate(self, request: Request, stop: Callable[[], bool]) -> list[str]:
+        """One text a prompt, in order. ``stop`` is asked after every token. Raises BadRequest and Interrupted."""
+
+
+def check_lengths(lengths: Sequence[int], max_new_tokens: int, context: int) -> None:
+    """Refuse prompts of ``lengths`` tokens that, with their answers, do not fit ``context`` tokens.
+
+    Raises:
+        BadRequest: a prompt has no tokens, fills the context, or leaves too little of it for the answer.
+    """
+    if min(lengths) == 0:
+        raise BadRequest("inputs", "0 tokens", "at least 1 token")
+    longest = max(lengths)
+    if longest >= context:
+        raise BadRequest("inputs", f"{longest} tokens", f"at most {context - 1} tokens: the context less one")
+    if longest + max_new_tokens > context:
+        limit = f"at most {context - longest}: the context has {context} tokens"
+        raise BadRequest("parameters.max_new_tokens", max_new_tokens, limit)
+
+
+def before_stop(text: str, stops: tuple[str, ...]) -> str:
+    """``text`` up to the first of ``stops`` in it."""
+    cuts = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(cuts)] if cuts else text
 
 
 def too_large(observed: int) -> BadRequest:

@@ -10,12 +10,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks.serving.payload import BadRequest, Request
-
-if TYPE_CHECKING:
-    from tasks.serving.generator import Generator
+from tasks.serving.payload import BadRequest, Interrupted, Request, TextModel
 
 log = logging.getLogger("slimline.container")
 
@@ -135,17 +132,11 @@ class Worker:
             finally:
                 self._busy_since = None
 
-    def _load(self) -> Generator | None:
+    def _load(self) -> TextModel | None:
         try:
             if not (self._folder / "config.json").is_file():
                 raise FileNotFoundError("config.json: not a Hugging Face model folder")
-            # Here, not at the top: importing torch takes seconds, and /ping answers meanwhile.
-            import torch
-
-            from tasks.serving.generator import Generator
-
-            torch.set_num_threads(self._threads)
-            generator = Generator(self._folder)
+            generator = open_model(self._folder, self._threads)
             generator.check()
         except Exception as error:  # noqa: BLE001  # any reason to not load ends the process, with the reason
             self.load_error = self._reason = (
@@ -158,9 +149,7 @@ class Worker:
         log.info("ready: %s", self._folder)
         return generator
 
-    def _model_failed(self, generator: Generator, job: _Job, error: Exception) -> None:
-        from tasks.serving.generator import Interrupted
-
+    def _model_failed(self, generator: TextModel, job: _Job, error: Exception) -> None:
         if isinstance(error, Interrupted):
             job.settle(Failed(f"no answer within {RESPONSE_SECONDS} s: ask for fewer tokens"))
             return
@@ -171,3 +160,21 @@ class Worker:
         except Exception as broken:  # noqa: BLE001  # the model is dead: /ping says so, the platform replaces the container
             self._reason = f"the model no longer generates: {type(broken).__name__}: {broken}"
             log.error("%s", self._reason)
+
+
+def open_model(folder: Path, threads: int) -> TextModel:
+    """Load ``folder``: with ONNX Runtime when it holds an exported graph, with torch otherwise.
+
+    Raises whatever loading raises.
+    """
+    # Imported here, not at the top: torch takes seconds, /ping answers meanwhile, and an ONNX folder never needs it.
+    if (folder / "model.onnx").is_file():
+        from tasks.serving.onnx_generator import OnnxGenerator
+
+        return OnnxGenerator(folder, threads)
+    import torch
+
+    from tasks.serving.generator import Generator
+
+    torch.set_num_threads(threads)
+    return Generator(folder)

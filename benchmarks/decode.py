@@ -1,0 +1,286 @@
+"""How fast a compressed model is served on a CPU: ``python -m benchmarks.decode --packed FOLDER --dense FOLDER``.
+
+Every variant is loaded the way the container loads it, in a child process of its own: the dense folder and the packed
+one with torch (``Generator``), the packed one exported to ONNX (``OnnxGenerator``), and a llama.cpp file when one is
+given and ``llama_cpp`` is installed. Decode is one token a step for one text with a key-value cache; its rate is that
+of the median step. CPU seconds leave out time that other jobs took, but not their share of caches and memory; wall
+seconds leave out neither. Resident memory is the child's after decoding, its Python and libraries included.
+
+Then the exported file itself is scored beside the packed folder on held-out tokens. ``--quick`` takes the seeded
+two-block model and random tokens: it shows that the benchmark works, and its figures mean nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+PROMPT_TOKENS, STEPS = 256, 64
+QUICK_PROMPT_TOKENS, QUICK_STEPS = 32, 16
+WARM_STEPS = 4
+SCORED_BLOCKS = 4
+
+Feed = Callable[[Any], Any]  # takes int64 (1, length), appends it to the text
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One variant: tokens a wall and a CPU second, bytes of its folder and resident, seconds to load it."""
+
+    variant: str
+    decode_per_wall_s: float
+    decode_per_cpu_s: float
+    prefill_per_wall_s: float
+    prefill_per_cpu_s: float
+    folder_bytes: int
+    resident_bytes: int
+    load_s: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The exported file beside the packed folder, on the same held-out positions.
+
+    Attributes:
+        agreement: share of positions where both would say the same next token.
+        kl: mean KL(packed ‖ exported), nats.
+    """
+
+    exported: str
+    positions: int
+    packed_perplexity: float
+    exported_perplexity: float
+    agreement: float
+    kl: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Decode and prefill rates of one model in several forms.")
+    parser.add_argument("--dense", type=Path, help="the original, a Hugging Face folder")
+    parser.add_argument("--packed", type=Path, help="the compressed folder that quantize or distill wrote")
+    parser.add_argument("--gguf", type=Path, help="a llama.cpp file of the same model, such as q4_0")
+    parser.add_argument(
+        "--tokens", type=Path, help="held-out tokens, .npy int64 (blocks, length); random when left out"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of every variant")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    parser.add_argument("--quick", action="store_true", help="the seeded two-block model, in seconds")
+    options = parser.parse_args()
+    if not options.quick and not (options.dense and options.packed):
+        parser.error("give --dense and --packed, or --quick")
+    rows: list[Speed] = []
+    for row in measure(options):
+        if options.json:
+            print(json.dumps({type(row).__name__.lower(): asdict(row)}), flush=True)
+        elif isinstance(row, Speed):
+            _show(row, rows)
+        else:
+            print(f"{row.exported}, {row.positions:,} positions: {_sentence(row)}", flush=True)
+        if isinstance(row, Speed):
+            rows.append(row)
+
+
+def _sentence(row: Quality) -> str:
+    perplexities = f"perplexity {row.exported_perplexity:.3f} (packed {row.packed_perplexity:.3f})"
+    return f"{perplexities}, agreement {row.agreement:.4f}, KL {row.kl:.2e}"
+
+
+def _show(row: Speed, before: list[Speed]) -> None:
+    if not before:
+        print(f"{'':26}{'decode tokens/s':>22}{'prefill tokens/s':>20}{'':>9}{'folder':>8}{'resident':>10}{'load':>7}")
+        print(f"{'':26}{'wall':>7}{'CPU':>7}{'× first':>8}{'wall':>10}{'CPU':>10}{'':>9}{'MB':>8}{'MB':>10}{'s':>7}")
+    times = row.decode_per_cpu_s / (before[0] if before else row).decode_per_cpu_s
+    decode = f"{row.decode_per_wall_s:7.1f}{row.decode_per_cpu_s:7.1f}{times:8.2f}"
+    prefill = f"{row.prefill_per_wall_s:10.0f}{row.prefill_per_cpu_s:10.0f}"
+    sizes = f"{row.folder_bytes / 1e6:8.0f}{row.resident_bytes / 1e6:10.0f}{row.load_s:7.1f}"
+    print(f"{row.variant:26}{decode}{prefill}{'':>9}{sizes}", flush=True)
+
+
+def measure(options: argparse.Namespace) -> Iterator[Speed | Quality]:
+    """Export, then a ``Speed`` for each variant, then the ``Quality`` of the exported file."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(prefix="slimline-benchmark-") as name:
+        work = Path(name)
+        dense, packed = _quick(work) if options.quick else (options.dense, options.packed)
+        vocabulary = json.loads((packed / "config.json").read_text())["vocab_size"]
+        length, steps = (QUICK_PROMPT_TOKENS, QUICK_STEPS) if options.quick else (PROMPT_TOKENS, STEPS)
+        if options.tokens is None:
+            tokens = np.random.default_rng(0).integers(0, vocabulary, (1, length))
+        else:
+            tokens = np.load(options.tokens, allow_pickle=False)[:SCORED_BLOCKS].astype(np.int64)
+        exported = work / "onnx"
+        _in_child(_export, packed, exported)
+        for variant, kind, folder in (
+            ("dense, torch float32", "torch", dense),
+            ("packed, torch float32", "torch", packed),
+            ("packed, ONNX integers", "onnx", exported),
+        ):
+            yield _in_child(_speed, variant, kind, folder, tokens[:1, :length], steps, options.threads)
+        if options.gguf is None or importlib.util.find_spec("llama_cpp") is None:
+            print("llama.cpp not measured: give --gguf, and install llama-cpp-python", file=sys.stderr, flush=True)
+        else:
+            yield _in_child(_speed, "llama.cpp", "gguf", options.gguf, tokens[:1, :length], steps, options.threads)
+        yield _in_child(_quality, exported, packed, tokens, options.threads)
+
+
+def _quick(work: Path) -> tuple[Path, Path]:
+    """The seeded two-block model, dense and rounded to 4 bits."""
+    dense, packed = work / "dense", work / "packed"
+    _in_child(_make_tiny, dense, packed)
+    return dense, packed
+
+
+def _make_tiny(dense: Path, packed: Path) -> None:
+    import torch
+
+    from tasks.adapters import tiny_model
+    from tasks.compression.layerwise import quantize_folder
+
+    dense.mkdir()
+    tiny_model.write(dense)
+    tokens = torch.zeros((1, QUICK_PROMPT_TOKENS), dtype=torch.int64)
+    settings: dict[str, Any] = {"method": "rtn", "bits": 4, "group_size": 32, "symmetric": True, "damping": 0.01}
+    list(quantize_folder(dense, packed, tokens, **settings))
+
+
+def _in_child(work: Callable[..., Any], *arguments: Any) -> Any:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def _export(packed: Path, exported: Path) -> None:
+    from tasks.compression.onnx_export import export_onnx
+
+    export_onnx(packed, exported)
+
+
+def _speed(variant: str, kind: str, folder: Path, tokens: Any, steps: int, threads: int) -> Speed:
+    """Load ``folder``, read ``tokens`` (1, length) twice and go on for ``steps`` tokens; the better prefill counts."""
+    import psutil
+
+    started = time.perf_counter()
+    begin = {"torch": _torch, "onnx": _onnx, "gguf": _gguf}[kind](folder, threads, tokens.shape[1] + steps)
+    loaded = time.perf_counter() - started
+    prefills, decodes = [], []
+    for _ in range(2):
+        feed = begin()
+        prefills.append(_timed(feed, tokens))
+    for step in range(steps):
+        decodes.append(_timed(feed, tokens[:, step % tokens.shape[1]][:, None]))
+    walls, cpus = zip(*decodes[WARM_STEPS:], strict=True)
+    length = tokens.shape[1]
+    return Speed(
+        variant,
+        round(1 / median(walls), 2),
+        round(1 / median(cpus), 2),
+        round(length / min(wall for wall, _ in prefills), 1),
+        round(length / min(cpu for _, cpu in prefills), 1),
+        sum(path.stat().st_size for path in ([folder] if folder.is_file() else folder.rglob("*")) if path.is_file()),
+        psutil.Process().memory_info().rss,
+        round(loaded, 2),
+    )
+
+
+def _timed(feed: Feed, tokens: Any) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    feed(tokens)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _torch(folder: Path, threads: int, capacity: int) -> Callable[[], Feed]:
+    import torch
+
+    from tasks.serving.generator import Generator
+
+    torch.set_num_threads(threads)
+    model = Generator(folder).model
+
+    def begin() -> Feed:
+        past: list[Any] = [None]
+
+        def feed(tokens: Any) -> None:
+            with torch.inference_mode():
+                # As generate does: logits of the last position only.
+                output = model(
+                    input_ids=torch.from_numpy(tokens), past_key_values=past[0], use_cache=True, logits_to_keep=1
+                )
+            past[0] = output.past_key_values
+
+        return feed
+
+    return begin
+
+
+def _onnx(folder: Path, threads: int, capacity: int) -> Callable[[], Feed]:
+    import numpy as np
+
+    from tasks.serving.onnx_session import Cache, OnnxDecoder
+
+    decoder = OnnxDecoder(folder, threads)
+
+    def begin() -> Feed:
+        cache = Cache(decoder, 1, capacity)
+
+        def feed(tokens: Any) -> None:
+            if tokens.shape[1] == 1:
+                cache.step(tokens[:, 0], np.array([True]))
+            else:
+                list(cache.prefill(0, tokens[0]))
+
+        return feed
+
+    return begin
+
+
+def _gguf(file: Path, threads: int, capacity: int) -> Callable[[], Feed]:
+    from llama_cpp import Llama
+
+    model = Llama(str(file), n_ctx=capacity, n_threads=threads, n_threads_batch=threads, verbose=False)
+
+    def begin() -> Feed:
+        model.reset()
+        return lambda tokens: model.eval(tokens[0].tolist())
+
+    return begin
+
+
+def _quality(exported: Path, packed: Path, tokens: Any, threads: int) -> Quality:
+    """Score ``tokens`` (blocks, length) with both; the packed folder in torch, float32."""
+    import numpy as np
+    import torch
+
+    from tasks.compression.loading import load_for_compute
+    from tasks.serving.onnx_session import OnnxDecoder
+
+    torch.set_num_threads(threads)
+    decoder, model = OnnxDecoder(exported, threads), load_for_compute(packed)
+    sums = np.zeros(4)
+    for block in tokens:
+        targets = torch.from_numpy(block[1:, None].copy())
+        with torch.inference_mode():
+            mine = torch.from_numpy(decoder.logits(block[None])[0, :-1]).log_softmax(-1)
+            its = model(input_ids=torch.from_numpy(block[None])).logits[0, :-1].log_softmax(-1)
+            nll = [-float(each.gather(1, targets).sum()) for each in (its, mine)]
+            agreed = int((mine.argmax(-1) == its.argmax(-1)).sum())
+            sums += (*nll, agreed, float((its.exp() * (its - mine)).sum()))
+    positions = len(tokens) * (tokens.shape[1] - 1)
+    means = sums / positions
+    packed_perplexity, exported_perplexity = (float(value) for value in np.exp(means[:2]))
+    return Quality(
+        "packed, ONNX integers", positions, packed_perplexity, exported_perplexity, float(means[2]), float(means[3])
+    )
+
+
+if __name__ == "__main__":
+    main()

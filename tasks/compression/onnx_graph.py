@@ -1,0 +1,155 @@
+"""An ONNX file written piece by piece: nodes in memory, weights straight to ``model.onnx.data``.
+
+Operators beside the standard ones are ONNX Runtime's own (``com.microsoft``), documented in its
+``docs/ContribOperators.md``: MatMulNBits, GroupQueryAttention, SkipSimplifiedLayerNormalization, FusedMatMul.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from tasks.compression.packing import PackedLinear
+from tasks.errors import RefusedModel
+
+MODEL, DATA = "model.onnx", "model.onnx.data"
+MICROSOFT = "com.microsoft"
+OPSET = 21
+IR_VERSION = 10  # of opset 21; a newer one than the runtime knows is refused by it
+_ALIGNMENT = 4096  # a weight that starts on a page can be mapped instead of read
+_TYPES = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.bfloat16: TensorProto.BFLOAT16,
+    torch.uint8: TensorProto.UINT8,
+    torch.int64: TensorProto.INT64,
+}
+
+
+class GraphWriter:
+    """One graph. Use as a context manager: a block that ends by an exception leaves neither file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._nodes: list[Any] = []
+        self._initializers: list[Any] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+        self._end = 0
+
+    def __enter__(self) -> GraphWriter:
+        self._data = (self._folder / DATA).open("wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._data.close()
+        if kind is not None:
+            (self._folder / DATA).unlink(missing_ok=True)
+            (self._folder / MODEL).unlink(missing_ok=True)
+
+    def input(self, name: str, kind: int, shape: list[str | int]) -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def output(self, name: str, kind: int, shape: list[str | int]) -> str:
+        self._outputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def constant(self, name: str, tensor: Tensor) -> str:
+        """Append ``tensor``'s bytes to the data file, on a page of their own, and return ``name``."""
+        self._data.write(b"\0" * (-self._end % _ALIGNMENT))
+        start = self._end + -self._end % _ALIGNMENT
+        raw = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+        self._data.write(raw)
+        self._end = start + raw.nbytes
+        proto = TensorProto(name=name, data_type=_TYPES[tensor.dtype], dims=list(tensor.shape))
+        proto.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", DATA), ("offset", str(start)), ("length", str(raw.nbytes))):
+            proto.external_data.add(key=key, value=value)
+        self._initializers.append(proto)
+        return name
+
+    def node(
+        self, operator: str, inputs: list[str], output: str | list[str], domain: str = "", **attributes: Any
+    ) -> str:
+        """Append one node and return its first output. An empty name is an input or output that is left out."""
+        outputs = [output] if isinstance(output, str) else output
+        name = f"/{outputs[0]}/{operator}"
+        self._nodes.append(helper.make_node(operator, inputs, outputs, name=name, domain=domain, **attributes))
+        return outputs[0]
+
+    def save(self, notes: dict[str, str]) -> None:
+        """Write ``model.onnx``; ``notes`` become its metadata."""
+        graph = helper.make_graph(self._nodes, "decoder", self._inputs, self._outputs, self._initializers)
+        imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="slimline")
+        helper.set_model_props(model, notes)
+        self._data.flush()
+        onnx.save_model(model, self._folder / MODEL)
+
+    def linear(self, prefix: str, source: str, weight: PackedLinear | Tensor, accuracy_level: int) -> str:
+        """``source @ weight.T``: MatMulNBits for integers, FusedMatMul for a floating (rows, columns) matrix."""
+        if isinstance(weight, Tensor):
+            constant = self.constant(f"{prefix}.weight", weight.to(torch.float32))
+            return self.node("FusedMatMul", [source, constant], f"{prefix}.out", MICROSOFT, transB=1)
+        rows, columns = weight.codes.shape
+        blob, zero_points = blocks_of(weight)
+        inputs = [source, self.constant(f"{prefix}.codes", blob)]
+        inputs.append(self.constant(f"{prefix}.scales", weight.scale.to(torch.float32)))
+        if zero_points is not None:
+            inputs.append(self.constant(f"{prefix}.zero_points", zero_points))
+        return self.node(
+            "MatMulNBits", inputs, f"{prefix}.out", MICROSOFT,
+            K=columns, N=rows, bits=_width(weight.bits), block_size=weight.group_size, accuracy_level=accuracy_level,
+        )  # fmt: skip
+
+
+def blocks_of(linear: PackedLinear) -> tuple[Tensor, Tensor | None]:
+    """The layer's integers as MatMulNBits stores them: the same ones, with a constant added that makes them unsigned.
+
+    Codes of up to 4 bits are stored in 4 (two a byte, the earlier column in the low half), wider ones in 8. A grid of
+    2 or 3 bits lies inside the wider one around the same zero, so it is carried over as it is.
+
+    Returns:
+        uint8 (rows, groups, group_size · width / 8), and zero points uint8 (rows, ceil(groups · width / 8)) or none
+        when symmetric (MatMulNBits then takes ``2^(width-1)``).
+
+    Raises:
+        RefusedModel: a group size that MatMulNBits does not have.
+    """
+    size = linear.group_size
+    if size < 16 or size & (size - 1):
+        raise RefusedModel(
+            "the groups do not fit ONNX Runtime's integer format",
+            observed=f"{size} columns a group",
+            limit="a power of two, at least 16",
+            remedy="quantize with a group size of 32, 64 or 128",
+        )
+    rows, columns = linear.codes.shape
+    codes = _unsigned(linear.codes, linear.bits).view(rows, columns // size, size)
+    if _width(linear.bits) == 4:
+        codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    if linear.zero_point is None:
+        return codes.contiguous(), None
+    zeros = _unsigned(linear.zero_point, linear.bits)
+    if _width(linear.bits) == 4:
+        zeros = torch.nn.functional.pad(zeros, (0, zeros.shape[1] % 2))
+        zeros = zeros[:, 0::2] | (zeros[:, 1::2] << 4)
+    return codes.contiguous(), zeros.contiguous()
+
+
+def _width(bits: int) -> int:
+    return 4 if bits <= 4 else 8
+
+
+def _unsigned(codes: Tensor, bits: int) -> Tensor:
+    """Codes in ``-2^(width-1) … 2^(width-1) - 1`` as unsigned ones of the same distance from each other."""
+    return (codes.to(torch.int16) + (1 << (_width(bits) - 1))).to(torch.uint8)

@@ -1,0 +1,70 @@
+"""What the ONNX graph does not know, refused by name before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from tasks.compression.architectures import architecture_name
+from tasks.compression.checkpoint import Checkpoint
+from tasks.errors import RefusedModel
+
+EXPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+ROTARY = ("default", "linear", "llama3")
+_PROBES = ("Hello", " The capital of France is", "Größe  42\n\nx=1;\t§ 你好 🙂", "a " * 40)
+_PARTS = ("weight", "bias", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
+
+
+def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
+    """Everything that would make the graph compute something else than the model does."""
+    positions = getattr(config, "rope_parameters", None) or {}
+    turned = positions.get("partial_rotary_factor", 1.0)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    for what, observed, known in (
+        ("architecture", architecture_name(checkpoint.config), EXPORTED),
+        ("activation", config.hidden_act, ("silu",)),
+        ("position encoding", positions.get("rope_type", "default"), ROTARY),
+        ("share of a head that positions turn", turned, (1.0,)),
+        ("head size", head_size if head_size % 16 else "a multiple of 16", ("a multiple of 16",)),
+        ("attention window", f"{sliding} tokens" if sliding else "whole context", ("whole context",)),
+    ):
+        if observed not in known:
+            raise RefusedModel(
+                f"this {what} cannot be exported to ONNX",
+                observed=observed,
+                limit=", ".join(map(str, known)),
+                remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
+            )
+    entry = checkpoint.architecture
+    norms = {"input_layernorm.weight", "post_attention_layernorm.weight"}
+    for index in range(checkpoint.blocks):
+        prefix = f"{entry.block(index)}."
+        names = {stored.removeprefix(prefix) for stored in checkpoint.block_names(index)}
+        if extra := sorted(names - norms - {f"{linear}.{part}" for linear in entry.linears for part in _PARTS}):
+            raise RefusedModel(
+                "the model has tensors that the ONNX graph does not know",
+                observed=f"{prefix}{extra[0]}",
+                limit="linear layers, their biases and two norms a block",
+                remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
+            )
+
+
+def refuse_other_tokens(folder: Path) -> None:
+    """The ONNX folder is served with ``tokenizers`` alone, so tokenizer.json has to say everything."""
+    whole = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    alone.no_padding()
+    alone.no_truncation()
+    for text in _PROBES:
+        expected, observed = whole(text)["input_ids"], alone.encode(text).ids
+        if expected != observed:
+            raise RefusedModel(
+                "tokenizer.json alone does not cut text as the model's tokenizer does",
+                observed=f"{text!r} as {observed}",
+                limit=f"{expected}",
+                remedy="write the tokenizer again with save_pretrained of transformers, or serve the folder with torch",
+            )
