@@ -122,10 +122,11 @@ def run_engine(
         }
         np.save(scratch / "tokens.npy", tokens.astype(np.int64), allow_pickle=False)
         (scratch / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        command = [environment.python, "-I", engine.script.absolute(), scratch / "job.json"]
+        command: list[str | Path] = [environment.python, "-I", engine.script.absolute(), scratch / "job.json"]
         log = scratch / "log"
         what = f"the engine {engine.name}"
-        ran = run_child(command, what=what, log=log, cwd=scratch, variables=engine.variables, limit_s=limit_s)
+        variables = environment.variables | {"OMP_NUM_THREADS": str(threads)}
+        ran = run_child(command, what=what, log=log, cwd=scratch, variables=variables, limit_s=limit_s)
         said = _report(engine, scratch / "report.json", log)
         clean = scratch / "clean"
         clean.mkdir()

@@ -1,10 +1,10 @@
 """Engine environments: compression libraries whose pins cannot live with ours, each in an environment of its own.
 
 An engine is a few packages, a file with the version of everything below them (``engine_scripts/<name>.txt``), and a
-script that the environment's own Python runs as a child process: it reads a model folder, token blocks and a recipe, and
-writes a model folder (``engine_runs.py``). The environment is built when it is first asked for. Its folder is named by
-the digest of what it is made from, a marker is written into it last, and without the marker it counts as absent: what a
-killed build left is removed and built again.
+script that the environment's own Python runs as a child process: it reads a model folder, token blocks and a recipe,
+and writes a model folder (``engine_runs.py``). The environment is built when it is first asked for. Its folder is named
+by the digest of what it is made from, a marker is written into it last, and without the marker it counts as absent:
+what a killed build left is removed and built again.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ class Engine:
         packages: what pip is asked to install.
         constraints: file with one ``name==version`` a line, for those packages and everything they need.
         script: file that the environment's Python runs.
-        modules: what must import when the environment is built.
+        check: Python that must run in a new environment before it counts as complete.
         prunes: pruning methods that it has; the n:m patterns go with all of them.
         bits: bit widths to which it quantizes with GPTQ.
-        variables: environment variables of its process.
+        variables: environment variables of its process; ``{folder}`` stands for the environment's folder.
     """
 
     name: str
     packages: tuple[str, ...]
     constraints: Path
     script: Path
-    modules: tuple[str, ...]
+    check: str
     prunes: tuple[str, ...] = ()
     bits: tuple[int, ...] = ()
     variables: Mapping[str, str] = field(default_factory=lambda: dict(_QUIET))
@@ -74,7 +74,7 @@ _LLM_COMPRESSOR = Engine(
     packages=("llmcompressor", "torch"),
     constraints=SCRIPTS / "llm-compressor.txt",
     script=SCRIPTS / "llm_compressor.py",
-    modules=("llmcompressor", "compressed_tensors"),
+    check="import llmcompressor, compressed_tensors",
     prunes=("sparsegpt", "wanda"),
     bits=(8, 4, 3, 2),
 )
@@ -84,9 +84,11 @@ _OPTIMUM = Engine(
     packages=("optimum", "gptqmodel", "accelerate", "datasets", "torch"),
     constraints=SCRIPTS / "optimum.txt",
     script=SCRIPTS / "optimum_gptq.py",
-    modules=("optimum.gptq", "gptqmodel"),
+    # Its packing kernel is compiled now and kept in the environment: a compiler that is killed later leaves a lock on
+    # which every later run waits for ever.
+    check="import optimum.gptq; from gptqmodel.utils.cpp import load_pack_block_extension as load; load()",
     bits=(8, 4, 3, 2),
-    variables={**_QUIET, "GPTQMODEL_CPU_WORKERS": "2"},
+    variables={**_QUIET, "GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_TORCH_EXTENSIONS_DIR": "{folder}/extensions"},
 )
 ENGINES = {engine.name: engine for engine in (_LLM_COMPRESSOR, _OPTIMUM)}
 
@@ -102,6 +104,11 @@ class Environment:
     @property
     def python(self) -> Path:
         return self.folder / "bin" / "python"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What its processes find in their environment beside what they inherit."""
+        return {name: value.format(folder=self.folder) for name, value in self.engine.variables.items()}
 
 
 def read_constraints(path: Path) -> dict[str, str]:
@@ -152,7 +159,7 @@ def build_environment(engine: Engine, home: Path) -> Environment:
     Several processes may ask at once: one builds and the others wait. A build that fails leaves nothing.
 
     Raises:
-        SlimlineError: pip could not install the pinned packages, they do not import, or another process has been
+        SlimlineError: pip could not install the pinned packages, they do not run, or another process has been
             building for longer than ``BUILD_SECONDS``.
     """
     wanted = _at(engine, home)
@@ -194,19 +201,29 @@ def _build(wanted: Environment) -> None:
 
 
 def _install(wanted: Environment) -> None:
-    """Install the pinned packages with this process's own pip, and import them once, which also compiles them."""
+    """Install the pinned packages with this process's own pip, and run them once, which also compiles them."""
     engine = wanted.engine
-    pip = [sys.executable, "-m", "pip", "--python", wanted.python, "install", "--no-input", "--no-compile", "--quiet"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        wanted.python,
+        "install",
+        "--no-input",
+        "--no-compile",
+        "--quiet",
+    ]
     pip += ["--disable-pip-version-check", "--constraint", engine.constraints.absolute(), *engine.packages]
     with tempfile.TemporaryDirectory(prefix="slimline-engine-") as scratch:
         log = Path(scratch) / "log"
         if engine.packages:
             run_child(pip, what=f"installing {engine.name}", log=log, limit_s=BUILD_SECONDS)
         run_child(
-            [wanted.python, "-I", "-c", f"import {', '.join(engine.modules)}"],
-            what=f"importing {engine.name}",
+            [wanted.python, "-I", "-c", engine.check],
+            what=f"the first run of {engine.name}",
             log=log,
             cwd=Path(scratch),
-            variables=engine.variables,
+            variables=wanted.variables,
             limit_s=BUILD_SECONDS,
         )

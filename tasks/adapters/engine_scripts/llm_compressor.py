@@ -1,8 +1,8 @@
 """llm-compressor on one model folder. A file that the engine's own Python runs; it imports nothing of Slimline.
 
 Called with the path of a job, a JSON object (see ``tasks/adapters/engines.py``): ``source`` and ``destination``
-folders, ``tokens`` (.npy, int64, blocks × block_tokens), ``recipe``, ``threads``, ``seed`` and ``report``, the file that
-says what was done. API: https://docs.vllm.ai/projects/llm-compressor, ``oneshot`` and its modifiers, release 0.14.
+folders, ``tokens`` (.npy, int64, blocks × block_tokens), ``recipe``, ``threads``, ``seed`` and ``report``, the file
+that says what was done. API: https://docs.vllm.ai/projects/llm-compressor, ``oneshot`` and its modifiers, release 0.14.
 """
 
 from __future__ import annotations

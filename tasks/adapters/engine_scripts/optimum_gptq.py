@@ -2,8 +2,8 @@
 Slimline.
 
 Called with the path of a job, a JSON object (see ``tasks/adapters/engines.py``): ``source`` and ``destination``
-folders, ``tokens`` (.npy, int64, blocks × block_tokens), ``recipe``, ``threads``, ``seed`` and ``report``, the file that
-says what was done. API: ``optimum/gptq/quantizer.py``, release 2.3, whose only backend is GPTQModel.
+folders, ``tokens`` (.npy, int64, blocks × block_tokens), ``recipe``, ``threads``, ``seed`` and ``report``, the file
+that says what was done. API: ``optimum/gptq/quantizer.py``, release 2.3, whose only backend is GPTQModel.
 """
 
 from __future__ import annotations
