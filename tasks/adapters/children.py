@@ -1,8 +1,8 @@
 """Run one child process to its end, and say what it took.
 
 Wall and CPU time and peak resident memory are of the child alone. On Linux the peak is the kernel's own high-water mark
-(``VmHWM`` of ``/proc/<pid>/status``, proc(5)), read every ``_POLL_S`` seconds: ``ru_maxrss`` of wait4(2) begins at the
-*parent's* resident memory there, because it outlives exec.
+(``VmHWM`` of ``/proc/<pid>/status``, proc(5)), read at least every ``_POLL_S`` seconds: ``ru_maxrss`` of wait4(2)
+begins at the *parent's* resident memory there, because it outlives exec.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def _wait(process: subprocess.Popen[bytes], began: float, limit_s: float) -> Ran
             # Bytes on macOS; on Linux only where a child ended before it could be looked at.
             peak = peak or usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             return Ran(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, peak)
-        time.sleep(_POLL_S)
+        # Often at the beginning: a short life must be seen too.
+        time.sleep(min(_POLL_S, 1e-3 + (time.perf_counter() - began) / 20))
     return None
 
 

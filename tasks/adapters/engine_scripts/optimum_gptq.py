@@ -9,7 +9,6 @@ that says what was done. API: ``optimum/gptq/quantizer.py``, release 2.3, whose 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from importlib.metadata import version
@@ -55,7 +54,6 @@ def main(job: dict[str, Any]) -> None:
         "versions": {name: version(name) for name in ("optimum", "gptqmodel", "transformers", "torch")},
         "work_wall_s": time.perf_counter() - imported[0],
         "work_cpu_s": time.process_time() - imported[1],
-        "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
     Path(job["report"]).write_text(json.dumps(report))
 
