@@ -260,17 +260,16 @@ def _head(options: argparse.Namespace) -> None:
 def _show(row: str, figures: list[Figures], as_json: bool) -> None:
     ours = figures[0]
     for each in figures:
-        ratios = {name: getattr(ours, name) / getattr(each, name) for name in RATIOS if not each.error} if row else {}
-        ratios = ratios if each.engine not in (OURS, "-") else {}
+        comparable = each is not ours and not each.error
+        ratios = {name: getattr(ours, name) / getattr(each, name) for name in RATIOS} if comparable else {}
         if as_json:
             print(json.dumps({**asdict(each), "ours_to_peer": ratios}), flush=True)
             continue
         values = f"{each.wall_s:9.1f}{each.cpu_s:9.1f}{each.peak_bytes / 1e6:9,.0f}{each.disk_bytes / 1e6:9,.1f}"
         print(f"{row:21}{each.engine:16}{values}{each.perplexity:10.3f}")
         if ratios:
-            shown = "".join(
-                f"{ratio:{width}.2f}" for ratio, width in zip(ratios.values(), (9, 9, 9, 9, 10), strict=True)
-            )
+            widths = (9, 9, 9, 9, 10)
+            shown = "".join(f"{ratio:{width}.2f}" for ratio, width in zip(ratios.values(), widths, strict=True))
             print(f"{'':21}{'  ours ÷ peer':16}{shown}")
         if each.error:
             print("  " + each.error.replace("\n", "\n  "))
