@@ -5,6 +5,9 @@ script that the environment's own Python runs as a child process: it reads a mod
 and writes a model folder (``engine_runs.py``). The environment is built when it is first asked for. Its folder is named
 by the digest of what it is made from, a marker is written into it last, and without the marker it counts as absent:
 what a killed build left is removed and built again.
+
+The versions are those of one installation that worked, without local parts such as ``+cpu``, so that the machine's own
+configuration of pip decides which build of torch comes.
 """
 
 from __future__ import annotations

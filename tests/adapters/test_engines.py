@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import multiprocessing
 import re
@@ -180,3 +181,11 @@ def test_a_child_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 def test_what_an_engine_does_not_have_is_refused(tmp_path: Path, recipe: dict[str, Any]) -> None:
     with pytest.raises(RefusedRecipe, match="cannot do this"):
         check_engine_recipe(engine(tmp_path), **recipe)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engines_script_imports_nothing_of_ours(name: str) -> None:
+    nodes = list(ast.walk(ast.parse(ENGINES[name].script.read_text())))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {package.split(".")[0] for package in imported}.isdisjoint({"tasks", "flows", "deployments", "benchmarks"})
