@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def run_child(
     variables: Mapping[str, str] | None = None,
     limit_s: float = 6 * 3600,
 ) -> Ran:
-    """Run ``command`` and wait for it. It is ended, with its own children, when this is interrupted or takes too long.
+    """Run ``command`` and wait for it. It is ended, with its own children, when this is interrupted or takes too long;
+    on Linux with util-linux also when this process is killed.
 
     Args:
         command: program and arguments.
@@ -58,7 +60,8 @@ def run_child(
         SlimlineError: it failed, with the last lines of its standard error, or it took longer than ``limit_s``.
     """
     settings = [f"{name}={value}" for name, value in (variables or {}).items()]
-    full = ["env", *settings, *map(str, command)] if settings else list(map(str, command))
+    guard = ["setpriv", "--pdeathsig", "KILL"] if sys.platform == "linux" and shutil.which("setpriv") else []
+    full = [*guard, *(["env", *settings] if settings else []), *map(str, command)]
     began = time.perf_counter()
     with log.open("wb") as errors:
         process = subprocess.Popen(

@@ -5,12 +5,18 @@ from __future__ import annotations
 import ast
 import json
 import multiprocessing
+import os
 import re
-from collections.abc import Mapping
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from tasks.adapters.children import run_child
@@ -172,6 +178,28 @@ def test_a_child_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with pytest.raises(SlimlineError, match=r"(?s)sleeper did not finish.*awake"):
         script = "import sys, time; print('awake', file=sys.stderr, flush=True); time.sleep(60)"
         run_child(["python3", "-c", script], what="the sleeper", log=tmp_path / "log", limit_s=3)
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv of util-linux")
+def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from tasks.adapters.children import run_child\n"
+        "child = 'import os, pathlib, time; pathlib.Path(\"pid\").write_text(str(os.getpid())); time.sleep(60)'\n"
+        "run_child([sys.executable, '-c', child], what='the child', log=Path('log'), variables={'A': 'b'})"
+    )
+    root = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=os.environ | root) as parent:
+        pid = wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        parent.kill()
+    wait_for(lambda: not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE)
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    for _ in range(600):
+        if found := what():
+            return found
+        time.sleep(0.05)
+    pytest.fail("30 s passed")
 
 
 @pytest.mark.parametrize(
