@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,14 +33,13 @@ def worst(folder: Path, source: Path) -> float:
     return max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
 
 
-@pytest.mark.parametrize("recipe", [{"prune": PRUNE}, {"prune": PRUNE, "quantize": GPTQ}], ids=["prune", "both"])
-def test_llm_compressor_writes_what_we_load(tmp_path: Path, recipe: dict[str, Any]) -> None:
+def test_llm_compressor_prunes_what_we_load(tmp_path: Path) -> None:
     source, made = write_llama(tmp_path / "source"), tmp_path / "made"
-    run_engine(built("llm-compressor"), source, made, TOKENS, **recipe)
+    run_engine(built("llm-compressor"), source, made, TOKENS, prune=PRUNE)
     for name in LINEARS:
         weight = load_for_compute(made).get_parameter(f"{name}.weight")
         assert bool(((weight.reshape(-1, 4) != 0).sum(1) <= 2).all()), name
-    assert describe(made).bits == (4 if "quantize" in recipe else 32)
+    assert describe(made).bits == 32
 
 
 def test_llm_compressor_quantizes_near_the_original(tmp_path: Path) -> None:
