@@ -1,0 +1,101 @@
+"""llm-compressor on one model folder. A file that the engine's own Python runs; it imports nothing of Slimline.
+
+Called with the path of a job, a JSON object (see ``tasks/adapters/engines.py``): ``source`` and ``destination``
+folders, ``tokens`` (.npy, int64, blocks × block_tokens), ``recipe``, ``threads``, ``seed`` and ``report``, the file
+that says what was done. API: https://docs.vllm.ai/projects/llm-compressor, ``oneshot`` and its modifiers, release 0.14.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM
+
+IGNORED = ["lm_head"]
+
+
+def main(job: dict[str, Any]) -> None:
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(job["seed"])
+    imported = time.perf_counter(), time.process_time()
+    recipe = job["recipe"]
+    tokens = torch.from_numpy(np.load(job["tokens"], allow_pickle=False))
+    model = AutoModelForCausalLM.from_pretrained(
+        job["source"], dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    oneshot(
+        model=model,
+        recipe=modifiers(recipe),
+        dataset=batches(tokens, recipe.get("batch_blocks", 1)),
+        num_calibration_samples=len(tokens),
+    )
+    model.save_pretrained(job["destination"], save_compressed=recipe.get("quantize") is not None)
+    report = {
+        "versions": {name: version(name) for name in ("llmcompressor", "compressed-tensors", "transformers", "torch")},
+        "work_wall_s": time.perf_counter() - imported[0],
+        "work_cpu_s": time.process_time() - imported[1],
+    }
+    Path(job["report"]).write_text(json.dumps(report))
+
+
+def batches(tokens: torch.Tensor, size: int) -> DataLoader[Any]:
+    """Token blocks as the model's keyword arguments, in their order."""
+
+    def collate(rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        ids = torch.stack(rows)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    return DataLoader(list(tokens), batch_size=size, shuffle=False, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def modifiers(recipe: dict[str, Any]) -> list[Any]:
+    """One modifier a stage, prune first."""
+    made: list[Any] = []
+    if recipe.get("prune"):
+        made.append(pruning(recipe["prune"]))
+    if recipe.get("quantize"):
+        made.append(quantization(recipe["quantize"]))
+    return made
+
+
+def pruning(choice: dict[str, Any]) -> Any:
+    unstructured = choice["pattern"] == "unstructured"
+    kept, of = (0, 0) if unstructured else map(int, choice["pattern"].split(":"))
+    common = {
+        "sparsity": choice["sparsity"] if unstructured else 1 - kept / of,
+        # Zeros of every m here, weights that stay of every m in the recipe.
+        "mask_structure": "0:0" if unstructured else f"{of - kept}:{of}",
+        "targets": ["Linear"],
+        "ignore": IGNORED,
+    }
+    if choice["method"] == "wanda":
+        return WandaPruningModifier(**common)
+    return SparseGPTModifier(**common, dampening_frac=choice["damping"])
+
+
+def quantization(choice: dict[str, Any]) -> Any:
+    weights = QuantizationArgs(
+        num_bits=choice["bits"], type="int", symmetric=True, strategy="group", group_size=choice["group_size"]
+    )
+    return GPTQModifier(
+        config_groups={"group_0": QuantizationScheme(targets=["Linear"], weights=weights)},
+        ignore=IGNORED,
+        dampening_frac=choice["damping"],
+        actorder="static" if choice.get("act_order", True) else None,
+    )
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,0 +1,232 @@
+"""Engine environments: compression libraries whose pins cannot live with ours, each in an environment of its own.
+
+An engine is a few packages, a file with the version of everything below them (``engine_scripts/<name>.txt``), and a
+script that the environment's own Python runs as a child process: it reads a model folder, token blocks and a recipe,
+and writes a model folder (``engine_runs.py``). The environment is built when it is first asked for. Its folder is named
+by the digest of what it is made from, a marker is written into it last, and without the marker it counts as absent:
+what a killed build left is removed and built again.
+
+The versions are those of one installation that worked, without local parts such as ``+cpu``, so that the machine's own
+configuration of pip decides which build of torch comes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import venv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tasks.adapters.children import run_child
+from tasks.errors import SlimlineError
+
+SCRIPTS = Path(__file__).parent / "engine_scripts"
+MARKER = "slimline-engine.json"
+BUILD_SECONDS = 3600
+_KEY_LENGTH = 16
+_PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
+
+# An engine works on local files alone and tells nobody; torch's idle threads must not spin against other processes.
+_QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A compression library that runs in an environment of its own.
+
+    Attributes:
+        name: as people choose it.
+        packages: what pip is asked to install.
+        constraints: file with one ``name==version`` a line, for those packages and everything they need.
+        script: file that the environment's Python runs.
+        check: Python that must run in a new environment before it counts as complete.
+        prunes: pruning methods that it has; the n:m patterns go with all of them.
+        bits: bit widths to which it quantizes with GPTQ.
+        variables: environment variables of its process; ``{folder}`` stands for the environment's folder.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    constraints: Path
+    script: Path
+    check: str
+    prunes: tuple[str, ...] = ()
+    bits: tuple[int, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=lambda: dict(_QUIET))
+
+
+# Not magnitude: llm-compressor 0.14's MagnitudePruningModifier does nothing in ``oneshot`` and says nothing.
+_LLM_COMPRESSOR = Engine(
+    name="llm-compressor",
+    packages=("llmcompressor", "torch"),
+    constraints=SCRIPTS / "llm-compressor.txt",
+    script=SCRIPTS / "llm_compressor.py",
+    check="import llmcompressor, compressed_tensors",
+    prunes=("sparsegpt", "wanda"),
+    bits=(8, 4, 3, 2),
+)
+# GPTQModel 7.6 sizes its worker pool by the cores and fails on two: "pool requests 2 workers but parent has 1".
+_OPTIMUM = Engine(
+    name="optimum",
+    packages=("optimum", "gptqmodel", "accelerate", "datasets", "torch"),
+    constraints=SCRIPTS / "optimum.txt",
+    script=SCRIPTS / "optimum_gptq.py",
+    # Its packing kernel is compiled now and kept in the environment: a compiler that is killed later leaves a lock on
+    # which every later run waits for ever.
+    check="import optimum.gptq; from gptqmodel.utils.cpp import load_pack_block_extension as load; load()",
+    bits=(8, 4, 3, 2),
+    variables={**_QUIET, "GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_TORCH_EXTENSIONS_DIR": "{folder}/extensions"},
+)
+ENGINES = {engine.name: engine for engine in (_LLM_COMPRESSOR, _OPTIMUM)}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A complete engine environment. ``key`` names everything it was made from."""
+
+    engine: Engine
+    folder: Path
+    key: str
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What its processes find in their environment beside what they inherit."""
+        return {name: value.format(folder=self.folder) for name, value in self.engine.variables.items()}
+
+
+def read_constraints(path: Path) -> dict[str, str]:
+    """Package to version, of a file with one ``name==version`` a line and no other options.
+
+    Raises:
+        SlimlineError: a line is anything else, or names a package twice.
+    """
+    pins: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        found = _PIN.fullmatch(line.strip())
+        name = re.sub(r"[-_.]+", "-", found[1]).lower() if found else ""
+        if found is None or name in pins:
+            raise SlimlineError(
+                f"line {number} of {path.name} is not a pin",
+                observed=line,
+                limit="name==version, each package once",
+                remedy="write the file again from what pip installed",
+            )
+        pins[name] = found[2]
+    return pins
+
+
+def environment_key(engine: Engine) -> str:
+    """Hex digest of what an environment is made from: packages, versions, Python version and kind of machine."""
+    made_from = {
+        "packages": engine.packages,
+        "constraints": read_constraints(engine.constraints),
+        "python": platform.python_version(),
+        "machine": (platform.system(), platform.machine()),
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def find_environment(engine: Engine, home: Path) -> Environment | None:
+    """The complete environment of ``engine`` below ``home``, or none. Reads one small file."""
+    found = _at(engine, home)
+    try:
+        marker = json.loads((found.folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if marker == {"key": found.key} and found.python.exists() else None
+
+
+def build_environment(engine: Engine, home: Path) -> Environment:
+    """The complete environment of ``engine`` below ``home``; built now if it is not there. Minutes, and gigabytes.
+
+    Several processes may ask at once: one builds and the others wait. A build that fails leaves nothing.
+
+    Raises:
+        SlimlineError: pip could not install the pinned packages, they do not run, or another process has been
+            building for longer than ``BUILD_SECONDS``.
+    """
+    wanted = _at(engine, home)
+    home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home / f"{wanted.folder.name}.lock")
+    try:
+        with lock.acquire(timeout=BUILD_SECONDS):
+            found = find_environment(engine, home)
+            if found is None:
+                _build(wanted)
+            return wanted
+    except Timeout as error:
+        raise SlimlineError(
+            f"the environment of {engine.name} is still being built by another process",
+            observed=f"{BUILD_SECONDS} s",
+            limit=f"{BUILD_SECONDS} s",
+            remedy="look at that process, end it if it hangs, and run again",
+        ) from error
+
+
+def _at(engine: Engine, home: Path) -> Environment:
+    key = environment_key(engine)
+    # Absolute: a child process has a working directory of its own.
+    return Environment(engine, home.absolute() / f"{engine.name}-{key[:_KEY_LENGTH]}", key)
+
+
+def _build(wanted: Environment) -> None:
+    # In its final place: an environment's own scripts hold its path, so it cannot be renamed. The marker comes last.
+    shutil.rmtree(wanted.folder, ignore_errors=True)
+    try:
+        venv.EnvBuilder(with_pip=False, symlinks=True).create(wanted.folder)
+        _install(wanted)
+        part = wanted.folder / f"{MARKER}.part"
+        part.write_text(json.dumps({"key": wanted.key}), encoding="utf-8")
+        part.replace(wanted.folder / MARKER)
+    except BaseException:
+        shutil.rmtree(wanted.folder, ignore_errors=True)
+        raise
+
+
+def _install(wanted: Environment) -> None:
+    """Install the pinned packages with this process's own pip, and run them once, which also compiles them."""
+    engine = wanted.engine
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        wanted.python,
+        "install",
+        "--no-input",
+        "--no-compile",
+        "--quiet",
+    ]
+    pip += ["--disable-pip-version-check", "--constraint", engine.constraints.absolute(), *engine.packages]
+    with tempfile.TemporaryDirectory(prefix="slimline-engine-") as scratch:
+        log = Path(scratch) / "log"
+        if engine.packages:
+            run_child(pip, what=f"installing {engine.name}", log=log, limit_s=BUILD_SECONDS)
+        run_child(
+            [wanted.python, "-I", "-c", engine.check],
+            what=f"the first run of {engine.name}",
+            log=log,
+            cwd=Path(scratch),
+            variables=wanted.variables,
+            limit_s=BUILD_SECONDS,
+        )
