@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.compression_stages import QUICK_BLOCKS, QUICK_TOKENS, _model
+from benchmarks.compression_stages import QUICK_BLOCKS, QUICK_TOKENS, model_folder
 from tasks.adapters.children import run_child
 from tasks.adapters.engine_runs import EngineRun, run_engine
 from tasks.adapters.engines import ENGINES, build_environment, find_environment
@@ -123,7 +123,7 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, list[Figures]]]:
     peers = options.peers or ("built" if options.quick else "all")
     with tempfile.TemporaryDirectory(prefix="slimline-benchmark-") as name:
         work = Path(name)
-        model = _model(options.model, options.quick, work).absolute()
+        model = model_folder(options.model, options.quick, work).absolute()
         calibration, evaluation = _tokens(model, options)
         bench = Bench(model, calibration, evaluation, work, options.threads, options.batch_blocks)
         yield "dense", [_dense(bench)]

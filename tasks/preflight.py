@@ -94,6 +94,13 @@ def check_recipe(recipe: Recipe) -> None:
             limit="prune before quantize",
             remedy="put prune first in recipe.order",
         )
+    if "distill" in order and recipe.distill.hidden_weight and recipe.distill.cached_top_k:
+        raise RefusedRecipe(
+            "a teacher's answers that are kept on disk hold no hidden states",
+            observed=f"hidden_weight {recipe.distill.hidden_weight:g}, cached_top_k {recipe.distill.cached_top_k}",
+            limit="one of the two",
+            remedy="set recipe.distill.hidden_weight or recipe.distill.cached_top_k to 0",
+        )
     if order == ("distill",):
         raise RefusedRecipe(
             "distillation alone would teach the original from itself",

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 # Those of the default run and its methods: the others take up to a minute each in their quick form.
 COMMANDS = {
     "compression_stages": [],
-    "methods": ["--rows", "wanda 2:4,channels,gptq 4 bit row"],
+    "methods": ["--rows", "channels"],
 }
 
 
@@ -28,7 +28,7 @@ def test_the_quick_form_prints_json_lines(name: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == 3
+    assert len(rows) == (3 if name == "compression_stages" else 1)
     assert all(value is not None for row in rows for value in row.values())
 
 

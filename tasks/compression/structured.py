@@ -27,6 +27,7 @@ from torch.nn import functional
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.decoder import Decoder
 from tasks.compression.hessian import InputStatistics
+from tasks.compression.hidden_matching import KEPT_BLOCKS
 from tasks.errors import RefusedRecipe
 
 ROUNDS = 32
@@ -123,6 +124,8 @@ def smaller_config(config: dict[str, Any], kept: Shape, blocks: list[int]) -> di
     }
     if config.get("layer_types") and blocks:
         changed["layer_types"] = [config["layer_types"][index] for index in blocks]
+    if blocks and len(blocks) < shape_of(config).blocks:
+        changed[KEPT_BLOCKS] = blocks  # distillation compares hidden states with the blocks that these came from
     return changed
 
 

@@ -120,6 +120,7 @@ def test_a_block_that_does_nothing_goes_first(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
     assert influential_blocks(Checkpoint(tmp_path / "model"), blocks(4), 3) == [0, 1, 3]
     list(slim_folder(tmp_path / "model", tmp_path / "out", blocks(4), heads=0, channels=0, blocks=0.25))
+    assert Checkpoint(tmp_path / "out").config["kept_blocks"] == [0, 1, 3]
     tokens = blocks(2, seed=3)
     torch.testing.assert_close(
         logits(tmp_path / "out", tokens), logits(tmp_path / "model", tokens), rtol=1e-3, atol=1e-3

@@ -36,3 +36,9 @@ def test_an_impossible_order_is_refused(order: tuple[str, ...], word: str) -> No
 )
 def test_a_possible_order_passes(order: tuple[str, ...]) -> None:
     check_recipe(Recipe.model_validate({"order": order}))
+
+
+def test_kept_answers_of_a_teacher_and_its_hidden_states_exclude_each_other() -> None:
+    check_recipe(Recipe.model_validate({"distill": {"cached_top_k": 32}}))
+    with pytest.raises(RefusedRecipe, match="no hidden states"):
+        check_recipe(Recipe.model_validate({"distill": {"cached_top_k": 32, "hidden_weight": 1}}))
