@@ -135,11 +135,16 @@ def require_promoted(rollout: Rollout) -> None:
 def _observations(cloud: SageMaker, asked: Shift, plan: ReleasePlan) -> Iterator[Observation]:
     """One observation a tick, until the service's clock has passed what the plan allows."""
     progress = Progress("release")
-    for _ in _ticks(cloud, asked.since, _allowed(plan)):
+    for _ in _ticks(cloud, asked.since, _allowed(plan), poll_seconds(plan.bake_seconds, cloud.clock_speed)):
         observation = cloud.observe(plan.endpoint, asked.previous_config, asked.wanted_config, asked.since)
         share = observation.green.weight if observation.green else 0.0
         progress.show(share, f"{observation.status} {observation.message}")
         yield observation
+
+
+def poll_seconds(bake_seconds: float, clock_speed: float) -> float:
+    """Wall seconds between two looks. A rehearsal's clock may run past a whole step in two; a quarter of it may not."""
+    return POLL_SECONDS if clock_speed <= 1 else min(POLL_SECONDS, max(0.2, bake_seconds / 4 / clock_speed))
 
 
 def _allowed(plan: ReleasePlan) -> float:
@@ -198,14 +203,14 @@ def wait_until_serving(cloud: SageMaker, endpoint: str) -> None:
     )
 
 
-def _ticks(cloud: SageMaker, since: float, allowed: float) -> Iterator[None]:
-    """Once at once, then every ``POLL_SECONDS``, until ``allowed`` seconds of the service's clock have passed."""
+def _ticks(cloud: SageMaker, since: float, allowed: float, seconds: float = POLL_SECONDS) -> Iterator[None]:
+    """Once at once, then every ``seconds`` of wall time, until the service's clock has moved on by ``allowed`` seconds."""
     started = time.monotonic()
     while True:
         yield
         if time.monotonic() - started > LEAST_WALL_SECONDS and cloud.now() - since > allowed:
             return
-        time.sleep(POLL_SECONDS)
+        time.sleep(seconds)
 
 
 @contextmanager

@@ -92,6 +92,11 @@ class SageMaker:
                 remedy="create it from deployments/aws/execution-role-policy.json and set SLIMLINE_ROLE_ARN",
             )  # fmt: skip
 
+    @property
+    def clock_speed(self) -> float:
+        """How fast the service's clock runs: 1 on AWS, more in a rehearsal."""
+        return self._aws.rehearsal_speed or 1.0
+
     def describe_rehearsal(self) -> str:
         """Empty on AWS; on the embedded stack a sentence that says so, with the speed of its clock."""
         speed = self._aws.rehearsal_speed
