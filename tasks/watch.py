@@ -204,7 +204,7 @@ def wait_until_serving(cloud: SageMaker, endpoint: str) -> None:
 
 
 def _ticks(cloud: SageMaker, since: float, allowed: float, seconds: float = POLL_SECONDS) -> Iterator[None]:
-    """Once at once, then every ``seconds`` of wall time, until the service's clock has moved on by ``allowed`` seconds."""
+    """Once at once, then every ``seconds`` of wall time, until ``allowed`` seconds of the service's clock are over."""
     started = time.monotonic()
     while True:
         yield
