@@ -11,7 +11,7 @@ Memory is one block, its activations for one batch, and the hidden states of all
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,38 @@ def batches_of(decoder: Decoder, tokens: Tensor) -> list[Tensor]:
     """Hidden states that enter the first block, (blocks, block_tokens, hidden), in batches that memory allows."""
     size = max(1, _BATCH_BYTES // (decoder.activation_bytes * tokens.shape[1]))
     return list(decoder.embed(tokens).split(size))
+
+
+def walk(
+    writer: FolderWriter,
+    blocks: int,
+    start: Callable[[], list[Tensor]],
+    work: Callable[[int, list[Tensor]], list[LayerReport]],
+) -> Iterator[LayerReport]:
+    """Work on ``blocks`` blocks in turn, saving each, after those that an earlier process finished.
+
+    Args:
+        writer: of the new folder; ``work`` writes block ``index`` with it.
+        blocks: of the new folder.
+        start: the hidden states that enter the first block, in batches; asked for only when nothing is finished.
+        work: replaces each batch by the block's output for it; the block's reports.
+
+    Yields:
+        The reports of every block, those that were finished before first.
+    """
+    saved = writer.resume()
+    if saved is None:
+        done, told, batches = 0, [], start()
+    else:
+        done, told = saved.done, [LayerReport.model_validate(note) for note in saved.notes["layers"]]
+        batches = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]
+    yield from told
+    for index in range(done, blocks):
+        reports = work(index, batches)
+        told += reports
+        states = {f"{number}": batch for number, batch in enumerate(batches)}
+        writer.save(index + 1, states, {"layers": [report.model_dump() for report in told]})
+        yield from reports
 
 
 @dataclass(frozen=True)
@@ -76,19 +108,12 @@ class _Pass:
         positions = decoder.positions(tokens.shape[1])
         digest = digest_of(tokens) if self.keep_statistics else None
         with FolderWriter(self.checkpoint, destination, self.transform.packing, partial) as writer:
-            saved = writer.resume()
-            if saved is None:
-                done, told, batches = 0, [], batches_of(decoder, tokens)
-            else:
-                done, told = saved.done, [LayerReport.model_validate(note) for note in saved.notes["layers"]]
-                batches = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]
-            yield from told
-            for index in range(done, self.checkpoint.blocks):
-                reports = self._block(index, decoder, batches, positions, writer, digest)
-                told += reports
-                states = {f"{number}": batch for number, batch in enumerate(batches)}
-                writer.save(index + 1, states, {"layers": [report.model_dump() for report in told]})
-                yield from reports
+            yield from walk(
+                writer,
+                self.checkpoint.blocks,
+                lambda: batches_of(decoder, tokens),
+                lambda index, batches: self._block(index, decoder, batches, positions, writer, digest),
+            )
             outer, reports = self._rest(self.checkpoint.outer_names())
             writer.write_outer(outer)
             yield from reports

@@ -15,7 +15,7 @@ from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_recipe
 from tasks.compression.decoder import Decoder
 from tasks.compression.hessian import InputStatistics, output_error
-from tasks.compression.layerwise import batches_of
+from tasks.compression.layerwise import batches_of, walk
 from tasks.compression.resuming import Partial
 from tasks.compression.structured import (
     Shape,
@@ -93,19 +93,12 @@ class _Slimming:
         positions = decoder.positions(tokens.shape[1])
         config = smaller_config(self.checkpoint.config, self.kept, chosen)
         with FolderWriter(self.checkpoint, destination, partial=partial, config=config) as writer:
-            saved = writer.resume()
-            if saved is None:
-                done, told, batches = 0, [], batches_of(decoder, tokens)
-            else:
-                done, told = saved.done, [LayerReport.model_validate(note) for note in saved.notes["layers"]]
-                batches = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]
-            yield from told
-            for number in range(done, len(chosen)):
-                reports = self._block(chosen[number], number, decoder, batches, positions, writer)
-                told += reports
-                states = {f"{place}": batch for place, batch in enumerate(batches)}
-                writer.save(number + 1, states, {"layers": [report.model_dump() for report in told]})
-                yield from reports
+            yield from walk(
+                writer,
+                len(chosen),
+                lambda: batches_of(decoder, tokens),
+                lambda number, batches: self._block(chosen[number], number, decoder, batches, positions, writer),
+            )
             writer.write_outer({name: self.checkpoint.tensor(name) for name in self.checkpoint.outer_names()})
 
     @torch.no_grad()
