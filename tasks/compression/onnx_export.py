@@ -39,7 +39,7 @@ from tasks.compression.onnx_graph import MICROSOFT, GraphWriter
 from tasks.compression.onnx_support import refuse_other_tokens, refuse_unknown
 from tasks.compression.packing import PackedLinear, Packing
 from tasks.compression.quantization import round_to_nearest
-from tasks.compression.writing import COMPANIONS
+from tasks.compression.writing import COMPANIONS, discard
 
 RECORD = "onnx.json"
 ACCURACY_LEVEL = 4  # activations become int8 block by block before they are multiplied; 0 keeps them float32
@@ -91,10 +91,7 @@ def export_onnx(
             graph.save({name: str(value) for name, value in record.items()})
         _write_companions(checkpoint, destination, record)
     except BaseException:
-        for path in destination.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if made:
-            destination.rmdir()
+        discard(destination, whole=made)
         raise
     return record
 

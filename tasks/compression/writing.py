@@ -46,6 +46,14 @@ def as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype if fits(tensor, dtype) else torch.float32).contiguous()
 
 
+def discard(folder: Path, *, whole: bool) -> None:
+    """Remove everything in ``folder``; with ``whole`` the folder too."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if whole:
+        folder.rmdir()
+
+
 class FolderWriter:
     """A new folder made from ``source``: same tokenizer and configuration, new tensors.
 
@@ -91,10 +99,7 @@ class FolderWriter:
         if kind is None:
             self._finish()
             return
-        for path in self._destination.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if self._made:
-            self._destination.rmdir()
+        discard(self._destination, whole=self._made)
 
     def resume(self) -> Saved | None:
         """What an earlier process finished: the first ``done`` blocks are written. None when there is nothing."""
