@@ -5,6 +5,9 @@ A packed folder is decompressed once while it loads (``CompressedTensorsConfig(d
 configuration the library decompresses at the first forward pass and leaves an offloading wrapper on every layer, which
 costs about a third more time per token. The library multiplies codes and scales in the scales' own type, so a weight is
 rounded to float16 once; that is how vLLM and others serve it too.
+
+A folder with several grids (``mixed``) is loaded packed, where each layer gets the grid of its own config group, and
+made dense layer by layer; scales are float32 then, so nothing is rounded.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from compressed_tensors.compressors import decompress_module
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, CompressedTensorsConfig, PreTrainedModel
 from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.mixed import Mixed
 from tasks.errors import RefusedData, RefusedModel
 
 SHOWN = 3
@@ -34,8 +39,20 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
             would fill a missing one with random numbers and go on).
     """
     packing = Checkpoint(folder).packing
-    quantization = {} if packing is None else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
-    return _load(AutoModelForCausalLM, folder, ("missing_keys", "unexpected_keys", "mismatched_keys"), quantization)
+    alike = packing is not None and not isinstance(packing, Mixed)
+    quantization = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if alike else {}
+    refused = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    model = _load(AutoModelForCausalLM, folder, refused, quantization)
+    return _unpacked(model) if isinstance(packing, Mixed) else model
+
+
+def _unpacked(model: Any) -> PreTrainedModel:
+    """A model whose layers were loaded packed, as ordinary layers: no hook, no wrapper, no packed tensor is left."""
+    for module in model.modules():
+        decompress_module(module, leave_decompressed=False)
+    model.hf_quantizer.compressor.remove_decompression_hook(model)
+    model.hf_quantizer.remove_quantization_config(model)
+    return cast(PreTrainedModel, model.requires_grad_(False))
 
 
 def load_reader(folder: Path) -> PreTrainedModel:

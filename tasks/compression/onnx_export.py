@@ -80,7 +80,7 @@ def export_onnx(
     packing = checkpoint.packing
     record = {
         "format": "onnx",
-        "weights": "float32" if packing is None else f"int{packing.bits}, groups of {packing.group_size}",
+        "weights": "float32" if packing is None else f"{packing}",
         "head": head,
         "accuracy_level": accuracy_level,
         "context": int(config.max_position_embeddings),
