@@ -107,9 +107,12 @@ def choose(curves: Sequence[Curve], budget: float) -> tuple[int, ...]:
             break
         chosen[step.layer] = step.last
     alike = min(len(curve.costs) for curve in curves)
-    uniform = [[place] * len(curves) for place in range(alike)]
-    fitting = [chosen, *(places for places in uniform if _sum(curves, places, "costs") <= budget)]
-    return tuple(min(fitting, key=lambda places: _sum(curves, places, "errors")))
+    best = tuple(chosen)
+    for uniform in ((place,) * len(curves) for place in range(alike)):
+        fits = _sum(curves, uniform, "costs") <= budget
+        if fits and _sum(curves, uniform, "errors") < _sum(curves, best, "errors"):
+            best = uniform
+    return best
 
 
 def _sum(curves: Sequence[Curve], places: Sequence[int], what: str) -> float:
