@@ -243,7 +243,7 @@ def _stacked(layers: list[PackedLinear | Tensor]) -> PackedLinear | Tensor:
         torch.cat([layer.codes for layer in packed]),
         torch.cat([layer.scale for layer in packed]),
         torch.cat(points) if points else None,
-        first.bits,
+        max(layer.bits for layer in packed),  # a narrower grid lies inside a wider one, around the same zero
         first.group_size,
         first.symmetric,
     )
