@@ -143,7 +143,7 @@ def pruned(folder: Path, method: str, allocation: str) -> Path:
     return made
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     method=st.sampled_from(["sparsegpt", "wanda", "magnitude"]),
     allocation=st.sampled_from(["uniform", "sensitivity"]),
