@@ -5,10 +5,10 @@ Every rule compares the candidate with the baseline (or with a fixed limit) on o
 enough evidence for that, on every metric, promotes. Between the two either may happen. Evidence is anytime-valid
 (``evidence.py``): looking after every request is allowed, and
 
-- a candidate that is nowhere worse than ``harmless`` is restored with probability at most ``alpha``: it is split over the
-  rules by their weights (Bonferroni);
-- a candidate that is beyond ``tolerated`` on any one metric is promoted with probability at most ``beta``: every rule must
-  have passed (an intersection-union test, Berger: Technometrics 24(4), 1982), so nothing is split.
+- a candidate that is nowhere worse than ``harmless`` is restored with probability at most ``alpha``: it is split over
+  the rules by their weights (Bonferroni);
+- a candidate that is beyond ``tolerated`` on any one metric is promoted with probability at most ``beta``: every rule
+  must have passed (an intersection-union test, Berger: Technometrics 24(4), 1982), so nothing is split.
 
 No data is no evidence, and no evidence waits.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
@@ -153,7 +152,8 @@ class Finding:
         requests: the candidate's.
         restore: evidence for restoring as a share of what is needed, 0–1; 1 restores.
         promote: the same for promoting.
-        expected_requests: about so many more until this rule decides, at the present rate; none when nothing is growing.
+        expected_requests: about so many more until this rule decides, at the present rate; none when nothing is
+            growing.
     """
 
     metric: str
