@@ -12,6 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict
 from urllib.parse import parse_qs
 
 import aiohttp
@@ -19,6 +20,7 @@ import aiohttp
 from deployments.local.endpoint_service import pages, validation
 from deployments.local.endpoint_service.asgi import Gone, Receive, Scope, Send, TooLarge, read_body
 from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.faults import BadFault, Faults
 from deployments.local.endpoint_service.moto_backend import Moto
 from deployments.local.endpoint_service.router import MAX_BODY, Router, too_large
 from deployments.local.endpoint_service.wire import (
@@ -58,12 +60,14 @@ class App:
         router: Router,
         moto: Moto,
         own: Callable[[str], Answer],
+        faults: Faults,
     ) -> None:
         self._clock = clock
         self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
         self._router = router
         self._moto = moto
         self._own = own
+        self._faults = faults
         self._label = f"speed={clock.speed:g}".encode()  # every answer says that this is not AWS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +102,7 @@ class App:
         """Our answer, or None for moto's."""
         path, target = scope["path"], headers.get("x-amz-target", "")
         if path == "/_slimline" or path.startswith("/_slimline/"):
-            return self._own(path) if scope["method"] in ("GET", "HEAD") else pages.text(405, "GET only\n")
+            return await self._admin(scope["method"], path, headers, receive)
         prefix, _, operation = target.partition(".")
         if prefix in _SERVICES:
             body = await read_body(headers, receive, _LIMIT)
@@ -112,12 +116,29 @@ class App:
             raise not_implemented(await _named(scope, headers, receive, service))
         return None
 
+    async def _admin(self, method: str, path: str, headers: dict[str, str], receive: Receive) -> Answer:
+        """``/_slimline/``: pages to read, and faults to add and take back."""
+        if method in ("GET", "HEAD"):
+            return self._own(path)
+        kind, _, name = path.removeprefix("/_slimline").strip("/").partition("/")
+        if kind != "faults" or method not in ("POST", "DELETE"):
+            return pages.text(405, "GET only; POST and DELETE for /_slimline/faults\n")
+        if method == "DELETE":
+            return json_answer({}, REST) if self._faults.remove(name) else pages.text(404, "no such fault\n")
+        body = await read_body(headers, receive, _LIMIT)
+        try:
+            return json_answer(asdict(self._faults.add(_parsed(body))), REST, 201)
+        except BadFault as error:
+            return json_answer({"error": str(error)}, REST, 400)
+
     def _operation(self, prefix: str, operation: str, body: bytes) -> Answer:
         content_type = JSON_1_0 if prefix == _CLOUDWATCH else JSON_1_1
         try:
             run = self._operations[prefix].get(operation)
             if run is None:
                 raise not_implemented(f"{prefix}.{operation}")
+            if self._faults.hit("throttling", operation=operation):
+                raise AwsError("ThrottlingException", "Rate exceeded")
             request = _parsed(body)
             code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
             validation.check(_SERVICES[prefix], operation, request, code)
@@ -160,6 +181,10 @@ class App:
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
         headers.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        if answer.broken:
+            half = answer.body[: len(answer.body) // 2]
+            await send({"type": "http.response.body", "body": half, "more_body": True})
+            return  # the server closes the connection: less has come than was announced
         await send({"type": "http.response.body", "body": b"" if head else answer.body})
 
 

@@ -124,8 +124,11 @@ class Endpoints:
         endpoint.deployment = deployment
         endpoint.status, endpoint.modified = UPDATING, self._clock.now()
         endpoint.note(endpoint.modified, f"updating from {endpoint.config} to {config.name}")
-        self._run(endpoint, Rollout(endpoint, fleet, deployment, self._clock, self._alarms).run())
+        self._run(endpoint, self._rollout(endpoint, fleet, deployment).run())
         return {"EndpointArn": endpoint.arn}
+
+    def _rollout(self, endpoint: Endpoint, fleet: Fleet, deployment: Json | None) -> Rollout:
+        return Rollout(endpoint, fleet, deployment, self._clock, self._alarms, self._tools.faults)
 
     def _retained(self, endpoint: Endpoint, config: EndpointConfig, request: Json) -> EndpointConfig:
         """RetainAllVariantProperties: weights and instance counts of the running variants go into the new fleet."""

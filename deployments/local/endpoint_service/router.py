@@ -6,13 +6,15 @@ OriginalMessage and LogStreamArn. Times are wall seconds: a model answers as fas
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 
+from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Fleet, Variant
 from deployments.local.endpoint_service.state import ACCOUNT, DELETING, Endpoint, State
 from deployments.local.endpoint_service.wire import Answer, AwsError, not_implemented
@@ -92,8 +94,9 @@ def _targets(endpoint: Endpoint, target: str) -> Iterator[tuple[Variant, float]]
 class Router:
     """Answers InvokeEndpoint."""
 
-    def __init__(self, state: State, client: aiohttp.ClientSession) -> None:
+    def __init__(self, state: State, client: aiohttp.ClientSession, faults: Faults) -> None:
         self._state = state
+        self._faults = faults
         self._client = client
         self._dice = random.Random()
 
@@ -113,12 +116,32 @@ class Router:
             raise AwsError(
                 "ServiceUnavailable", f"No healthy instance of variant {variant.name} on {name}.", status=503
             )
-        reply = await self._ask(worker, headers, body)
+        reply = await self._model(name, variant, worker, headers, body)
         overhead = time.perf_counter() - began - (reply.seconds or 0.0)
         variant.recorder.record(reply.status, reply.seconds, overhead, len(variant.workers))
         if not 200 <= reply.status < 300:
             raise self._model_error(name, reply)
-        return _answer(variant.name, reply)
+        answer = _answer(variant.name, reply)
+        answer.broken = self._faults.hit("connection_reset", endpoint=name, config=variant.config) is not None
+        return answer
+
+    async def _model(
+        self, name: str, variant: Variant, worker: Worker, headers: Mapping[str, str], body: bytes
+    ) -> _Reply:
+        """What the model answers, or a rehearsed fault in its place. Added latency counts as the model's."""
+        where = {"endpoint": name, "config": variant.config}
+        slow = self._faults.hit("latency", **where)
+        if slow:
+            await asyncio.sleep(slow.seconds)
+        if fault := self._faults.hit("errors", **where):
+            reply = _Reply(fault.status, b'{"error": "a rehearsed fault"}', {}, 0.0)
+        elif self._faults.hit("dead_model", **where):
+            return _Reply(0, b"The container primary gave no answer: a rehearsed fault", {}, None)
+        else:
+            reply = await self._ask(worker, headers, body)
+        if slow and reply.seconds is not None:
+            return replace(reply, seconds=reply.seconds + slow.seconds)
+        return reply
 
     async def _ask(self, worker: Worker, headers: Mapping[str, str], body: bytes) -> _Reply:
         passed = {key: headers[key] for key in _PASSED if key in headers}

@@ -21,6 +21,7 @@ from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.cloudwatch import CloudWatch
 from deployments.local.endpoint_service.control import Control
 from deployments.local.endpoint_service.endpoints import Endpoints
+from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.metrics import Metrics
@@ -71,20 +72,21 @@ async def serve(options: Options, listener: socket.socket) -> None:
     timeout = aiohttp.ClientTimeout(total=MODEL_SECONDS)
     try:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, skip_auto_headers=_NO_HEADERS) as client:
-            metrics, state = Metrics(), State(options.region)
+            metrics, state, faults = Metrics(), State(options.region), Faults(clock)
             alarms = AlarmBook(metrics)
             data = ModelData(options.data / "models", moto.url, options.region)
             tools = Tools(
-                clock, metrics, images, reaper, client, data, logs, options.startup_limit, options.max_instances
+                clock, metrics, faults, images, reaper, client, data, logs, options.startup_limit, options.max_instances
             )
             endpoints = Endpoints(state, alarms, tools)
             app = App(
                 clock,
                 Control(state, clock).operations | endpoints.operations,
                 CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
-                Router(state, client),
+                Router(state, client, faults),
                 moto,
-                Pages(state, alarms, clock, str(logs), lambda: moto.alive),
+                Pages(state, alarms, clock, faults, str(logs), lambda: moto.alive),
+                faults,
             )
             try:
                 await _run(app, moto, alarms, clock, listener)
