@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import requests
 from botocore.exceptions import ClientError, HTTPClientError, ResponseStreamingError
+from click.testing import Result
+from typer.testing import CliRunner
 from urllib3.exceptions import ProtocolError
 
+from deployments.cli import app
 from tests.local.stack import Deck, canary
 from tests.local.test_rollouts import stages, update
 
@@ -171,3 +174,21 @@ def test_the_page_says_that_faults_stand(deck: Deck, faults: Any) -> None:
     assert "Rehearsed faults" not in requests.get(page, timeout=10).text
     faults("errors", endpoint="nobody")
     assert "Rehearsed faults" in requests.get(page, timeout=10).text
+
+
+def test_the_program_adds_lists_and_takes_back(deck: Deck, plain: str) -> None:
+    port = int(deck.service.url.rpartition(":")[2])
+    base = ["--base-port", str(port - 2)]  # the third of the stack's four
+
+    def slimline(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["fault", *arguments, *base])
+
+    added = slimline("add", "errors", "--endpoint", plain, "--share", "0.5")
+    assert added.exit_code == 0, added.output
+    assert codes(deck, plain, 2) == ["ok", "ModelError 500"]
+    assert "1 of 2" in slimline("list").output
+    assert slimline("clear").exit_code == 0
+    assert "no fault stands" in slimline("list").output
+    refused = slimline("add", "latency")
+    assert refused.exit_code == 1 and "latency needs seconds" in refused.output
+    assert slimline("clear", "fault-77").exit_code == 1
