@@ -12,7 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from urllib.parse import parse_qs
 
 import aiohttp
@@ -46,7 +46,17 @@ _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request
 _OURS = ("sagemaker", "monitoring", "application-autoscaling")  # signing names that never reach moto
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|[a-z0-9.-]+\.localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 
+_READING = ("Describe", "List", "Get")
+
 Operations = dict[str, Callable[[Json], Json]]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Called after a request that may have changed something: of ours, of what moto does."""
+
+    ours: Callable[[], None]
+    s3: Callable[[], None]
 
 
 class App:
@@ -61,6 +71,7 @@ class App:
         moto: Moto,
         own: Callable[[str], Answer],
         faults: Faults,
+        changes: Changes,
     ) -> None:
         self._clock = clock
         self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
@@ -68,6 +79,7 @@ class App:
         self._moto = moto
         self._own = own
         self._faults = faults
+        self._changes = changes
         self._label = f"speed={clock.speed:g}".encode()  # every answer says that this is not AWS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,6 +96,8 @@ class App:
             return
         if answer is None:
             await self._forward(scope, receive, send)
+            if scope["method"] in ("PUT", "POST", "DELETE"):
+                self._changes.s3()
         else:
             await self._send(send, answer, head=scope["method"] == "HEAD")
 
@@ -143,7 +157,10 @@ class App:
             code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
             validation.check(_SERVICES[prefix], operation, request, code)
             present = {name: value for name, value in request.items() if value is not None}
-            return json_answer(run(present), content_type)
+            answer = json_answer(run(present), content_type)
+            if not operation.startswith(_READING):
+                self._changes.ours()
+            return answer
         except AwsError as error:
             return error_answer(error, content_type)
 

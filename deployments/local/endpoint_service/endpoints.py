@@ -14,10 +14,12 @@ from deployments.local.endpoint_service.fleets import Fleet, FleetFailed, Tools
 from deployments.local.endpoint_service.paging import page
 from deployments.local.endpoint_service.rollout import Rollout
 from deployments.local.endpoint_service.shown import endpoint_description
+from deployments.local.endpoint_service.snapshot import Saved
 from deployments.local.endpoint_service.state import (
     DELETING,
     FAILED,
     IN_SERVICE,
+    SYSTEM_UPDATING,
     UPDATING,
     Endpoint,
     EndpointConfig,
@@ -59,12 +61,12 @@ class Endpoints:
         now = self._clock.now()
         endpoint = Endpoint(name, arn, config.name, now, now, deployment=deployment)
         self._state.endpoints[name] = endpoint
+        endpoint.green = fleet  # seen while it starts; it takes no traffic
         self._run(endpoint, self._create(endpoint, fleet))
         return {"EndpointArn": arn}
 
     async def _create(self, endpoint: Endpoint, fleet: Fleet) -> None:
         endpoint.note(self._clock.now(), f"creating with {fleet.config.name}")
-        endpoint.green = fleet  # seen while it starts; it takes no traffic
         try:
             await fleet.start()
         except FleetFailed as error:
@@ -121,7 +123,7 @@ class Endpoints:
             self._check_deployment(deployment, config, endpoint.blue.variants)
         fleet = self._fleet(endpoint.name, config)
         self._quota(sum(variant.desired for variant in fleet.variants.values()))
-        endpoint.deployment = deployment
+        endpoint.deployment, endpoint.green = deployment, fleet  # it takes no traffic before it is healthy
         endpoint.status, endpoint.modified = UPDATING, self._clock.now()
         endpoint.note(endpoint.modified, f"updating from {endpoint.config} to {config.name}")
         self._run(endpoint, self._rollout(endpoint, fleet, deployment).run())
@@ -185,6 +187,35 @@ class Endpoints:
                 else:
                     endpoint.note(self._clock.now(), f"{variant.name} has {variant.desired} instance(s)")
         endpoint.status, endpoint.modified = IN_SERVICE, self._clock.now()
+
+    def revive(self, saved: Saved) -> None:
+        """Bring an endpoint back after a restart: its fleet, then the deployment that was under way."""
+        self._run(saved.endpoint, self._revive(saved))
+
+    async def _revive(self, saved: Saved) -> None:
+        endpoint = saved.endpoint
+        deploying = saved.deploying and Fleet(
+            endpoint.name, saved.deploying.config, saved.deploying.models, self._tools
+        )
+        if saved.serving is None:
+            if deploying:
+                endpoint.green = deploying
+                await self._create(endpoint, deploying)
+            return
+        endpoint.status = SYSTEM_UPDATING
+        endpoint.note(self._clock.now(), f"the service has come back and starts {saved.serving.config.name}")
+        fleet = Fleet(endpoint.name, saved.serving.config, saved.serving.models, self._tools)
+        try:
+            await fleet.start()
+        except FleetFailed as error:
+            endpoint.status, endpoint.failure = FAILED, str(error)[:1024]
+            return
+        fleet.activate()
+        endpoint.blue, endpoint.status, endpoint.modified = fleet, IN_SERVICE, self._clock.now()
+        if deploying:
+            endpoint.status = UPDATING
+            endpoint.note(self._clock.now(), f"the deployment of {deploying.config.name} starts again")
+            await self._rollout(endpoint, deploying, endpoint.deployment).run()
 
     async def stop(self, grace: float) -> None:
         """End every job and every worker; the service is going away."""

@@ -21,7 +21,7 @@ DIFFERS = [
     "Waiting (bakes, alarm periods) runs on a virtual clock; model start and latency take wall time, unscaled.",
     "ModelLatency and OverheadLatency are this machine's, in microseconds of wall time.",
     "Metrics are visible to alarms at once; AWS may take a minute or more.",
-    "State lives in memory: models, configurations, endpoints, alarms, metrics and S3 objects end with the service.",
+    "A restart of the service keeps everything but metrics; endpoints are SystemUpdating until they serve again.",
     "Signatures, IAM permissions, quotas, KMS and VPC settings are not checked.",
     "What is not implemented answers 501 with its name.",
 ]

@@ -16,7 +16,7 @@ import aiohttp
 
 from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Fleet, Variant
-from deployments.local.endpoint_service.state import ACCOUNT, DELETING, Endpoint, State
+from deployments.local.endpoint_service.state import ACCOUNT, DELETING, SYSTEM_UPDATING, Endpoint, State
 from deployments.local.endpoint_service.wire import Answer, AwsError, not_implemented
 from deployments.local.endpoint_service.workers import Worker
 
@@ -107,6 +107,8 @@ class Router:
             if header in headers:
                 raise not_implemented(f"InvokeEndpoint: header {header}")
         endpoint = self._state.endpoints.get(name)
+        if endpoint is not None and endpoint.status == SYSTEM_UPDATING and endpoint.blue is None:
+            raise AwsError("ServiceUnavailable", f"The instances of {name} are starting.", status=503)
         if endpoint is None or endpoint.blue is None or endpoint.status == DELETING:
             raise _bad(f"Endpoint {name} of account {ACCOUNT} not found.")
         variant = choose(endpoint, headers.get("x-amzn-sagemaker-target-variant"), self._dice)

@@ -1,4 +1,4 @@
-"""What the service knows: models, endpoint configurations and endpoints, as plain values. It lives in memory."""
+"""What the service knows: models, endpoint configurations and endpoints; ``snapshot.py`` keeps it on disk."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 ACCOUNT = "123456789012"  # moto's account: one account for everything here
 
 CREATING, UPDATING, IN_SERVICE, DELETING, FAILED = "Creating", "Updating", "InService", "Deleting", "Failed"
+SYSTEM_UPDATING = "SystemUpdating"  # maintenance by AWS; here: the service has come back and starts model servers
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Endpoint:
 
     @property
     def busy(self) -> bool:
-        return self.status in (CREATING, UPDATING, DELETING)
+        return self.status in (CREATING, UPDATING, DELETING, SYSTEM_UPDATING)
 
     @property
     def fleets(self) -> list[Fleet]:
