@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import replace
 
 from deployments.local.endpoint_service import rules
 from deployments.local.endpoint_service.alarms import AlarmBook
@@ -120,7 +119,7 @@ class Endpoints:
         config = self._retained(endpoint, config, request)
         assert endpoint.blue is not None
         if deployment:
-            self._check_deployment(deployment, config, endpoint.blue.variants)
+            self._check_deployment(deployment, config, endpoint.blue.production)
         fleet = self._fleet(endpoint.name, config)
         self._quota(sum(variant.desired for variant in fleet.variants.values()))
         endpoint.deployment, endpoint.green = deployment, fleet  # it takes no traffic before it is healthy
@@ -137,17 +136,17 @@ class Endpoints:
         excluded = {each["VariantPropertyType"] for each in request.get("ExcludeRetainedVariantProperties", [])}
         if not request.get("RetainAllVariantProperties"):
             return config
-        assert endpoint.blue is not None
-        variants = []
-        for spec in config.variants:
-            kept: Json = {}
-            if running := endpoint.blue.variants.get(spec["VariantName"]):
-                if "DesiredInstanceCount" not in excluded:
-                    kept["InitialInstanceCount"] = running.desired
-                if "DesiredWeight" not in excluded:
-                    kept["InitialVariantWeight"] = running.weight
-            variants.append(spec | kept)
-        return replace(config, request=config.request | {"ProductionVariants": variants})
+
+        def kept(spec: Json) -> Json:
+            running = endpoint.blue and endpoint.blue.variants.get(spec["VariantName"])
+            found: Json = {}
+            if running and "DesiredInstanceCount" not in excluded:
+                found["InitialInstanceCount"] = running.desired
+            if running and "DesiredWeight" not in excluded:
+                found["InitialVariantWeight"] = running.weight
+            return spec | found
+
+        return config.with_variants(kept)
 
     def update_weights(self, request: Json) -> Json:
         endpoint = self._ready(request["EndpointName"])
@@ -166,7 +165,7 @@ class Endpoints:
             each.get("DesiredInstanceCount", 0) - endpoint.blue.variants[each["VariantName"]].desired for each in wanted
         ]
         self._quota(sum(max(0, count) for count in more))
-        if not sum(weights.values()):
+        if not sum(weights[name] for name in endpoint.blue.production):
             raise invalid("At least one production variant must have a weight greater than 0.")
         endpoint.status, endpoint.modified = UPDATING, self._clock.now()
         self._run(endpoint, self._reweigh(endpoint, endpoint.blue, wanted))
@@ -252,7 +251,7 @@ class Endpoints:
             )
 
     def _fleet(self, endpoint: str, config: EndpointConfig) -> Fleet:
-        models = {spec["ModelName"]: self._state.model(spec["ModelName"]) for spec in config.variants}
+        models = {spec["ModelName"]: self._state.model(spec["ModelName"]) for spec in config.all_variants}
         return Fleet(endpoint, config, models, self._tools)
 
     def _idle(self, name: str) -> Endpoint:

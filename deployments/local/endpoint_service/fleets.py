@@ -63,6 +63,7 @@ class Variant:
     weight: float
     desired: int
     recorder: Recorder
+    shadow: bool = False  # gets copies of requests; nobody sees its answers
     workers: list[Worker] = field(default_factory=list)
     active: int = 0  # how many instances take traffic
     program: Program | None = None
@@ -93,11 +94,23 @@ class Fleet:
         self.started = tools.clock.now()
         self._tools = tools
         self.variants: dict[str, Variant] = {}
-        for spec in config.variants:
+        for spec in (*config.variants, *config.shadows):
             name = spec["VariantName"]
             recorder = Recorder(tools.metrics, tools.clock, endpoint, name, config.name)
             weight, count = spec.get("InitialVariantWeight", 1.0), spec["InitialInstanceCount"]
-            self.variants[name] = Variant(name, config.name, spec, models[spec["ModelName"]], weight, count, recorder)
+            self.variants[name] = Variant(
+                name, config.name, spec, models[spec["ModelName"]], weight, count, recorder, spec in config.shadows
+            )
+
+    @property
+    def production(self) -> dict[str, Variant]:
+        """Variants whose answers are given."""
+        return {name: variant for name, variant in self.variants.items() if not variant.shadow}
+
+    @property
+    def shadow(self) -> Variant | None:
+        """The variant that gets copies, or none."""
+        return next((variant for variant in self.variants.values() if variant.shadow), None)
 
     @property
     def workers(self) -> list[Worker]:
@@ -176,6 +189,7 @@ class Fleet:
             variant.name: {
                 "weight": variant.weight,
                 "share": variant.share,
+                "shadow": variant.shadow,
                 "model": variant.model.name,
                 "image": variant.model.container["Image"],
                 "active_instances": variant.active,

@@ -89,7 +89,7 @@ class Rollout:
         assert endpoint.blue is not None
         endpoint.green = green
         endpoint.pending = Pending(green, self._clock.now())
-        self._stage("Creating", f"Creating {len(green.config.variants)} production variant(s).")
+        self._stage("Creating", f"Creating {len(green.config.all_variants)} production variant(s).")
         old = endpoint.blue
         try:
             await self._provision()
@@ -156,7 +156,7 @@ class Rollout:
     def _inf1(self) -> bool:
         if self._faults.hit("inf1_fallback", **self._where):
             return True
-        return any(variant["InstanceType"].startswith("ml.inf1.") for variant in self._green.config.variants)
+        return any(variant["InstanceType"].startswith("ml.inf1.") for variant in self._green.config.all_variants)
 
     def _stage(self, status: str, message: str, variant: str | None = None) -> None:
         if self._endpoint.pending:

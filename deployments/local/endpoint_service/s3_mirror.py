@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from deployments.local.endpoint_service.modeldata import s3_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -114,14 +114,7 @@ class Mirror:
         return self._folder / "objects" / hashlib.sha256(f"{bucket}\n{key}\n{etag}".encode()).hexdigest()[:40]
 
     def _client(self) -> S3Client:
-        return boto3.client(
-            "s3",
-            endpoint_url=self._endpoint,
-            region_name=self._region,
-            aws_access_key_id="rehearsal",
-            aws_secret_access_key="rehearsal",
-            config=Config(s3={"addressing_style": "path"}, proxies={}, retries={"max_attempts": 2}),
-        )
+        return s3_client(self._endpoint, self._region)
 
 
 def _listed(client: S3Client, bucket: str) -> Iterator[_Key]:

@@ -17,6 +17,7 @@ import uvicorn
 from deployments.local.endpoint_service import validation
 from deployments.local.endpoint_service.alarms import AlarmBook
 from deployments.local.endpoint_service.app import App, Changes
+from deployments.local.endpoint_service.capture import Capture
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.cloudwatch import CloudWatch
 from deployments.local.endpoint_service.control import Control
@@ -83,17 +84,18 @@ async def serve(options: Options, listener: socket.socket) -> None:
             endpoints = Endpoints(state, alarms, tools)
             snapshot = Snapshot(options.data / "state.json", state, alarms, clock)
             mirror = Mirror(options.data / "s3", moto.url, options.region)
+            capture = Capture(moto.url, options.region, clock, mirror.changed)
             app = App(
                 clock,
                 Control(state, clock).operations | endpoints.operations,
                 CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
-                Router(state, client, faults),
+                Router(state, client, faults, capture),
                 moto,
                 Pages(state, alarms, clock, faults, str(logs), lambda: moto.alive),
                 faults,
                 Changes(snapshot.save, mirror.changed),
             )
-            running = _Running(app, moto, mirror, snapshot, endpoints, alarms, clock)
+            running = _Running(app, moto, mirror, capture, snapshot, endpoints, alarms, clock)
             try:
                 await running.until_stopped(listener)
             finally:
@@ -110,6 +112,7 @@ class _Running:
     app: App
     moto: Moto
     mirror: Mirror
+    capture: Capture
     snapshot: Snapshot
     endpoints: Endpoints
     alarms: AlarmBook
@@ -133,6 +136,7 @@ class _Running:
         await self._serve(listener, ended)
         # Before the model servers end: what is saved is an endpoint that serves.
         self.snapshot.save()
+        await self.capture.write()
         await self.mirror.finish()
 
     async def _start_s3(self) -> None:
@@ -142,6 +146,7 @@ class _Running:
     async def _serve(self, listener: socket.socket, ended: asyncio.Future[Any]) -> None:
         server = _Server(_uvicorn(self.app))
         beside = [asyncio.create_task(self._tick()), asyncio.create_task(self.mirror.follow())]
+        beside.append(asyncio.create_task(self.capture.follow()))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         host, port = listener.getsockname()
         print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {self.clock.speed:g}x)", flush=True)

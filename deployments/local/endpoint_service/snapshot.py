@@ -167,15 +167,12 @@ def _fleet(fleet: Fleet | None) -> Json | None:
     """Its configuration with the weights and counts that it has now, and the models that it was made from."""
     if fleet is None:
         return None
-    variants = [
-        spec
-        | {
-            "InitialVariantWeight": fleet.variants[spec["VariantName"]].weight,
-            "InitialInstanceCount": fleet.variants[spec["VariantName"]].desired,
-        }
-        for spec in fleet.config.variants
-    ]
-    request = fleet.config.request | {"ProductionVariants": variants}
+
+    def now(spec: Json) -> Json:
+        variant = fleet.variants[spec["VariantName"]]
+        return spec | {"InitialVariantWeight": variant.weight, "InitialInstanceCount": variant.desired}
+
+    request = fleet.config.with_variants(now).request
     models = {variant.model.name: _model(variant.model) for variant in fleet.variants.values()}
     return {**_config(fleet.config), "request": request, "models": list(models.values())}
 

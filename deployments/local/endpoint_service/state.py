@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from deployments.local.endpoint_service.wire import Json, invalid
@@ -42,6 +43,27 @@ class EndpointConfig:
     def variants(self) -> list[Json]:
         variants: list[Json] = self.request["ProductionVariants"]
         return variants
+
+    @property
+    def shadows(self) -> list[Json]:
+        shadows: list[Json] = self.request.get("ShadowProductionVariants") or []
+        return shadows
+
+    @property
+    def all_variants(self) -> list[Json]:
+        return [*self.variants, *self.shadows]
+
+    def with_variants(self, change: Callable[[Json], Json]) -> EndpointConfig:
+        """The same with every variant changed."""
+        changed = {"ProductionVariants": [change(spec) for spec in self.variants]}
+        if self.shadows:
+            changed["ShadowProductionVariants"] = [change(spec) for spec in self.shadows]
+        return replace(self, request=self.request | changed)
+
+    @property
+    def capture(self) -> Json:
+        """DataCaptureConfig; empty when nothing is captured."""
+        return self.request.get("DataCaptureConfig") or {}
 
     @property
     def variant_names(self) -> set[str]:
