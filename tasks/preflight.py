@@ -46,14 +46,18 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     """Check the recipe against the model's architecture and shapes, from its headers alone.
 
     Raises:
-        Refused: an architecture that the engine does not know, or a group size or pattern that does not divide a
-            layer's columns.
+        Refused: an architecture that the engine does not know or cannot do this to, or a group size or pattern that
+            does not divide a layer's columns.
     """
+    from tasks.compression.checkpoint import Checkpoint
+    from tasks.compression.checks import check_language_model, check_packable, check_zeros
     from tasks.compression.checks import check_recipe as check_shapes
-    from tasks.compression.checks import check_zeros
     from tasks.compression.structured import check_shares
 
     folder = Store(settings().store).open(model.uri, model.digest)
+    check_language_model(folder)
+    if "quantize" in recipe.order:
+        check_packable(Checkpoint(folder))
     prune, prunes = recipe.prune, "prune" in recipe.order
     columns_of, group_size = None, recipe.quantize.group_size or None if "quantize" in recipe.order else None
     if prunes and prune.method == "structured":

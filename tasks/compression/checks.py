@@ -6,10 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tasks.compression.architectures import ARCHITECTURES, architecture_name
 from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.compression.loading import check_tokens
 from tasks.compression.pruning import Pattern, Zeros
-from tasks.errors import RefusedData, RefusedRecipe
+from tasks.errors import RefusedData, RefusedModel, RefusedRecipe
 
 
 def check_recipe(
@@ -91,20 +92,61 @@ def check_zeros(sparsity: float, pattern: str) -> Zeros:
 
 
 def check_calibration(checkpoint: Checkpoint, tokens: Tensor) -> None:
-    """Refuse calibration tokens with ids that the model does not know, or blocks longer than it attends at once.
+    """Refuse calibration tokens with ids that the model does not know, or blocks with more positions than it has.
 
     Raises:
         RefusedData: either of these, or no tokens.
     """
-    config = checkpoint.config
-    check_tokens(tokens, int(config["vocab_size"]))
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    if window and tokens.shape[1] > int(window):
+    check_tokens(tokens, int(checkpoint.config["vocab_size"]))
+    most = position_count(checkpoint)
+    if most is not None and tokens.shape[1] > most:
         raise RefusedData(
-            "calibration blocks are longer than the model's attention window",
+            "calibration blocks are longer than the model's table of positions",
             observed=f"{tokens.shape[1]} tokens",
-            limit=f"{window} tokens",
+            limit=f"{most} tokens",
             remedy="lower the tokens a block",
+        )
+
+
+def position_count(checkpoint: Checkpoint) -> int | None:
+    """Tokens that the model's learned positions reach for, or none where positions are computed."""
+    if checkpoint.architecture.positions is None:
+        return None
+    table, unused = checkpoint.architecture.positions
+    return checkpoint.shape(f"{table}.weight")[0] - unused
+
+
+def check_packable(checkpoint: Checkpoint) -> None:
+    """Refuse to quantize what nobody could load.
+
+    Raises:
+        RefusedRecipe: the architecture's linear layers are transformers' ``Conv1D``.
+    """
+    if checkpoint.architecture.transposed:
+        # compressed_tensors 0.20, quantization/lifecycle/initialize.py: Linear and Embedding, nothing else.
+        raise RefusedRecipe(
+            "this architecture cannot be quantized: its layers are transformers' Conv1D, for which compressed-tensors "
+            "has no packed form, so that no plain loader would read the folder",
+            observed=architecture_name(checkpoint.config),
+            limit="architectures of nn.Linear layers: "
+            + ", ".join(name for entry in ARCHITECTURES if not entry.transposed for name in entry.models),
+            remedy="take quantize out of the recipe: pruning and distillation work",
+        )
+
+
+def check_language_model(folder: Path) -> None:
+    """Refuse an encoder where next tokens are predicted (distillation by them, perplexity).
+
+    Raises:
+        RefusedModel: it is one.
+    """
+    checkpoint = Checkpoint(folder)
+    if checkpoint.architecture.encoder:
+        raise RefusedModel(
+            "an encoder predicts no next token, so it cannot be distilled or measured as a language model",
+            observed=architecture_name(checkpoint.config),
+            limit=", ".join(name for entry in ARCHITECTURES if not entry.encoder for name in entry.models),
+            remedy="take the question-answering flow, or a language model",
         )
 
 

@@ -33,9 +33,8 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
         RefusedModel: the folder cannot be read, or its tensors are not exactly those of its architecture (transformers
             would fill a missing one with random numbers and go on).
     """
-    packing = Checkpoint(folder).packing
-    quantization = {} if packing is None else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
-    return _load(AutoModelForCausalLM, folder, ("missing_keys", "unexpected_keys", "mismatched_keys"), quantization)
+    wrong = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    return _load(AutoModelForCausalLM, folder, wrong, _unpacking(folder))
 
 
 def load_reader(folder: Path) -> PreTrainedModel:
@@ -46,8 +45,13 @@ def load_reader(folder: Path) -> PreTrainedModel:
     Raises:
         RefusedModel: the folder cannot be read, or tensors of the encoder or its head are missing.
     """
-    Checkpoint(folder)
-    return _load(AutoModelForQuestionAnswering, folder, ("missing_keys", "mismatched_keys"), {})
+    return _load(AutoModelForQuestionAnswering, folder, ("missing_keys", "mismatched_keys"), _unpacking(folder))
+
+
+def _unpacking(folder: Path) -> dict[str, Any]:
+    """What makes a packed folder dense while it loads."""
+    packed = Checkpoint(folder).packing is not None
+    return {"quantization_config": CompressedTensorsConfig(dequantize=True)} if packed else {}
 
 
 def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mapping[str, Any]) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_recipe
-from tasks.compression.decoder import Decoder
+from tasks.compression.decoder import Call, Decoder
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.layerwise import batches_of, walk
 from tasks.compression.resuming import Partial
@@ -90,14 +90,14 @@ class _Slimming:
     def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
         chosen = influential_blocks(self.checkpoint, tokens, self.kept.blocks)
         decoder = Decoder(self.checkpoint)
-        positions = decoder.positions(tokens.shape[1])
+        calls = decoder.calls(tokens.shape[1])
         config = smaller_config(self.checkpoint.config, self.kept, chosen)
         with FolderWriter(self.checkpoint, destination, partial=partial, config=config) as writer:
             yield from walk(
                 writer,
                 len(chosen),
                 lambda: batches_of(decoder, tokens),
-                lambda number, batches: self._block(chosen[number], number, decoder, batches, positions, writer),
+                lambda number, batches: self._block(chosen[number], number, decoder, batches, calls, writer),
             )
             writer.write_outer({name: self.checkpoint.tensor(name) for name in self.checkpoint.outer_names()})
 
@@ -108,7 +108,7 @@ class _Slimming:
         number: int,
         decoder: Decoder,
         batches: list[Tensor],
-        positions: tuple[Tensor, Tensor],
+        calls: tuple[Call, ...],
         writer: FolderWriter,
     ) -> list[LayerReport]:
         """Slim block ``index`` of the source, which becomes block ``number``."""
@@ -130,7 +130,9 @@ class _Slimming:
             weight.copy_(stored)
             cuts[name] = _Cut(removal.kept, size, error, removal.fallback)
 
-        BlockPass(prefix, layer, ((entry.heads_out,), (entry.channels_out,)), change).run(batches, positions)
+        BlockPass(prefix, layer, ((entry.heads_out,), (entry.channels_out,)), change).run(
+            batches, calls[index]
+        )
         tensors = self._tensors(index, layer, cuts)
         renamed = {entry.block(number) + name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         writer.write_block(number, renamed)

@@ -190,14 +190,13 @@ def influential_blocks(checkpoint: Checkpoint, tokens: Tensor, keep: int) -> lis
     if keep == checkpoint.blocks:
         return list(range(keep))
     decoder = Decoder(checkpoint)
-    positions = decoder.positions(tokens.shape[1])
+    calls = decoder.calls(tokens.shape[1])
     states = list(decoder.embed(tokens).split(8))
     influence = []
     for index in range(checkpoint.blocks):
         layer, cosine = decoder.take_block(index), 0.0
         for number, before in enumerate(states):
-            output = layer(before, position_embeddings=positions)
-            states[number] = output[0] if isinstance(output, tuple) else output
+            states[number] = calls[index](layer, before)
             cosine += float(functional.cosine_similarity(before, states[number], dim=-1).double().sum())
         influence.append(1 - cosine / tokens.numel())
     return sorted(torch.tensor(influence).topk(keep).indices.tolist())
