@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tasks.compression.architectures import (
+    ARCHITECTURES,
     Architecture,
     architecture_name,
     architecture_of,
@@ -255,6 +256,23 @@ def check_supported(folder: Path) -> Checkpoint:
     if architecture.head and not checkpoint.tied and f"{architecture.head}.weight" not in checkpoint:
         raise _damaged(folder, f"{architecture.head}.weight is missing and the embeddings are not tied")
     return checkpoint
+
+
+def check_language_model(folder: Path) -> None:
+    """Refuse an encoder where next tokens are predicted (distillation by them, perplexity).
+
+    Raises:
+        RefusedModel: it is one.
+    """
+    config = _read_json(folder / "config.json")
+    entry = find_architecture(config)
+    if entry is not None and entry.encoder:
+        raise RefusedModel(
+            "an encoder predicts no next token, so it cannot be distilled or measured as a language model",
+            observed=architecture_name(config),
+            limit=", ".join(name for entry in ARCHITECTURES if not entry.encoder for name in entry.models),
+            remedy="take the question-answering flow, or a language model",
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tasks.compression.architectures import ARCHITECTURES, architecture_name
 from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.compression.loading import check_tokens
 from tasks.compression.pruning import Pattern, Zeros
-from tasks.errors import RefusedData, RefusedModel, RefusedRecipe
+from tasks.errors import RefusedData, RefusedRecipe
 
 
 def check_recipe(
@@ -131,22 +131,6 @@ def check_packable(checkpoint: Checkpoint) -> None:
             limit="architectures of nn.Linear layers: "
             + ", ".join(name for entry in ARCHITECTURES if not entry.transposed for name in entry.models),
             remedy="take quantize out of the recipe: pruning and distillation work",
-        )
-
-
-def check_language_model(folder: Path) -> None:
-    """Refuse an encoder where next tokens are predicted (distillation by them, perplexity).
-
-    Raises:
-        RefusedModel: it is one.
-    """
-    checkpoint = Checkpoint(folder)
-    if checkpoint.architecture.encoder:
-        raise RefusedModel(
-            "an encoder predicts no next token, so it cannot be distilled or measured as a language model",
-            observed=architecture_name(checkpoint.config),
-            limit=", ".join(name for entry in ARCHITECTURES if not entry.encoder for name in entry.models),
-            remedy="take the question-answering flow, or a language model",
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.checkpoint import Checkpoint, check_language_model
 from tasks.compression.divergences import DivergenceName
 from tasks.compression.loading import check_tokens
 from tasks.compression.resuming import Partial
@@ -106,6 +106,7 @@ def distill_folder(
         RefusedRecipe: a number out of range, or options that exclude each other.
         SlimlineError: the loss or a gradient is no longer finite; nothing is written.
     """
+    check_language_model(student)
     folders = Checkpoint(student), Checkpoint(teacher)
     vocabularies = [int(folder.config["vocab_size"]) for folder in folders]
     if vocabularies[0] != vocabularies[1]:

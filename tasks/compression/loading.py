@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, CompressedTensorsConfig, PreTrainedModel
 from transformers.utils import logging
 
-from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.checkpoint import Checkpoint, check_language_model
+from tasks.compression.heads import capped, head_cap
 from tasks.errors import RefusedData, RefusedModel
 
 SHOWN = 3
@@ -30,9 +31,10 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
     """The causal language model in ``folder``, float32, in evaluation mode, no parameter asking for a gradient.
 
     Raises:
-        RefusedModel: the folder cannot be read, or its tensors are not exactly those of its architecture (transformers
-            would fill a missing one with random numbers and go on).
+        RefusedModel: the folder cannot be read, is an encoder, or its tensors are not exactly those of its architecture
+            (transformers would fill a missing one with random numbers and go on).
     """
+    check_language_model(folder)
     wrong = ("missing_keys", "unexpected_keys", "mismatched_keys")
     return _load(AutoModelForCausalLM, folder, wrong, _unpacking(folder))
 
@@ -87,19 +89,21 @@ def head_weight(model: PreTrainedModel) -> Tensor:
     """The output head as one matrix (vocabulary, width), so that logits can be made in chunks.
 
     Raises:
-        RefusedModel: this model's logits are not ``hidden @ head.T`` (a bias, a cap, a factor).
+        RefusedModel: this model's logits are not ``hidden @ head.T``, capped as ``heads.head_cap`` says (a bias, a
+            factor).
     """
     weight = cast(Tensor, model.get_output_embeddings().weight)
     probe = torch.arange(min(4, weight.shape[0])).unsqueeze(0)
     with torch.inference_mode():
         logits = model(input_ids=probe, use_cache=False).logits
-        error = float((logits - hidden_states(model, probe) @ weight.T).abs().max() / logits.abs().max())
+        plain = capped(hidden_states(model, probe) @ weight.T, head_cap(model.config))
+        error = float((logits - plain).abs().max() / logits.abs().max())
     if error >= 1e-3:  # not so when weights are NaN: whoever computes with them says that better
         raise RefusedModel(
             "the model's head is not a plain matrix",
             observed=f"relative difference {error:.1e} between its logits and hidden states times head",
             limit="1e-3",
-            remedy="choose a model whose head has no bias, cap or factor",
+            remedy="choose a model whose head has no bias or factor",
         )
     return weight
 
