@@ -8,7 +8,7 @@ positions) is asked of transformers itself (``decoder``), so it stands in no ent
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,14 +30,15 @@ class Architecture:
         channels: linear layers whose rows are MLP channels.
         channels_out: the layer that reads the channels.
         blocks: prefix of the blocks; block ``i`` is ``<blocks>.<i>``.
-        embeddings, norm, head: prefixes of the modules outside the blocks; no ``norm`` where nothing follows the last
-            block, and no ``head`` where it is not a matrix over the vocabulary.
+        embeddings, norm, head: prefixes of the modules outside the blocks; an empty ``norm`` where nothing follows the last
+            block, and an empty ``head`` where it is no matrix over the vocabulary.
         norm_optional: some models of the family have no ``norm``.
         tied: whether head and embeddings are one matrix when config.json does not say.
         transposed: linear weights are stored (columns, rows): transformers' ``Conv1D``.
         positions: the table of learned positions and how many of its rows stand for none; none without such a table.
         outside: linear layers outside the blocks, as compressed-tensors' ``ignore`` names them; never quantized.
         buffers: endings of stored tensors that are no weights and are made anew.
+        sizes: what config.json calls the sizes of ``size_of``, where that is something else.
         encoder: whether every token sees all others; no next token is predicted.
     """
 
@@ -49,8 +50,8 @@ class Architecture:
     channels_out: str
     blocks: str = "model.layers"
     embeddings: str = "model.embed_tokens"
-    norm: str | None = "model.norm"
-    head: str | None = "lm_head"
+    norm: str = "model.norm"
+    head: str = "lm_head"
     norm_optional: bool = False
     tied: bool = False
     transposed: bool = False
@@ -58,6 +59,7 @@ class Architecture:
     outside: tuple[str, ...] = ("lm_head",)
     buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)
     encoder: bool = False
+    sizes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -114,6 +116,7 @@ OPT = Architecture(
     tied=True,
     positions=("model.decoder.embed_positions", 2),
     outside=("lm_head", "model.decoder.project_in", "model.decoder.project_out"),
+    sizes={"intermediate_size": "ffn_dim"},
 )
 
 GPT2 = Architecture(
@@ -130,6 +133,12 @@ GPT2 = Architecture(
     transposed=True,
     positions=("transformer.wpe", 0),
     buffers=(".attn.bias", ".attn.masked_bias"),
+    sizes={
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "hidden_size": "n_embd",
+        "intermediate_size": "n_inner",
+    },
 )
 
 BERT = Architecture(
@@ -146,8 +155,8 @@ BERT = Architecture(
     channels_out="output.dense",
     blocks="bert.encoder.layer",
     embeddings="bert.embeddings.word_embeddings",
-    norm=None,
-    head=None,
+    norm="",
+    head="",
     positions=("bert.embeddings.position_embeddings", 0),
     outside=("qa_outputs", "classifier", "bert.pooler.dense"),
     buffers=(".position_ids",),
@@ -165,41 +174,47 @@ ROBERTA = replace(
 
 DISTILBERT = Architecture(
     models=("DistilBertForQuestionAnswering", "DistilBertForSequenceClassification"),
-    groups=(("attention.q_lin", "attention.k_lin", "attention.v_lin"), ("attention.out_lin",), ("ffn.lin1",), ("ffn.lin2",)),
+    groups=(
+        ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        ("attention.out_lin",),
+        ("ffn.lin1",),
+        ("ffn.lin2",),
+    ),
     heads=None,
     heads_out="attention.out_lin",
     channels=("ffn.lin1",),
     channels_out="ffn.lin2",
     blocks="distilbert.transformer.layer",
     embeddings="distilbert.embeddings.word_embeddings",
-    norm=None,
-    head=None,
+    norm="",
+    head="",
     positions=("distilbert.embeddings.position_embeddings", 0),
     outside=("qa_outputs", "pre_classifier", "classifier"),
     buffers=(".position_ids",),
     encoder=True,
+    sizes={
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "hidden_size": "dim",
+        "intermediate_size": "hidden_dim",
+    },
 )
 
 ARCHITECTURES = (LLAMA, GEMMA, OPT, GPT2, BERT, ROBERTA, DISTILBERT)
 
-_ALIASES = {
-    "num_hidden_layers": ("n_layer", "n_layers"),
-    "num_attention_heads": ("n_head", "n_heads"),
-    "hidden_size": ("n_embd", "dim"),
-    "intermediate_size": ("ffn_dim", "n_inner", "hidden_dim"),
-}
-
 
 def size_name(config: Mapping[str, Any], size: str) -> str:
     """What config.json of this family calls a size that most call ``size``."""
-    return next((name for name in (size, *_ALIASES[size]) if name in config), size)
+    entry = find_architecture(config)
+    return size if entry is None else entry.sizes.get(size, size)
 
 
 def size_of(config: Mapping[str, Any], size: str) -> int:
     """One of the sizes ``num_hidden_layers``, ``num_attention_heads``, ``hidden_size``, ``intermediate_size``."""
-    value = config[size_name(config, size)]
-    # GPT-2's MLP is four times as wide as the model where config.json leaves it open.
-    return 4 * size_of(config, "hidden_size") if value is None else int(value)
+    value = config.get(size_name(config, size))
+    if value is None and size == "intermediate_size":
+        return 4 * size_of(config, "hidden_size")  # GPT-2's, where config.json leaves it open
+    return int(config[size_name(config, size)])
 
 
 def block_count(config: Mapping[str, Any]) -> int:

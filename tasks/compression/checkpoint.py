@@ -69,10 +69,16 @@ class Checkpoint:
     @property
     def tied(self) -> bool:
         """Whether the output head is the embedding matrix; a folder may store it twice all the same."""
-        if self.architecture.head is None:
+        if not self.architecture.head:
             return False
         said = self.config.get("tie_word_embeddings")
         return self.architecture.tied if said is None else bool(said)
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Endings of stored tensors that are no weights; they are made anew and not among ``names``."""
+        entry = find_architecture(self.config)
+        return () if entry is None else entry.buffers
 
     def __contains__(self, name: str) -> bool:
         return name in self._shards
@@ -246,7 +252,7 @@ def check_supported(folder: Path) -> Checkpoint:
     if not (folder / "tokenizer.json").exists():
         raise _damaged(folder / "tokenizer.json", "missing")
     wanted = {f"{architecture.embeddings}.weight"}
-    if architecture.norm is not None and not architecture.norm_optional:
+    if architecture.norm and not architecture.norm_optional:
         wanted.add(f"{architecture.norm}.weight")
     stored = "weight" if checkpoint.packing is None else "weight_packed"
     wanted |= {f"{linear}.{stored}" for linear in architecture.all_linears(checkpoint.config)}
@@ -311,8 +317,7 @@ def describe(folder: Path) -> FolderFacts:
     values: Counter[str] = Counter()
     for name, dtype, count in _headers(checkpoint):
         twice = checkpoint.tied and name.startswith(f"{checkpoint.architecture.head}.")
-        made = name.endswith(checkpoint.architecture.buffers)
-        if not name.endswith(PACKED_SUFFIXES) and not twice and not made:
+        if not name.endswith((*PACKED_SUFFIXES, *checkpoint.made)) and not twice:
             values[dtype] += count
     parameters = sum(values.values()) + (weights if checkpoint.packing else 0)
     dtype = values.most_common(1)[0][0]

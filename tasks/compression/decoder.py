@@ -103,7 +103,7 @@ class Decoder:
         return arrived[0][0], tuple(call for _, call in arrived)
 
     def _read_outer(self) -> None:
-        """Small tensors outside the blocks (positions, norms), once. Not the embeddings: they are large, and needed once."""
+        """Small tensors outside the blocks (positions, norms), once; not the embeddings, which are large."""
         entry, model = self._checkpoint.architecture, self._model
         inside = f"{model.base_model_prefix}."
         for name, parameter in list(model.named_parameters()):

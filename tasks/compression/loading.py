@@ -68,7 +68,8 @@ def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mappi
             output_loading_info=True,
             **quantization,
         )
-    wrong = {kind: sorted(map(str, info[kind])) for kind in refused}
+    made = Checkpoint(folder).made
+    wrong = {kind: sorted(str(name) for name in info[kind] if not str(name).endswith(made)) for kind in refused}
     if any(wrong.values()):
         shown = "; ".join(f"{kind} {len(names)}: {', '.join(names[:SHOWN])}" for kind, names in wrong.items() if names)
         raise RefusedModel(

@@ -1,4 +1,4 @@
-"""A seeded two-block folder of every architecture that can be compressed, with biases and norms that are not 0 and 1."""
+"""A seeded two-block folder of every architecture that can be compressed; biases are not 0 and norms not 1."""
 
 from __future__ import annotations
 
