@@ -49,9 +49,10 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
         Refused: an architecture that the engine does not know or cannot do this to, or a group size or pattern that
             does not divide a layer's columns.
     """
-    from tasks.compression.checkpoint import Checkpoint, check_language_model
-    from tasks.compression.checks import check_packable, check_zeros
+    from tasks.compression.checkpoint import Checkpoint
     from tasks.compression.checks import check_recipe as check_shapes
+    from tasks.compression.checks import check_zeros
+    from tasks.compression.limits import check_language_model, check_packable
     from tasks.compression.structured import check_shares
 
     folder = Store(settings().store).open(model.uri, model.digest)

@@ -30,8 +30,8 @@ class Architecture:
         channels: linear layers whose rows are MLP channels.
         channels_out: the layer that reads the channels.
         blocks: prefix of the blocks; block ``i`` is ``<blocks>.<i>``.
-        embeddings, norm, head: prefixes of the modules outside the blocks; an empty ``norm`` where nothing follows the last
-            block, and an empty ``head`` where it is no matrix over the vocabulary.
+        embeddings, norm, head: prefixes of the modules outside the blocks; ``norm`` is empty where nothing follows the
+            last block, ``head`` where it is no matrix over the vocabulary.
         norm_optional: some models of the family have no ``norm``.
         tied: whether head and embeddings are one matrix when config.json does not say.
         transposed: linear weights are stored (columns, rows): transformers' ``Conv1D``.

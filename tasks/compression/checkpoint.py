@@ -19,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tasks.compression.architectures import (
-    ARCHITECTURES,
     Architecture,
     architecture_name,
     architecture_of,
     block_count,
     find_architecture,
 )
+from tasks.compression.naming import by_entry
 from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear, Packing, read_packed
 from tasks.errors import RefusedModel
 
@@ -46,7 +46,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config: dict[str, Any] = _read_json(folder / "config.json")
-        self._shards, self._stored = _named(_shards(folder), find_architecture(self.config))
+        self._shards, self._stored = by_entry(_shards(folder), find_architecture(self.config))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -167,24 +167,6 @@ class Checkpoint:
         )
 
 
-def _named(shards: dict[str, Path], entry: Architecture | None) -> tuple[dict[str, Path], dict[str, str]]:
-    """Shards by the names of ``entry``, and what a shard calls those that it names otherwise.
-
-    Folders that were saved without a head (GPT-2 and OPT as they were published) leave out the first part of a name:
-    ``h.0.ln_1.weight`` for ``transformer.h.0.ln_1.weight``.
-    """
-    if entry is None:
-        return shards, {}
-    kept = {name: file for name, file in shards.items() if not name.endswith(entry.buffers)}
-    base, _, rest = entry.embeddings.partition(".")
-    if f"{entry.embeddings}.weight" in kept or f"{rest}.weight" not in kept:
-        return kept, {}
-    outside = tuple(f"{name}." for name in entry.outside if not name.startswith(f"{base}."))
-    stored = {f"{base}.{name}": name for name in kept if not name.startswith(outside)}
-    shorter = {short: full for full, short in stored.items()}
-    return {shorter.get(name, name): file for name, file in kept.items()}, stored
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
@@ -262,23 +244,6 @@ def check_supported(folder: Path) -> Checkpoint:
     if architecture.head and not checkpoint.tied and f"{architecture.head}.weight" not in checkpoint:
         raise _damaged(folder, f"{architecture.head}.weight is missing and the embeddings are not tied")
     return checkpoint
-
-
-def check_language_model(folder: Path) -> None:
-    """Refuse an encoder where next tokens are predicted (distillation by them, perplexity).
-
-    Raises:
-        RefusedModel: it is one.
-    """
-    config = _read_json(folder / "config.json")
-    entry = find_architecture(config)
-    if entry is not None and entry.encoder:
-        raise RefusedModel(
-            "an encoder predicts no next token, so it cannot be distilled or measured as a language model",
-            observed=architecture_name(config),
-            limit=", ".join(name for entry in ARCHITECTURES if not entry.encoder for name in entry.models),
-            remedy="take the question-answering flow, or a language model",
-        )
 
 
 @dataclass(frozen=True)

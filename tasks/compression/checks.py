@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tasks.compression.architectures import ARCHITECTURES, architecture_name
 from tasks.compression.checkpoint import Checkpoint, check_supported
+from tasks.compression.limits import position_count
 from tasks.compression.loading import check_tokens
 from tasks.compression.pruning import Pattern, Zeros
 from tasks.errors import RefusedData, RefusedRecipe
@@ -105,32 +105,6 @@ def check_calibration(checkpoint: Checkpoint, tokens: Tensor) -> None:
             observed=f"{tokens.shape[1]} tokens",
             limit=f"{most} tokens",
             remedy="lower the tokens a block",
-        )
-
-
-def position_count(checkpoint: Checkpoint) -> int | None:
-    """Tokens that the model's learned positions reach for, or none where positions are computed."""
-    if checkpoint.architecture.positions is None:
-        return None
-    table, unused = checkpoint.architecture.positions
-    return checkpoint.shape(f"{table}.weight")[0] - unused
-
-
-def check_packable(checkpoint: Checkpoint) -> None:
-    """Refuse to quantize what nobody could load.
-
-    Raises:
-        RefusedRecipe: the architecture's linear layers are transformers' ``Conv1D``.
-    """
-    if checkpoint.architecture.transposed:
-        # compressed_tensors 0.20, quantization/lifecycle/initialize.py: Linear and Embedding, nothing else.
-        raise RefusedRecipe(
-            "this architecture cannot be quantized: its layers are transformers' Conv1D, for which compressed-tensors "
-            "has no packed form, so that no plain loader would read the folder",
-            observed=architecture_name(checkpoint.config),
-            limit="architectures of nn.Linear layers: "
-            + ", ".join(name for entry in ARCHITECTURES if not entry.transposed for name in entry.models),
-            remedy="take quantize out of the recipe: pruning and distillation work",
         )
 
 

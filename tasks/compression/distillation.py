@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tasks.compression.checkpoint import Checkpoint, check_language_model
+from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.divergences import DivergenceName
+from tasks.compression.limits import check_language_model
 from tasks.compression.loading import check_tokens
 from tasks.compression.resuming import Partial
 from tasks.compression.schedule import Schedule

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.checks import check_packable
+from tasks.compression.limits import check_packable
 from tasks.compression.packing import PackedLinear, Packing, TensorSource
 from tasks.compression.writing import FolderWriter
 from tasks.errors import RefusedModel

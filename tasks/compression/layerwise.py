@@ -20,9 +20,10 @@ from torch import Tensor
 
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.checks import check_calibration, check_choice, check_packable, check_recipe, check_zeros
+from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
 from tasks.compression.decoder import Call, Decoder
 from tasks.compression.hessian import InputStatistics, output_error
+from tasks.compression.limits import check_packable
 from tasks.compression.packing import Packing
 from tasks.compression.pruning import Pattern
 from tasks.compression.resuming import Partial

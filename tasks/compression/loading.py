@@ -20,8 +20,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, CompressedTensorsConfig, PreTrainedModel
 from transformers.utils import logging
 
-from tasks.compression.checkpoint import Checkpoint, check_language_model
+from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.heads import capped, head_cap
+from tasks.compression.limits import check_language_model
 from tasks.errors import RefusedData, RefusedModel
 
 SHOWN = 3

@@ -63,7 +63,6 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Name → class in transformers, ``model_type``, and the sizes and options that its config gets."""
 
 ENCODERS = tuple(name for name in FAMILIES if name.startswith(("bert", "roberta", "distilbert")))
-DECODERS = tuple(name for name in FAMILIES if name not in ENCODERS)
 
 
 def model_of(folder: Path) -> Any:
