@@ -64,6 +64,12 @@ def test_every_supported_name_has_a_family_here() -> None:
     assert {name for name, _, _ in FAMILIES.values()} == set(supported())
 
 
+def test_every_supported_name_is_in_the_table_of_the_docs() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
+    rows = {line for line in table.splitlines() if line.startswith("| `")}
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])} == set(supported())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_block_by_block_is_the_model(folders: dict[str, Path], family: str) -> None:
