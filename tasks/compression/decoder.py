@@ -75,23 +75,28 @@ class Decoder:
         Raises:
             RefusedModel: a tensor outside the blocks is missing or not finite.
         """
-        table = self._checkpoint.tensor(f"{self._checkpoint.architecture.embeddings}.weight")
+        used = tokens.unique()
+        stored = self._checkpoint.tensor(f"{self._checkpoint.architecture.embeddings}.weight")
+        rows = _Rows(used, stored[used].to(torch.float32))
+        del stored  # the largest matrix of a small model
         states = torch.empty(*tokens.shape, self.hidden)
         for first in range(0, len(tokens), _ROWS):
-            states[first : first + _ROWS] = self._run(tokens[first : first + _ROWS], table)[0]
+            states[first : first + _ROWS] = self._run(tokens[first : first + _ROWS], rows)[0]
         return states
 
     @torch.no_grad()
     def calls(self, block_tokens: int) -> tuple[Call, ...]:
         """What each block is given beside hidden states of ``block_tokens`` tokens."""
         # The states are not looked at, so any row will do as an embedding.
-        table = torch.zeros(2, self._model.get_input_embeddings().embedding_dim)
-        return self._run(torch.zeros(1, block_tokens, dtype=torch.int64), table)[1]
+        token = torch.zeros(1, dtype=torch.int64)
+        rows = _Rows(token, torch.zeros(1, self._model.get_input_embeddings().embedding_dim))
+        return self._run(token.expand(1, block_tokens), rows)[1]
 
-    def _run(self, tokens: Tensor, table: Tensor) -> tuple[Tensor, tuple[Call, ...]]:
+    def _run(self, tokens: Tensor, rows: _Rows) -> tuple[Tensor, tuple[Call, ...]]:
         self._read_outer()
         given = self._model.get_input_embeddings()
-        self._model.set_input_embeddings(_Rows(table, getattr(given, "scalar_embed_scale", 1.0)))
+        rows.scale = getattr(given, "scalar_embed_scale", 1.0)  # Gemma's
+        self._model.set_input_embeddings(rows)
         try:
             with _caught(self._layers) as arrived:
                 options = {} if self._checkpoint.architecture.encoder else {"use_cache": False}
@@ -143,16 +148,16 @@ class Decoder:
 
 
 class _Rows(nn.Module):
-    """An embedding that reads rows as they are stored and makes those float32, not the whole table."""
+    """An embedding with the rows of some tokens only: ids ``used`` (n,), ascending, and float32 ``rows`` (n, width)."""
 
-    def __init__(self, table: Tensor, scale: float) -> None:
+    def __init__(self, used: Tensor, rows: Tensor) -> None:
         super().__init__()
-        self._table, self._scale = table, scale
+        self._used, self._rows, self.scale = used, rows, 1.0
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(…) token ids → (…, width)."""
-        rows = nn.functional.embedding(tokens, self._table).to(torch.float32)
-        return rows if self._scale == 1 else rows * torch.tensor(self._scale)
+        rows = self._rows[torch.searchsorted(self._used, tokens)]
+        return rows if self.scale == 1 else rows * torch.tensor(self.scale)
 
 
 class _Through(Exception):
