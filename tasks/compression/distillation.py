@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.divergences import DivergenceName
+from tasks.compression.limits import check_language_model
 from tasks.compression.loading import check_tokens
 from tasks.compression.resuming import Partial
 from tasks.compression.schedule import Schedule
@@ -106,6 +107,7 @@ def distill_folder(
         RefusedRecipe: a number out of range, or options that exclude each other.
         SlimlineError: the loss or a gradient is no longer finite; nothing is written.
     """
+    check_language_model(student)
     folders = Checkpoint(student), Checkpoint(teacher)
     vocabularies = [int(folder.config["vocab_size"]) for folder in folders]
     if vocabularies[0] != vocabularies[1]:

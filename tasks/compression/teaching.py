@@ -11,10 +11,11 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.divergences import DIVERGENCES, DivergenceName
+from tasks.compression.heads import head_cap
 from tasks.compression.hidden_matching import Taps, hidden_loss, matching_blocks
 from tasks.compression.loading import head_weight, hidden_states, load_for_compute
 from tasks.compression.losses import DistillationLoss, distillation_loss, distillation_loss_from_largest
@@ -81,6 +82,11 @@ class Headed:
     model: PreTrainedModel
     head: Tensor
 
+    @property
+    def cap(self) -> float | None:
+        """Of its logits, see ``heads``."""
+        return head_cap(self.model.config)
+
     @classmethod
     def load(cls, folder: Path) -> Headed:
         model = load_for_compute(folder)
@@ -126,7 +132,9 @@ def teaching(
         return
     with tempfile.TemporaryDirectory(prefix="slimline-teacher-") as passing:
         kept = Partial(Path(passing) if partial is None else partial.folder / "teacher")
-        cache = TeacherCache(kept, top_k=terms.cached_top_k, temperature=terms.temperature)
+        # The teacher is the student's origin or has its architecture; it is loaded only when answers are missing.
+        cap = head_cap(AutoConfig.from_pretrained(teacher, local_files_only=True, trust_remote_code=False))
+        cache = TeacherCache(kept, top_k=terms.cached_top_k, temperature=terms.temperature, cap=cap)
         cache.fill(tokens, lambda: _answers(Headed.load(teacher)))
         yield _Kept(cache, terms)
 
@@ -165,6 +173,7 @@ class _Beside:
             temperature=terms.temperature,
             hard_share=terms.hard_share,
             divergence=terms.divergence,
+            caps=(student.cap, self._teacher.cap),
         )
         if self._taps is None:
             return _without_hidden(loss)
@@ -188,6 +197,7 @@ class _Kept:
             temperature=self.terms.temperature,
             hard_share=self.terms.hard_share,
             divergence=self.terms.divergence,
+            cap=student.cap,
         )
         return _without_hidden(loss)
 
