@@ -25,6 +25,7 @@ from rich.text import Text
 
 from tasks.contracts import Outcome
 from tasks.errors import RefusedRecipe, SlimlineError
+from tasks.reader_contracts import ReaderOutcome
 
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.
@@ -36,7 +37,9 @@ class RunFailed(SlimlineError):
     """The flow run ended in another state than Completed."""
 
 
-def run_and_follow(deployment: str, parameters: dict[str, Any], prefect_url: str, console: Console) -> Outcome:
+def run_and_follow(
+    deployment: str, parameters: dict[str, Any], prefect_url: str, console: Console
+) -> Outcome | ReaderOutcome:
     """Run ``deployment`` and print a line for each stage as it ends, and its progress while it works.
 
     Raises:
@@ -66,6 +69,8 @@ def run_and_follow(deployment: str, parameters: dict[str, Any], prefect_url: str
     if run.state is None or not run.state.is_completed():
         raise _failure(run, page)
     result = run.state.result(raise_on_failure=True)
+    if isinstance(result, ReaderOutcome):
+        return result
     return Outcome.model_validate(result.model_dump() if isinstance(result, Outcome) else result)
 
 

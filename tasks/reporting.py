@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from tasks.adapters.tracking import markdown
 from tasks.contracts import Compressed, FleetShare, Observation, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.reader_contracts import ReaderScorecard
 
 
 def megabytes(count: float) -> str:
@@ -30,6 +32,7 @@ def report_stage(step: Compressed) -> None:
         ]
     else:
         rows = [{"step": number, "loss": f"{loss:.4f}"} for number, loss in enumerate(step.losses, start=1)]
+        rows = rows or [{"parameters": f"{step.model.parameters:,}"}]  # blocks were dropped: nothing was learnt
     model = step.model
     create_table_artifact(
         rows,
@@ -40,14 +43,22 @@ def report_stage(step: Compressed) -> None:
     )
 
 
-def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
+def report_verdict(scorecard: Scorecard | ReaderScorecard, tracked: Tracked) -> None:
     """The scorecard and the gate's verdict as Markdown, and a link to the MLflow run."""
-    create_markdown_artifact(
-        verdict_markdown(scorecard), key="verdict", description="Does it still answer like the original?"
-    )
+    if isinstance(scorecard, ReaderScorecard):
+        text, like = reader_markdown(scorecard), "its teacher"
+    else:
+        text, like = verdict_markdown(scorecard), "the original"
+    create_markdown_artifact(text, key="verdict", description=f"Does it still answer like {like}?")
     create_link_artifact(
         tracked.url, "MLflow run", key="mlflow-run", description="Metrics, layers and lineage in MLflow"
     )
+
+
+def reader_markdown(scorecard: ReaderScorecard) -> str:
+    """The verdict on a reader: MLflow's text under a heading."""
+    sample = f"\nThe student answers: {scorecard.sample}\n" if scorecard.sample else ""
+    return f"# Gate: {'PASSED' if scorecard.passed else 'FAILED'}\n{markdown(scorecard)}{sample}"
 
 
 def verdict_markdown(scorecard: Scorecard) -> str:

@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tasks.contracts import DatasetRef, LayerReport, Scorecard
+from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 
 KEY = "slimline.key"
 STAGE = "slimline.stage"
@@ -29,7 +30,6 @@ _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _DIGEST_CHARS = 36  # MLflow's column for data set digests
 _PARAM_CHARS = 6000
-_SPLITS = ("calibration", "training", "evaluation")
 _LAYER_METRICS = ("error", "sparsity", "bits", "seconds")
 
 Status = Literal["FINISHED", "FAILED"]
@@ -66,18 +66,19 @@ class Tracking:
         self._log(run, params, {}, tags)
         return str(run.info.run_id)
 
-    def log_dataset(self, run_id: str, dataset: DatasetRef, context: str) -> None:
+    def log_dataset(self, run_id: str, dataset: DatasetRef | QuestionsRef, context: str) -> None:
         """Record ``dataset`` as an input of the run; ``context`` says what for: calibration, training, evaluation.
 
         MLflow keeps 36 characters of a digest; the whole one stands in the data set's source.
         """
-        counts = dataset.model_dump(include={"block_tokens", *(f"{split}_blocks" for split in _SPLITS)})
+        counts = dataset.model_dump(exclude={"uri", "digest", "name", "licence"})
+        column = ("question", "string") if isinstance(dataset, QuestionsRef) else ("tokens", "integer")
         entity = Dataset(
             name=dataset.name,
             digest=dataset.digest[:_DIGEST_CHARS],
             source_type="slimline-store",
             source=json.dumps({"uri": dataset.uri, "sha256": dataset.digest, "licence": dataset.licence}),
-            schema=json.dumps({"mlflow_colspec": [{"name": "tokens", "type": "integer", "required": True}]}),
+            schema=json.dumps({"mlflow_colspec": [{"name": column[0], "type": column[1], "required": True}]}),
             profile=json.dumps(counts),
         )
         self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
@@ -110,12 +111,15 @@ class Tracking:
         self._client.set_terminated(child, status)
         return child
 
-    def log_scorecard(self, run_id: str, scorecard: Scorecard) -> None:
+    def log_scorecard(self, run_id: str, scorecard: Scorecard | ReaderScorecard) -> None:
         """Metrics of both sides, ``scorecard.json``, ``scorecard.html``, and the verdict as the run's description."""
         metrics: dict[str, float] = {"gate_passed": float(scorecard.passed)}
         for side, score in (("candidate", scorecard.candidate), ("baseline", scorecard.baseline)):
             metrics |= {f"{side}_{name}": float(value) for name, value in score.model_dump().items()}
-        metrics["perplexity_ratio"] = scorecard.candidate.perplexity / scorecard.baseline.perplexity
+        if isinstance(scorecard, ReaderScorecard):
+            metrics |= scorecard.metrics()
+        else:
+            metrics["perplexity_ratio"] = scorecard.candidate.perplexity / scorecard.baseline.perplexity
         metrics["bytes_ratio"] = scorecard.candidate.bytes / scorecard.baseline.bytes
         self._log(self._client.get_run(run_id), {}, metrics, {_NOTE: markdown(scorecard)})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
@@ -174,11 +178,14 @@ class Tracking:
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": file, "type": "table"}]))
 
 
-def markdown(scorecard: Scorecard) -> str:
+def markdown(scorecard: Scorecard | ReaderScorecard) -> str:
     """The verdict as a short Markdown text with one table."""
     verdict = "passed" if scorecard.passed else "failed"
-    tokens = f"{scorecard.candidate.tokens:,} held-out tokens"
-    lines = [f"**Gate {verdict}**: {scorecard.candidate_model.name}, compared on {tokens}", ""]
+    if isinstance(scorecard, ReaderScorecard):
+        items = f"{scorecard.candidate.questions:,} held-out questions"
+    else:
+        items = f"{scorecard.candidate.tokens:,} held-out tokens"
+    lines = [f"**Gate {verdict}**: {scorecard.candidate_model.name}, compared on {items}", ""]
     lines += ["| metric | original | candidate |", "|---|---|---|"]
     lines += [f"| {name} | {before} | {after} |" for name, before, after in _rows(scorecard)]
     lines += ["", "| check | observed | limit | |", "|---|---|---|---|"]
@@ -186,7 +193,9 @@ def markdown(scorecard: Scorecard) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(scorecard: Scorecard) -> list[tuple[str, str, str]]:
+def _rows(scorecard: Scorecard | ReaderScorecard) -> list[tuple[str, str, str]]:
+    if isinstance(scorecard, ReaderScorecard):
+        return scorecard.rows()
     before, after = scorecard.baseline, scorecard.candidate
     return [
         ("perplexity", f"{before.perplexity:.2f}", f"{after.perplexity:.2f}"),
@@ -198,7 +207,7 @@ def _rows(scorecard: Scorecard) -> list[tuple[str, str, str]]:
     ]
 
 
-def _checks(scorecard: Scorecard) -> list[tuple[str, str, str, str]]:
+def _checks(scorecard: Scorecard | ReaderScorecard) -> list[tuple[str, str, str, str]]:
     return [
         (
             check.metric,
@@ -210,7 +219,7 @@ def _checks(scorecard: Scorecard) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _html(scorecard: Scorecard) -> str:
+def _html(scorecard: Scorecard | ReaderScorecard) -> str:
     def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
