@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.text import Text
 
@@ -69,9 +70,10 @@ def run_and_follow(
     if run.state is None or not run.state.is_completed():
         raise _failure(run, page)
     result = run.state.result(raise_on_failure=True)
-    if isinstance(result, ReaderOutcome):
-        return result
-    return Outcome.model_validate(result.model_dump() if isinstance(result, Outcome) else result)
+    # Prefect hands back the class, or plain values where it does not resolve; unknown fields are refused by each class.
+    plain = result.model_dump() if isinstance(result, Outcome | ReaderOutcome) else result
+    found: Outcome | ReaderOutcome = TypeAdapter(Outcome | ReaderOutcome).validate_python(plain)
+    return found
 
 
 def _trigger(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
