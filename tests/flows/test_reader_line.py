@@ -52,6 +52,12 @@ def test_another_gate_computes_nothing_again_and_stops_before_registering(line: 
     for stage in STAGES:
         assert stopped.line(stage).endswith("cached"), stopped.text
     assert line.version_count(MODEL) == versions
+    family = " or ".join(f"tags.`slimline.prefect_run_url` LIKE '%{run}%'" for run in line.family(stopped.flow_run_id))
+    experiment = line.mlflow_run(line.mlflow_version(MODEL, "1")["run_id"])["info"]["experiment_id"]
+    found = line.mlflow("runs/search", experiment_ids=[experiment], filter=family)["runs"]
+    tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in found]
+    cached = {each["slimline.stage"]: each["slimline.cached"] for each in tags if "slimline.stage" in each}
+    assert cached == dict.fromkeys(("train-teacher", "drop-blocks", "teach-reader"), "true")
 
 
 def test_a_file_of_questions_and_an_encoder_that_does_not_fit(line: Line, taught: Finished, tmp_path: Path) -> None:
@@ -66,5 +72,5 @@ def test_a_file_of_questions_and_an_encoder_that_does_not_fit(line: Line, taught
     assert too_few.code == 1 and "RefusedData" in too_few.text and "teaching" in too_few.text
     too_deep = line.slimline("run", "reader", *SMALL, "-p", "recipe.blocks=4")
     assert too_deep.code == 1 and "RefusedRecipe" in too_deep.text
-    assert set(line.task_runs(too_deep.flow_run_id)) >= {"check-reader"}
-    assert "train-teacher" not in line.task_runs(too_deep.flow_run_id)
+    assert set(line.task_runs(too_deep.flow_run_id)) >= {"check_reader"}
+    assert "train_teacher" not in line.task_runs(too_deep.flow_run_id)
