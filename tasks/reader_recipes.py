@@ -46,9 +46,9 @@ class ReaderRecipe(Choice):
     """A student of fewer blocks, taught by the teacher's start and end logits and by the true spans."""
 
     name: Annotated[str, Place] = Field(
-        "half-depth", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Shown in run names"
+        "shallow", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Shown in run names"
     )
-    blocks: int = Field(2, ge=1, le=256, description="Blocks that the student keeps, evenly spaced; the rest goes")
+    blocks: int = Field(1, ge=1, le=256, description="Blocks that the student keeps, evenly spaced; the rest goes")
     teacher_epochs: int = Field(2, ge=1, le=100, description="Passes over the teaching questions")
     epochs: int = Field(2, ge=1, le=100, description="Passes over the training questions")
     batch_windows: int = Field(16, ge=1, le=256, description="Windows a step")

@@ -1,4 +1,4 @@
-"""The question-answering line through real servers: a teacher, a student of half its depth, the gate, the registry."""
+"""The question-answering line through real servers: a teacher, a student of one of its blocks, the gate, the registry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_reader_is_distilled_and_registered(line: Line, taught: Finished) -> N
     assert tags["slimline.architecture"] == "BertForQuestionAnswering" and float(tags["slimline.f1"]) > 0.5
     run = line.mlflow_run(version["run_id"])
     metrics = {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
-    assert metrics["candidate_f1"] > metrics["before_f1"] + 0.02, "it was taught something"
+    assert metrics["candidate_f1"] > metrics["before_f1"] + 0.05, "it was taught something"
     assert metrics["baseline_f1"] - metrics["candidate_f1"] == pytest.approx(metrics["f1_drop"])
     assert metrics["f1_drop"] <= metrics["f1_drop_upper"] <= 0.05
     (data,) = run["inputs"]["dataset_inputs"]
