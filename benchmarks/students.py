@@ -27,8 +27,16 @@ from benchmarks.compression_stages import model_folder, token_files
 from tasks.recipes import DataChoice, DistillRecipe, PruneRecipe
 
 SHAPE = PruneRecipe(method="structured", heads=0.34, channels=0.42, blocks=0.0)
-TEACHING = DistillRecipe()
-TRAINING_BLOCKS = 96
+TEACHING = DistillRecipe(batch_blocks=1, learning_rate=1e-3)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of 256 tokens that are looked at when pruning, learnt from, and measured on."""
+
+    calibration: int = 16
+    training: int = 40
+    held_out: int = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,9 @@ def main() -> None:
     parser.add_argument("--heads", type=float, default=SHAPE.heads, help="share of key-value heads removed")
     parser.add_argument("--channels", type=float, default=SHAPE.channels, help="share of MLP channels removed")
     parser.add_argument("--blocks", type=float, default=SHAPE.blocks, help="share of decoder blocks removed")
-    parser.add_argument("--training", type=int, default=TRAINING_BLOCKS, help="blocks of 256 tokens to learn from")
+    parser.add_argument("--calibration", type=int, default=Blocks.calibration, help="blocks of 256 tokens for pruning")
+    parser.add_argument("--training", type=int, default=Blocks.training, help="blocks of 256 tokens to learn from")
+    parser.add_argument("--held-out", type=int, default=Blocks.held_out, help="blocks of 256 tokens to measure on")
     parser.add_argument("--epochs", type=int, default=TEACHING.epochs, help="passes over them")
     parser.add_argument("--batch", type=int, default=TEACHING.batch_blocks, help="blocks a step")
     parser.add_argument("--learning-rate", type=float, default=TEACHING.learning_rate)
@@ -76,7 +86,8 @@ def main() -> None:
     if not options.json:
         print(f"{'model':15}{'parameters':>12}{'ratio':>7}{'ppl':>9}{'KL':>8}{'agree':>7}{'recovered':>10}", end="")
         print(f"{'tokens':>9}{'wall s':>8}{'CPU s':>7}", flush=True)
-    for row in measure(options.model, shape, teaching, options.training, options.threads, quick=options.quick):
+    count = Blocks(options.calibration, options.training, options.held_out)
+    for row in measure(options.model, shape, teaching, count, options.threads, quick=options.quick):
         if options.json:
             print(json.dumps(asdict(row)), flush=True)
             continue
@@ -86,7 +97,7 @@ def main() -> None:
 
 
 def measure(
-    model: str | None, shape: PruneRecipe, teaching: DistillRecipe, training: int, threads: int, *, quick: bool
+    model: str | None, shape: PruneRecipe, teaching: DistillRecipe, count: Blocks, threads: int, *, quick: bool
 ) -> Iterator[Row]:
     """Original, student before and student after, a row as each is ready; the original's comes with the second."""
     import numpy as np
@@ -100,8 +111,19 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="slimline-benchmark-") as name:
         work = Path(name)
         original = model_folder(model, quick, work)
-        files = token_files(original, DataChoice(training_blocks=training), quick, work)
-        calibration, lessons, held_out = (torch.from_numpy(np.load(file, allow_pickle=False)) for file in files)
+        # Never fewer of the first two than the default run cuts, so that other counts read the same documents.
+        usual = DataChoice()
+        data = usual.model_copy(
+            update={
+                "calibration_blocks": max(count.calibration, usual.calibration_blocks),
+                "training_blocks": count.training,
+                "evaluation_blocks": max(count.held_out, usual.evaluation_blocks),
+            }
+        )
+        files = token_files(original, data, quick, work)
+        cut = (torch.from_numpy(np.load(file, allow_pickle=False)) for file in files)
+        counts = (count.calibration, count.training, count.held_out)
+        calibration, lessons, held_out = (blocks[:wanted] for blocks, wanted in zip(cut, counts, strict=True))
         print("prune …", file=sys.stderr, flush=True)
         shares = shape.model_dump(include={"heads", "channels", "blocks", "damping"})
         cost = _drawn(slim_folder(original, work / "before", calibration, **shares))

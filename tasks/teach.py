@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from tasks.adapters.store import Store
 from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, ModelRef, Stage, identity
 from tasks.locate_reader import describe_reader
-from tasks.reader_contracts import QuestionsRef
+from tasks.reader_contracts import Question, QuestionsRef
 from tasks.reader_recipes import ReaderRecipe
 from tasks.retrying import compute_task
 from tasks.settings import settings
@@ -20,6 +21,7 @@ from tasks.workbench import followed, measured, open_model, use_threads, write_m
 
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
+    from tasks.compression.training_loop import StepResult
 
 MODULES = ("tasks.teach", "tasks.compression.question_answering", "tasks.compression.encoder_students")
 
@@ -32,9 +34,7 @@ def train_teacher(encoder: ModelRef, data: QuestionsRef, recipe: ReaderRecipe) -
     with tempfile.TemporaryDirectory(prefix="slimline-headed-") as name:
         headed = Path(name) / "model"
         add_reader_head(open_model(encoder), headed, recipe.seed)
-        return _taught(
-            "train-teacher", encoder, headed, None, data, "teaching", recipe, recipe.teacher_epochs, "teacher"
-        )
+        return _taught("train-teacher", encoder, headed, None, data, recipe)
 
 
 @compute_task("drop-blocks-{recipe.blocks}-left", cache_policy=StageKey(stage="drop-blocks", modules=MODULES))
@@ -61,73 +61,67 @@ def drop_blocks(teacher: ModelRef, recipe: ReaderRecipe) -> Compressed:
 )
 def teach_reader(student: ModelRef, teacher: ModelRef, data: QuestionsRef, recipe: ReaderRecipe) -> Compressed:
     """Learn the teacher's start and end logits and the true spans of the training questions."""
-    return _taught(
-        "teach-reader", student, open_model(student), teacher, data, "training", recipe, recipe.epochs, "distilled"
-    )
+    return _taught("teach-reader", student, open_model(student), teacher, data, recipe)
 
 
 def _taught(
-    stage: Stage,
-    student: ModelRef,
-    folder: Path,
-    teacher: ModelRef | None,
-    data: QuestionsRef,
-    split: str,
-    recipe: ReaderRecipe,
-    epochs: int,
-    suffix: str,
+    stage: Stage, student: ModelRef, folder: Path, teacher: ModelRef | None, data: QuestionsRef, recipe: ReaderRecipe
 ) -> Compressed:
-    from tasks.compression.question_answering import distill_reader
-
+    """Train what lies in ``folder``, whose handle is ``student``, and store it."""
     use_threads()
+    split, suffix = ("teaching", "teacher") if teacher is None else ("training", "distilled")
     questions = read_questions(Store(settings().store).open(data.uri, data.digest), split)
-    losses: list[float] = []
-    seen = 0
+    epochs = recipe.teacher_epochs if teacher is None else recipe.epochs
+    expected = math.ceil(len(questions) / recipe.batch_windows) * epochs
+    steps: list[StepResult] = []
 
     def make(destination: Path, partial: Partial) -> None:
-        nonlocal seen
-        steps = distill_reader(
-            folder,
-            None if teacher is None else open_model(teacher),
-            destination,
-            questions,
-            epochs=epochs,
-            batch_windows=recipe.batch_windows,
-            learning_rate=recipe.learning_rate,
-            temperature=recipe.temperature,
-            hard_share=1.0 if teacher is None else recipe.hard_share,
-            seed=recipe.seed,
-            length=recipe.window,
-            stride=recipe.stride,
-            partial=partial,
-        )
-        expected = math.ceil(len(questions) / recipe.batch_windows) * epochs
-        for step in followed(stage, steps, expected, "steps"):
-            losses.append(step.loss)
-            seen = step.tokens
+        made = _steps(folder, teacher, destination, questions, recipe, epochs, partial)
+        steps.extend(followed(stage, made, expected, "steps"))
 
+    made_from = {
+        "student": student.digest,
+        "teacher": teacher.digest if teacher else "",
+        "data": data.digest,
+        "recipe": identity(recipe),
+    }
+    names = {"name": f"{student.name}-{suffix}", "licence": student.licence}
     with measured() as meter:
-        made_from = {
-            "student": student.digest,
-            "teacher": teacher.digest if teacher else "",
-            "data": data.digest,
-            "recipe": identity(recipe),
-        }
-        taught, resumed = write_model(
-            made_from,
-            make,
-            stage=stage,
-            key=stage_key(),
-            name=f"{student.name}-{suffix}",
-            licence=student.licence,
-            describe=describe_reader,
-        )
+        taught, resumed = write_model(made_from, make, stage=stage, key=stage_key(), describe=describe_reader, **names)
     return Compressed(
         stage=stage,
         model=taught,
-        losses=tuple(losses),
-        tokens=seen,
+        losses=tuple(step.loss for step in steps),
+        tokens=steps[-1].tokens,
         resumed=resumed,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,
+    )
+
+
+def _steps(
+    folder: Path,
+    teacher: ModelRef | None,
+    destination: Path,
+    questions: list[Question],
+    recipe: ReaderRecipe,
+    epochs: int,
+    partial: Partial,
+) -> Iterator[StepResult]:
+    from tasks.compression.question_answering import distill_reader
+
+    return distill_reader(
+        folder,
+        None if teacher is None else open_model(teacher),
+        destination,
+        questions,
+        epochs=epochs,
+        batch_windows=recipe.batch_windows,
+        learning_rate=recipe.learning_rate,
+        temperature=recipe.temperature,
+        hard_share=1.0 if teacher is None else recipe.hard_share,
+        seed=recipe.seed,
+        length=recipe.window,
+        stride=recipe.stride,
+        partial=partial,
     )

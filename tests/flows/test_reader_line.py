@@ -1,4 +1,4 @@
-"""The question-answering line through real servers: a teacher, a student of one of its blocks, the gate, the registry."""
+"""The question-answering line through real servers: a teacher, a student of one block, the gate, the registry."""
 
 from __future__ import annotations
 
