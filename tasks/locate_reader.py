@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from tasks.adapters.model_folder import check_folder
+from tasks.adapters.model_folder import check_folder, read_json
 from tasks.adapters.questions import QuestionFile, deal, question_file, read_question_file, write_questions
 from tasks.adapters.sources import import_model
 from tasks.adapters.store import Store, Stored
@@ -62,7 +59,10 @@ def check_reader(model: ModelRef, choice: ReaderChoice, recipe: ReaderRecipe) ->
         RefusedModel: it cannot answer and is not to be trained, or is no encoder of blocks.
         RefusedRecipe: blocks or window do not fit it.
     """
-    config = json.loads((Path(Store(settings().store).open(model.uri, model.digest)) / "config.json").read_text())
+    from tasks.compression.encoder_students import encoder_depth
+
+    folder = Store(settings().store).open(model.uri, model.digest)
+    config = read_json(folder / "config.json")
     if not choice.train and not model.architecture.endswith(HEADED):
         raise RefusedModel(
             "the teacher cannot answer questions, and is not to be trained",
@@ -70,7 +70,7 @@ def check_reader(model: ModelRef, choice: ReaderChoice, recipe: ReaderRecipe) ->
             limit=f"an architecture that ends in {HEADED}",
             remedy="set model.train to true, or give a folder that answers questions",
         )
-    depth = int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
+    depth = encoder_depth(folder)
     if not 1 <= recipe.blocks < depth:
         raise RefusedRecipe(
             "the student would not be smaller than its teacher",

@@ -79,13 +79,29 @@ class ReaderScorecard(Value):
         ]
 
     def metrics(self) -> dict[str, float]:
-        """For MLflow, beside those of each side."""
-        return {
-            "before_exact_match": self.before.exact_match,
-            "before_f1": self.before.f1,
+        """For MLflow: every side's figures, and the drop."""
+        sides = {"candidate": self.candidate, "baseline": self.baseline, "before": self.before}
+        found = {f"{side}_{name}": float(value) for side, score in sides.items() for name, value in score}
+        return found | {
+            "gate_passed": float(self.passed),
             "f1_drop": self.f1_drop,
             "f1_drop_upper": self.f1_drop_upper,
+            "bytes_ratio": self.candidate.bytes / self.baseline.bytes,
         }
+
+    def markdown(self) -> str:
+        """The verdict as a short text with two tables."""
+        verdict, questions = "passed" if self.passed else "failed", f"{self.candidate.questions:,} held-out questions"
+        lines = [f"**Gate {verdict}**: {self.candidate_model.name}, compared on {questions}", ""]
+        lines += ["| metric | teacher | student |", "|---|---|---|"]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
+        lines += ["", "| check | observed | limit | |", "|---|---|---|---|"]
+        for check in self.checks:
+            end = "passed" if check.passed else f"failed: {check.remedy}"
+            lines.append(f"| {check.metric} | {check.observed:.4g} | {check.sense} {check.limit:.4g} | {end} |")
+        if self.sample:
+            lines += ["", f"The student answers: {self.sample}"]
+        return "\n".join(lines) + "\n"
 
 
 class ReaderOutcome(Value):

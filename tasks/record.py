@@ -96,6 +96,10 @@ def record_stage(tracked: Tracked, step: Compressed) -> None:
 @network_task("record-verdict")
 def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> None:
     """The scorecard, passed or not."""
+    if isinstance(scorecard, ReaderScorecard):
+        reporting.report_reader(scorecard, tracked)
+        tracking().log_reader(tracked.run_id, scorecard)
+        return
     reporting.report_verdict(scorecard, tracked)
     tracking().log_scorecard(tracked.run_id, scorecard)
 

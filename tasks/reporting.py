@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from tasks.adapters.tracking import markdown
 from tasks.contracts import Compressed, FleetShare, Observation, RegisteredModel, Rollout, Scorecard, Tracked
 from tasks.reader_contracts import ReaderScorecard
 
@@ -43,22 +42,25 @@ def report_stage(step: Compressed) -> None:
     )
 
 
-def report_verdict(scorecard: Scorecard | ReaderScorecard, tracked: Tracked) -> None:
+def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     """The scorecard and the gate's verdict as Markdown, and a link to the MLflow run."""
-    if isinstance(scorecard, ReaderScorecard):
-        text, like = reader_markdown(scorecard), "its teacher"
-    else:
-        text, like = verdict_markdown(scorecard), "the original"
-    create_markdown_artifact(text, key="verdict", description=f"Does it still answer like {like}?")
+    create_markdown_artifact(
+        verdict_markdown(scorecard), key="verdict", description="Does it still answer like the original?"
+    )
+    _report_run(tracked)
+
+
+def report_reader(scorecard: ReaderScorecard, tracked: Tracked) -> None:
+    """As ``report_verdict``, of a reader."""
+    text = f"# Gate: {'PASSED' if scorecard.passed else 'FAILED'}\n{scorecard.markdown()}"
+    create_markdown_artifact(text, key="verdict", description="Does it still answer like its teacher?")
+    _report_run(tracked)
+
+
+def _report_run(tracked: Tracked) -> None:
     create_link_artifact(
         tracked.url, "MLflow run", key="mlflow-run", description="Metrics, layers and lineage in MLflow"
     )
-
-
-def reader_markdown(scorecard: ReaderScorecard) -> str:
-    """The verdict on a reader: MLflow's text under a heading."""
-    sample = f"\nThe student answers: {scorecard.sample}\n" if scorecard.sample else ""
-    return f"# Gate: {'PASSED' if scorecard.passed else 'FAILED'}\n{markdown(scorecard)}{sample}"
 
 
 def verdict_markdown(scorecard: Scorecard) -> str:

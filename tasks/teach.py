@@ -40,11 +40,10 @@ def train_teacher(encoder: ModelRef, data: QuestionsRef, recipe: ReaderRecipe) -
 @compute_task("drop-blocks-{recipe.blocks}-left", cache_policy=StageKey(stage="drop-blocks", modules=MODULES))
 def drop_blocks(teacher: ModelRef, recipe: ReaderRecipe) -> Compressed:
     """A student that has the teacher's embeddings, head, and ``recipe.blocks`` of its blocks."""
-    from tasks.compression.checkpoint import Checkpoint
-    from tasks.compression.encoder_students import keep_encoder_blocks, spread
+    from tasks.compression.encoder_students import encoder_depth, keep_encoder_blocks, spread
 
     source = open_model(teacher)
-    kept = spread(recipe.blocks, Checkpoint(source).blocks)
+    kept = spread(recipe.blocks, encoder_depth(source))
     with measured() as meter, Store(settings().store).draft("models") as draft:
         with tempfile.TemporaryDirectory(dir=draft.path.parent) as name:
             keep_encoder_blocks(source, Path(name) / "model", kept)

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from tasks.adapters.tracking import markdown
 from tasks.contracts import ModelRef, RegisteredModel, Scorecard
 from tasks.errors import ArtifactDamaged
-from tasks.reader_contracts import ReaderScore, ReaderScorecard
+from tasks.reader_contracts import ReaderScorecard
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 DIGEST = "slimline.digest"
@@ -60,7 +60,7 @@ class Registry:
                 f"models:/{model_id}",
                 run_id=run_id,
                 tags=every,
-                description=markdown(scorecard),
+                description=_description(scorecard),
                 model_id=model_id,
                 await_creation_for=0,  # a database registry has it ready when it answers
             )
@@ -193,16 +193,22 @@ class Registry:
             )
 
 
-def _tags(model: ModelRef, scorecard: Scorecard | ReaderScorecard) -> dict[str, str]:
-    measured = scorecard.candidate
-    if isinstance(measured, ReaderScore):
-        quality = {"slimline.exact_match": f"{measured.exact_match:.4f}", "slimline.f1": f"{measured.f1:.4f}"}
-    else:
-        quality = {
-            "slimline.perplexity": f"{measured.perplexity:.4f}",
-            "slimline.agreement": f"{measured.agreement:.4f}",
-        }
+def _description(scorecard: Scorecard | ReaderScorecard) -> str:
+    return scorecard.markdown() if isinstance(scorecard, ReaderScorecard) else markdown(scorecard)
+
+
+def _quality(scorecard: Scorecard | ReaderScorecard) -> dict[str, str]:
+    if isinstance(scorecard, ReaderScorecard):
+        score = scorecard.candidate
+        return {"slimline.exact_match": f"{score.exact_match:.4f}", "slimline.f1": f"{score.f1:.4f}"}
     return {
+        "slimline.perplexity": f"{scorecard.candidate.perplexity:.4f}",
+        "slimline.agreement": f"{scorecard.candidate.agreement:.4f}",
+    }
+
+
+def _tags(model: ModelRef, scorecard: Scorecard | ReaderScorecard) -> dict[str, str]:
+    return _quality(scorecard) | {
         DIGEST: model.digest,
         "slimline.baseline_digest": scorecard.baseline_model.digest,
         "slimline.dataset_digest": scorecard.dataset_digest,
@@ -211,6 +217,5 @@ def _tags(model: ModelRef, scorecard: Scorecard | ReaderScorecard) -> dict[str, 
         "slimline.bytes": str(model.bytes),
         "slimline.bits": f"{model.bits:g}",
         "slimline.sparsity": f"{model.sparsity:.3f}",
-        **quality,
         "slimline.gate": "passed" if scorecard.passed else "failed",
     }

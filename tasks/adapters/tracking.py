@@ -72,13 +72,13 @@ class Tracking:
         MLflow keeps 36 characters of a digest; the whole one stands in the data set's source.
         """
         counts = dataset.model_dump(exclude={"uri", "digest", "name", "licence"})
-        column = ("question", "string") if isinstance(dataset, QuestionsRef) else ("tokens", "integer")
+        name, kind = ("question", "string") if isinstance(dataset, QuestionsRef) else ("tokens", "integer")
         entity = Dataset(
             name=dataset.name,
             digest=dataset.digest[:_DIGEST_CHARS],
             source_type="slimline-store",
             source=json.dumps({"uri": dataset.uri, "sha256": dataset.digest, "licence": dataset.licence}),
-            schema=json.dumps({"mlflow_colspec": [{"name": column[0], "type": column[1], "required": True}]}),
+            schema=json.dumps({"mlflow_colspec": [{"name": name, "type": kind, "required": True}]}),
             profile=json.dumps(counts),
         )
         self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
@@ -111,19 +111,21 @@ class Tracking:
         self._client.set_terminated(child, status)
         return child
 
-    def log_scorecard(self, run_id: str, scorecard: Scorecard | ReaderScorecard) -> None:
+    def log_scorecard(self, run_id: str, scorecard: Scorecard) -> None:
         """Metrics of both sides, ``scorecard.json``, ``scorecard.html``, and the verdict as the run's description."""
         metrics: dict[str, float] = {"gate_passed": float(scorecard.passed)}
         for side, score in (("candidate", scorecard.candidate), ("baseline", scorecard.baseline)):
             metrics |= {f"{side}_{name}": float(value) for name, value in score.model_dump().items()}
-        if isinstance(scorecard, ReaderScorecard):
-            metrics |= scorecard.metrics()
-        else:
-            metrics["perplexity_ratio"] = scorecard.candidate.perplexity / scorecard.baseline.perplexity
+        metrics["perplexity_ratio"] = scorecard.candidate.perplexity / scorecard.baseline.perplexity
         metrics["bytes_ratio"] = scorecard.candidate.bytes / scorecard.baseline.bytes
         self._log(self._client.get_run(run_id), {}, metrics, {_NOTE: markdown(scorecard)})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
         self._client.log_text(run_id, _html(scorecard), "scorecard.html")
+
+    def log_reader(self, run_id: str, scorecard: ReaderScorecard) -> None:
+        """As ``log_scorecard``, of a reader: metrics, ``scorecard.json``, and the verdict as the run's description."""
+        self._log(self._client.get_run(run_id), {}, scorecard.metrics(), {_NOTE: scorecard.markdown()})
+        self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
 
     def close_run(self, run_id: str, status: Status) -> None:
         self._client.set_terminated(run_id, status)
@@ -178,14 +180,11 @@ class Tracking:
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": file, "type": "table"}]))
 
 
-def markdown(scorecard: Scorecard | ReaderScorecard) -> str:
+def markdown(scorecard: Scorecard) -> str:
     """The verdict as a short Markdown text with one table."""
     verdict = "passed" if scorecard.passed else "failed"
-    if isinstance(scorecard, ReaderScorecard):
-        items = f"{scorecard.candidate.questions:,} held-out questions"
-    else:
-        items = f"{scorecard.candidate.tokens:,} held-out tokens"
-    lines = [f"**Gate {verdict}**: {scorecard.candidate_model.name}, compared on {items}", ""]
+    tokens = f"{scorecard.candidate.tokens:,} held-out tokens"
+    lines = [f"**Gate {verdict}**: {scorecard.candidate_model.name}, compared on {tokens}", ""]
     lines += ["| metric | original | candidate |", "|---|---|---|"]
     lines += [f"| {name} | {before} | {after} |" for name, before, after in _rows(scorecard)]
     lines += ["", "| check | observed | limit | |", "|---|---|---|---|"]
@@ -193,9 +192,7 @@ def markdown(scorecard: Scorecard | ReaderScorecard) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(scorecard: Scorecard | ReaderScorecard) -> list[tuple[str, str, str]]:
-    if isinstance(scorecard, ReaderScorecard):
-        return scorecard.rows()
+def _rows(scorecard: Scorecard) -> list[tuple[str, str, str]]:
     before, after = scorecard.baseline, scorecard.candidate
     return [
         ("perplexity", f"{before.perplexity:.2f}", f"{after.perplexity:.2f}"),
@@ -207,7 +204,7 @@ def _rows(scorecard: Scorecard | ReaderScorecard) -> list[tuple[str, str, str]]:
     ]
 
 
-def _checks(scorecard: Scorecard | ReaderScorecard) -> list[tuple[str, str, str, str]]:
+def _checks(scorecard: Scorecard) -> list[tuple[str, str, str, str]]:
     return [
         (
             check.metric,
@@ -219,7 +216,7 @@ def _checks(scorecard: Scorecard | ReaderScorecard) -> list[tuple[str, str, str,
     ]
 
 
-def _html(scorecard: Scorecard | ReaderScorecard) -> str:
+def _html(scorecard: Scorecard) -> str:
     def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)

@@ -20,6 +20,12 @@ HEAD = "qa_outputs."
 """What transformers calls the head, whatever the encoder."""
 
 
+def encoder_depth(folder: Path) -> int:
+    """Blocks that the folder's config.json announces, 0 where it does not; DistilBERT has a name of its own for them."""
+    config = Checkpoint(folder).config
+    return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
+
+
 def spread(kept: int, depth: int) -> tuple[int, ...]:
     """Numbers of ``kept`` of ``depth`` blocks, evenly spaced from the first: 0, 2, 4 of six."""
     return tuple(number * depth // kept for number in range(kept))

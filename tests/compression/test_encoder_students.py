@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForQuestionAnswering
+from transformers import AutoModel, AutoModelForQuestionAnswering, DistilBertConfig, DistilBertForQuestionAnswering
 
-from tasks.compression.encoder_students import add_reader_head, keep_encoder_blocks, spread
-from tasks.compression.synthetic_questions import write_encoder
+from tasks.compression.encoder_students import add_reader_head, encoder_depth, keep_encoder_blocks, spread
+from tasks.compression.question_answering import evaluate_reader
+from tasks.compression.synthetic_questions import make_questions, write_encoder
 from tasks.errors import RefusedModel
 from tests.compression.small import write_llama
 
@@ -52,6 +53,21 @@ def test_a_head_that_is_there_is_kept_and_a_damaged_encoder_is_refused(tmp_path:
     with pytest.raises(RefusedModel, match="missing"):
         add_reader_head(source, tmp_path / "out", seed=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_distilbert_names_its_blocks_otherwise(tmp_path: Path) -> None:
+    config = DistilBertConfig(
+        vocab_size=90, dim=32, n_layers=3, n_heads=4, hidden_dim=64, max_position_embeddings=96, pad_token_id=0
+    )
+    DistilBertForQuestionAnswering(config).save_pretrained(tmp_path / "source")
+    tokenizer = write_encoder(tmp_path / "bert", blocks=1) / "tokenizer.json"
+    (tmp_path / "source" / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+    assert encoder_depth(tmp_path / "source") == 3
+    keep_encoder_blocks(tmp_path / "source", tmp_path / "student", spread(2, 3))
+    assert encoder_depth(tmp_path / "student") == 2
+    assert (
+        evaluate_reader(tmp_path / "student", make_questions(3, seed=0, facts=1), length=96, stride=16).questions == 3
+    )
 
 
 def test_a_decoder_is_not_taken_for_an_encoder(tmp_path: Path) -> None:
