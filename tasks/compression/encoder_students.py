@@ -21,7 +21,7 @@ HEAD = "qa_outputs."
 
 
 def encoder_depth(folder: Path) -> int:
-    """Blocks that the folder's config.json announces, 0 where it does not; DistilBERT has a name of its own for them."""
+    """Blocks that the folder's config.json announces, or 0; DistilBERT has a name of its own for them."""
     config = Checkpoint(folder).config
     return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
 
