@@ -71,7 +71,9 @@ def status(base_port: BasePort = None, as_json: Annotated[bool, typer.Option("--
 
 @app.command()
 def run(
-    deployment: Annotated[str, typer.Argument(help="demo, tiny or compress-only; see deployments/prefect.yaml")],
+    deployment: Annotated[
+        str, typer.Argument(help="demo, tiny, compress-only, reader, …; see deployments/prefect.yaml")
+    ],
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="recipe.quantize.bits=8, JSON values")
     ] = None,
