@@ -22,6 +22,7 @@ from tasks.compression.checks import check_calibration, check_choice, check_reci
 from tasks.compression.decoder import Decoder
 from tasks.compression.hessian import InputStatistics
 from tasks.compression.layerwise import batches_of, prune_folder, quantize_folder
+from tasks.compression.limits import check_language_model, check_packable
 from tasks.compression.packing import Packing
 from tasks.compression.resuming import Partial
 from tasks.compression.sensitivity import Errors, errors, output_gradients
@@ -64,6 +65,7 @@ def prune_by_sensitivity(
     check_choice("pruning method", method, ("sparsegpt", "wanda", "magnitude"))
     check_zeros(sparsity, "unstructured")
     check_recipe(source, prune=True)
+    check_language_model(source)
     checkpoint = Checkpoint(source)
     check_calibration(checkpoint, tokens)
 
@@ -119,7 +121,9 @@ def quantize_to_budget(
     check_choice("quantization method", method, ("gptq", "rtn"))
     check_recipe(source, group_size=group_size or None, symmetric=symmetric)
     check_mean_bits(source, mean_bits, group_size, symmetric=symmetric)
+    check_language_model(source)
     checkpoint = Checkpoint(source)
+    check_packable(checkpoint)
     check_calibration(checkpoint, tokens)
     packings = [Packing(bits, group_size, symmetric) for bits in BITS]
 
@@ -223,11 +227,11 @@ def _statistics(checkpoint: Checkpoint, tokens: Tensor) -> Iterator[tuple[str, t
                 yield entry.block(index), group, kept.read(index, group[0], columns)
         return
     decoder = Decoder(checkpoint)
-    positions, batches = decoder.positions(tokens.shape[1]), batches_of(decoder, tokens)
+    calls, batches = decoder.calls(tokens.shape[1]), batches_of(decoder, tokens)
     for index in range(checkpoint.blocks):
         prefix = entry.block(index)
         seen: dict[tuple[str, ...], InputStatistics] = {}
-        BlockPass(prefix, decoder.take_block(index), entry.groups, seen.__setitem__).run(batches, positions)
+        BlockPass(prefix, decoder.take_block(index), entry.groups, seen.__setitem__).run(batches, calls[index])
         for group, statistics in seen.items():
             yield prefix, group, statistics
 
