@@ -31,6 +31,7 @@ from tasks.errors import RefusedModel, RefusedRecipe
 from tasks.serving.generator import Generator
 from tasks.serving.onnx_session import OnnxDecoder
 from tests.compression.conftest import correlated
+from tests.compression.families import write_family
 from tests.compression.small import LINEARS, blocks, write_llama
 
 TOKENS = blocks(6)
@@ -217,6 +218,29 @@ def test_what_was_measured_is_kept_for_the_next_process(llama: Path, tmp_path: P
     assert (tmp_path / "parts" / "allocation.json").stat().st_mtime_ns == kept
     for path in whole.iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gpt2", "opt 350m"])
+def test_other_decoders_get_values_by_layer_too(tmp_path: Path, family: str) -> None:
+    folder = write_family(family, tmp_path / "model")
+    pruned = list(prune_by_sensitivity(folder, tmp_path / "out", TOKENS, method="wanda", sparsity=0.4))
+    assert len({round(report.sparsity, 1) for report in pruned}) > 1
+    assert describe(tmp_path / "out").sparsity == pytest.approx(0.4, abs=0.01)
+    if family == "gpt2":
+        with pytest.raises(RefusedRecipe, match="Conv1D"):
+            quantize_to_budget(folder, tmp_path / "int", TOKENS, mean_bits=4.5, method="rtn", group_size=32)
+        return
+    for _ in quantize_to_budget(folder, tmp_path / "int", TOKENS, mean_bits=4.5, method="rtn", group_size=32):
+        pass
+    checkpoint, model = Checkpoint(tmp_path / "int"), load_for_compute(tmp_path / "int")
+    for name in checkpoint.architecture.all_linears(checkpoint.config):
+        assert torch.equal(model.get_submodule(name).weight, checkpoint.linear(name))
+
+
+def test_an_encoder_is_refused(tmp_path: Path) -> None:
+    folder = write_family("bert", tmp_path / "model")
+    with pytest.raises(RefusedModel, match="encoder"):
+        prune_by_sensitivity(folder, tmp_path / "out", TOKENS, method="wanda", sparsity=0.4)
 
 
 @pytest.mark.parametrize("mean_bits", [2.4, 8.6])
