@@ -32,6 +32,17 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
     check_source(model.source)
     check_text_source(data.source)
     check_recipe(recipe)
+    require_mlflow()
+    if release is not None:
+        sagemaker().check_plan(release)
+
+
+def require_mlflow() -> None:
+    """Stop here unless MLflow answers.
+
+    Raises:
+        MlflowUnreachable: it does not.
+    """
     if not reachable(settings().mlflow_url):
         raise MlflowUnreachable(
             "MLflow does not answer, and a run without lineage is not worth its time",
@@ -39,8 +50,6 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
             limit="an answer within 3 s",
             remedy="start it (`slimline up`) or set SLIMLINE_MLFLOW_URL",
         )
-    if release is not None:
-        sagemaker().check_plan(release)
 
 
 @network_task("fit-{recipe.name}")

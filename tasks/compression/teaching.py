@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from tasks.compression.loading import head_weight, hidden_states, load_for_compu
 from tasks.compression.losses import DistillationLoss, distillation_loss, distillation_loss_from_largest
 from tasks.compression.resuming import Partial
 from tasks.compression.teacher_cache import TeacherCache
+from tasks.compression.training_loop import Lesson
 from tasks.errors import RefusedRecipe
 
 
@@ -95,15 +96,6 @@ class Headed:
     def states(self, tokens: Tensor) -> Tensor:
         """What the head reads where a next token is known, (blocks · (length - 1), width)."""
         return hidden_states(self.model, tokens)[:, :-1].flatten(0, 1)
-
-
-class Lesson(NamedTuple):
-    """Scalars: ``total`` carries the gradient; ``soft``, ``hard`` and ``hidden`` are its parts before weighting."""
-
-    total: Tensor
-    soft: Tensor
-    hard: Tensor
-    hidden: Tensor
 
 
 class Teaching(Protocol):
