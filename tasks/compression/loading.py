@@ -5,6 +5,10 @@ A packed folder is decompressed once while it loads (``CompressedTensorsConfig(d
 configuration the library decompresses at the first forward pass and leaves an offloading wrapper on every layer, which
 costs about a third more time per token. The library multiplies codes and scales in the scales' own type, so a weight is
 rounded to float16 once; that is how vLLM and others serve it too.
+
+A W8A8 folder (``layouts.py``) computes with rounded activations wherever it is served, so it does here too. A folder in
+the GPTQ format is dequantized here: transformers reads it through GPTQModel only, which does not fit beside our
+versions.
 """
 
 from __future__ import annotations
@@ -17,11 +21,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, CompressedTensorsConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    CompressedTensorsConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.layouts import round_tokens
 from tasks.errors import RefusedData, RefusedModel
+from tasks.gptq_codes import dense_state
 
 SHOWN = 3
 
@@ -33,9 +45,31 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
         RefusedModel: the folder cannot be read, or its tensors are not exactly those of its architecture (transformers
             would fill a missing one with random numbers and go on).
     """
-    packing = Checkpoint(folder).packing
-    quantization = {} if packing is None else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
-    return _load(AutoModelForCausalLM, folder, ("missing_keys", "unexpected_keys", "mismatched_keys"), quantization)
+    checkpoint = Checkpoint(folder)
+    options: dict[str, Any] = {}
+    if checkpoint.packing is not None and checkpoint.layout in ("gptq", "gptq_v2"):
+        model = _load(AutoModelForCausalLM, folder, _EXACT, _dequantized(checkpoint))
+    else:
+        if checkpoint.packing is not None:
+            options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+        model = _load(AutoModelForCausalLM, folder, _EXACT, options)
+    if checkpoint.layout == "int-quantized":
+        for name in checkpoint.architecture.all_linears(checkpoint.config):
+            model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: (round_tokens(inputs[0]),))
+    return model
+
+
+_EXACT = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+
+def _dequantized(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of a folder in the GPTQ format: its tensors, dense, and no quantization."""
+    for name in checkpoint.architecture.all_linears(checkpoint.config):
+        checkpoint.packed(name)  # refuses damage by the layer's name
+    config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    quantization = config.quantization_config
+    del config.quantization_config
+    return {"config": config, "state_dict": dense_state(checkpoint.folder, quantization)}
 
 
 def load_reader(folder: Path) -> PreTrainedModel:
@@ -50,17 +84,21 @@ def load_reader(folder: Path) -> PreTrainedModel:
     return _load(AutoModelForQuestionAnswering, folder, ("missing_keys", "mismatched_keys"), {})
 
 
-def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mapping[str, Any]) -> PreTrainedModel:
+def _load(kind: Any, folder: Path, refused: tuple[str, ...], options: Mapping[str, Any]) -> PreTrainedModel:
+    where: Path | None = folder
+    if "state_dict" in options:
+        # Tensors are taken from here only by a model's own class, and only where no folder is named.
+        kind, where = kind._model_mapping[type(options["config"])], None
     with quiet():
         # With output_loading_info a pair comes back, which the published type does not say.
         model, info = kind.from_pretrained(
-            folder,
+            where,
             dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **quantization,
+            **options,
         )
     wrong = {kind: sorted(map(str, info[kind])) for kind in refused}
     if any(wrong.values()):
