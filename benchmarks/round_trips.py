@@ -2,10 +2,10 @@
 
 A model is quantized to several grids, each grid is written in the formats that hold it, and every folder is loaded
 twice: by ``load_for_compute``, which the gate measures with, and by the library that the format is meant for, in a
-process that imports nothing of Slimline. Printed are the largest difference of a logit as a share of the largest logit,
-and the share of positions with the same most likely token. compressed-tensors folders and dense ones are loaded by plain
-transformers; GPTQ folders by transformers with GPTQModel in the ``optimum`` engine environment, where that has been
-built (``benchmarks.compression`` builds it). ``--quick`` takes the seeded two-block model and random tokens.
+process that imports nothing of Slimline. Printed are the largest difference of a logit as a share of the largest
+logit, and the share of positions with the same most likely token. compressed-tensors folders and dense ones are loaded
+by plain transformers; GPTQ folders by transformers with GPTQModel in the ``optimum`` engine environment, where that has
+been built (``benchmarks.compression`` builds it). ``--quick`` takes the seeded two-block model and random tokens.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ TRANSFORMERS, TORCH, AUTO = None, "torch", "auto"
 EXACT = 1e-5
 # transformers multiplies codes and scales in float32, ``load_for_compute`` in float16, as servers do.
 FLOAT16 = 2e-3
-# A rounding of activations may fall to the other side, and then every later layer sees another value.
-ROUNDED = 5e-2
 # GPTQModel's default kernels for 4 bits multiply in bfloat16.
 BFLOAT16 = 1e-1
 
@@ -56,7 +54,7 @@ ROWS: tuple[tuple[str, str, str | None, float], ...] = (
     ("GPTQ 3 bit", "pack-quantized", TRANSFORMERS, FLOAT16),
     ("GPTQ 2 bit", "pack-quantized", TRANSFORMERS, FLOAT16),
     ("GPTQ 4 bit row", "pack-quantized", TRANSFORMERS, FLOAT16),
-    ("W8A8", "int-quantized", TRANSFORMERS, ROUNDED),
+    ("W8A8", "int-quantized", TRANSFORMERS, EXACT),
     ("float16", "dense", TRANSFORMERS, EXACT),
     ("bfloat16", "dense", TRANSFORMERS, EXACT),
     ("SparseGPT 2:4", "dense", TRANSFORMERS, EXACT),

@@ -54,9 +54,16 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
             options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
         model = _load(AutoModelForCausalLM, folder, _EXACT, options)
     if checkpoint.layout == "int-quantized":
-        for name in checkpoint.architecture.all_linears(checkpoint.config):
-            model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: (round_tokens(inputs[0]),))
+        _round_activations(model, checkpoint)
     return model
+
+
+def _round_activations(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Let the linear layers compute as 8-bit kernels do: rounded inputs, and scales that multiply in float32."""
+    for name in checkpoint.architecture.all_linears(checkpoint.config):
+        layer = model.get_submodule(name)
+        layer.get_parameter("weight").copy_(checkpoint.linear(name))
+        layer.register_forward_pre_hook(lambda _, inputs: (round_tokens(inputs[0]),))
 
 
 _EXACT = ("missing_keys", "unexpected_keys", "mismatched_keys")
