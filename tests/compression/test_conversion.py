@@ -217,3 +217,16 @@ def test_a_gptq_folder_is_exported_with_its_integers_and_w8a8_is_refused(
     assert (tmp_path / "one/model.onnx.data").read_bytes() == (tmp_path / "two/model.onnx.data").read_bytes()
     with pytest.raises(RefusedModel, match="format cannot be exported"):
         export_onnx(w8a8, tmp_path / "three")
+
+
+def test_sparse_bitmask_is_read_by_nobody_and_not_here(tmp_path: Path, llama: Path) -> None:
+    """When the first half fails, a newer compressed-tensors has the format back: see ``docs/formats.md``."""
+    with pytest.raises(KeyError, match="sparse-bitmask"):
+        BaseCompressor.get_value_from_registry("sparse-bitmask")
+    folder = prune(llama, tmp_path / "pruned")
+    config = json.loads((folder / "config.json").read_text())
+    sparse = {"format": "sparse-bitmask", "sparsity_structure": "unstructured", "targets": ["Linear"]}
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "dense", "sparsity_config": sparse}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RefusedModel, match="cannot be read here"):
+        load_for_compute(folder)
