@@ -141,7 +141,7 @@ def test_w8a8_is_what_the_libraries_own_compressor_writes(w8a8: Path) -> None:
 
 
 def test_tokens_are_rounded_as_compressed_tensors_rounds_them() -> None:
-    config = quantization_config(ROW_INT8, "int-quantized", "lm_head")
+    config = quantization_config(ROW_INT8, "int-quantized", ("lm_head",))
     args = QuantizationArgs.model_validate(config["config_groups"]["group_0"]["input_activations"])
     inputs = torch.randn(3, 7, 64, generator=torch.Generator().manual_seed(0))
     scale, zero = compute_dynamic_scales_and_zp(inputs, args, nn.Linear(64, 1))
