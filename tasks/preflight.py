@@ -60,6 +60,7 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
         Refused: an architecture that the engine does not know or cannot do this to, or a group size or pattern that
             does not divide a layer's columns.
     """
+    from tasks.compression.budget import check_mean_bits
     from tasks.compression.checks import check_recipe as check_shapes
     from tasks.compression.checks import check_zeros
     from tasks.compression.structured import check_shares
@@ -83,6 +84,8 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     )
     if "quantize" in recipe.order and recipe.quantize.layout:
         check_layout(folder, recipe.quantize.layout)
+    if "quantize" in recipe.order and recipe.quantize.mean_bits:
+        check_mean_bits(folder, recipe.quantize.mean_bits, recipe.quantize.group_size)
 
 
 def check_architecture(recipe: Recipe, folder: Path) -> None:
@@ -126,6 +129,14 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if "quantize" in order:
         _check_format(recipe.quantize)
+    by_layer = "prune" in order and recipe.prune.allocation == "sensitivity"
+    if by_layer and (recipe.prune.method == "structured" or recipe.prune.pattern != "unstructured"):
+        raise RefusedRecipe(
+            "only single weights can be pruned by a share of each layer's own",
+            observed=f"allocation sensitivity, method {recipe.prune.method}, pattern {recipe.prune.pattern}",
+            limit="methods sparsegpt, wanda and magnitude with pattern unstructured",
+            remedy="set recipe.prune.allocation to uniform, or choose one of those",
+        )
     if "distill" in order and recipe.distill.hidden_weight and recipe.distill.cached_top_k:
         raise RefusedRecipe(
             "a teacher's answers that are kept on disk hold no hidden states",
@@ -159,6 +170,13 @@ def _check_format(recipe: QuantizeRecipe) -> None:
             observed=f"method = {recipe.method} with format = {recipe.format}",
             limit="methods gptq and rtn",
             remedy="set recipe.quantize.format to compressed-tensors",
+        )
+    if recipe.mean_bits and (recipe.method not in ("gptq", "rtn") or recipe.format != "compressed-tensors"):
+        raise RefusedRecipe(
+            "bits by layer are written as compressed-tensors integers only",
+            observed=f"mean_bits {recipe.mean_bits:g}, method {recipe.method}, format {recipe.format}",
+            limit="methods gptq and rtn with format compressed-tensors",
+            remedy="set recipe.quantize.mean_bits to 0, or choose one of those",
         )
     if recipe.method not in ("gptq", "rtn") and not recipe.symmetric:
         raise RefusedRecipe(

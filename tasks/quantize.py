@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
@@ -19,6 +19,7 @@ MODULES = (
     "tasks.compression.layerwise",
     "tasks.compression.quantization",
     "tasks.compression.casting",
+    "tasks.compression.budget",
 )
 
 
@@ -30,6 +31,7 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
     """Turn each decoder linear's weights into packed integers, or cast every tensor, block by block. Zeros stay
     zero.
     """
+    from tasks.compression.budget import quantize_to_budget
     from tasks.compression.casting import CASTS, cast_folder
     from tasks.compression.checkpoint import linear_count
     from tasks.compression.layerwise import quantize_folder
@@ -40,22 +42,20 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
 
     def make(folder: Path, partial: Partial) -> None:
         w8a8 = recipe.method == "w8a8"
-        made = (
-            quantize_folder(
-                source,
-                folder,
-                tokens,
-                method="gptq" if w8a8 else recipe.method,
-                bits=8 if w8a8 else recipe.bits,
-                group_size=recipe.columns_a_scale,
-                symmetric=w8a8 or recipe.symmetric,
-                act_order=recipe.act_order,
-                damping=recipe.damping,
-                partial=partial,
-            )
-            if recipe.integers
-            else cast_folder(source, folder, CASTS[recipe.method])
-        )
+        options: dict[str, Any] = {
+            "method": "gptq" if w8a8 else recipe.method,
+            "group_size": recipe.columns_a_scale,
+            "symmetric": w8a8 or recipe.symmetric,
+            "act_order": recipe.act_order,
+            "damping": recipe.damping,
+            "partial": partial,
+        }
+        if not recipe.integers:
+            made = cast_folder(source, folder, CASTS[recipe.method])
+        elif recipe.mean_bits:
+            made = quantize_to_budget(source, folder, tokens, mean_bits=recipe.mean_bits, **options)
+        else:
+            made = quantize_folder(source, folder, tokens, bits=8 if w8a8 else recipe.bits, **options)
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
     with measured() as meter:

@@ -41,7 +41,7 @@ def cast_folder(source: Path, destination: Path, dtype: torch.dtype) -> Iterator
     if checkpoint.packing is not None:
         raise RefusedRecipe(
             "a quantized model is not cast: its integers are smaller already",
-            observed=f"{checkpoint.packing.bits}-bit weights",
+            observed=str(checkpoint.packing),
             limit="a dense source",
             remedy="cast the original model",
         )

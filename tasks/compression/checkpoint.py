@@ -26,8 +26,9 @@ from tasks.compression.architectures import (
     find_architecture,
 )
 from tasks.compression.layouts import Layout, first_tensor, layout_of, packing_of, read_linear
+from tasks.compression.mixed import Grids
 from tasks.compression.naming import by_entry
-from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear, Packing
+from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear
 from tasks.errors import RefusedModel
 
 INDEX = "model.safetensors.index.json"
@@ -59,8 +60,8 @@ class Checkpoint:
         return architecture_of(self.config)
 
     @cached_property
-    def packing(self) -> Packing | None:
-        """The grid of the quantized linear layers, or none when the folder is dense."""
+    def packing(self) -> Grids | None:
+        """The grids of the quantized linear layers, or none when the folder is dense."""
         return packing_of(self.config)
 
     @cached_property

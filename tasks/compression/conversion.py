@@ -14,6 +14,7 @@ from torch import Tensor
 from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.compression.gptq_layers import STEP, to_gptq
 from tasks.compression.layouts import ROW_INT8, Layout, quantization_config
+from tasks.compression.mixed import Mixed
 from tasks.compression.packing import PackedLinear, Packing
 from tasks.compression.writing import FolderWriter, write_json
 from tasks.contracts import LayerReport
@@ -57,7 +58,9 @@ def convert_folder(source: Path, destination: Path, layout: Layout) -> Iterator[
     """
     checkpoint = check_supported(source)
     packing = checkpoint.packing
-    if packing is None or checkpoint.layout != "pack-quantized":
+    if isinstance(packing, Mixed):
+        raise _refused(f"several grids: {packing}", "one grid for all layers")
+    if not isinstance(packing, Packing) or checkpoint.layout != "pack-quantized":
         raise _refused(f"the folder is {checkpoint.layout or 'dense'}", "a pack-quantized folder")
     if layout == "int-quantized" and packing != ROW_INT8:
         raise _refused(str(packing), "8 bits, symmetric, one scale a row")

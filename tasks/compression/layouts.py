@@ -31,6 +31,7 @@ from compressed_tensors.quantization import (
 from torch import Tensor
 
 from tasks.compression.gptq_layers import gptq_config, gptq_packing, read_gptq
+from tasks.compression.mixed import Grids, read_grids
 from tasks.compression.packing import PackedLinear, Packing, TensorSource, read_packed
 from tasks.errors import RefusedModel
 from tasks.gptq_codes import stored_version
@@ -61,8 +62,8 @@ def _rounds_inputs(quantized: Mapping[str, Any]) -> bool:
     return bool(plain and rounded and inputs.get("symmetric") and weights.get("type") == inputs.get("type") == "int")
 
 
-def packing_of(config: Mapping[str, Any]) -> Packing | None:
-    """The grid of the quantized layers, or none for a dense folder.
+def packing_of(config: Mapping[str, Any]) -> Grids | None:
+    """The grids of the quantized layers, or none for a dense folder.
 
     Raises:
         RefusedModel: the folder is quantized in a format that is not read here.
@@ -70,15 +71,16 @@ def packing_of(config: Mapping[str, Any]) -> Packing | None:
     layout = layout_of(config)
     if layout == "int-quantized":
         return ROW_INT8
-    return Packing.from_config(config) if layout == "pack-quantized" else gptq_packing(config)
+    return read_grids(config) if layout == "pack-quantized" else gptq_packing(config)
 
 
-def read_linear(source: TensorSource, prefix: str, packing: Packing, layout: Layout) -> PackedLinear:
+def read_linear(source: TensorSource, prefix: str, grids: Grids, layout: Layout) -> PackedLinear:
     """Read one quantized layer. ``prefix`` is its name without ``.weight``.
 
     Raises:
         RefusedModel: its tensors are damaged or do not belong together.
     """
+    packing = grids.of(prefix)
     if layout == "pack-quantized":
         return read_packed(source, prefix, packing)
     if layout != "int-quantized":

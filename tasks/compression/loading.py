@@ -9,6 +9,9 @@ rounded to float16 once; that is how vLLM and others serve it too.
 A W8A8 folder (``layouts.py``) computes with rounded activations wherever it is served, so it does here too. A folder in
 the GPTQ format is dequantized here: transformers reads it through GPTQModel only, which does not fit beside our
 versions.
+
+A folder with several grids (``mixed``) is loaded packed, where each layer gets the grid of its own config group, and
+made dense layer by layer; scales are float32 then, so nothing is rounded.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from compressed_tensors.compressors import decompress_module
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -34,6 +38,7 @@ from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.heads import capped, head_cap
 from tasks.compression.layouts import round_tokens
 from tasks.compression.limits import check_language_model
+from tasks.compression.mixed import Mixed
 from tasks.errors import RefusedData, RefusedModel
 from tasks.gptq_codes import dense_state
 
@@ -88,7 +93,16 @@ def _unpacking(folder: Path) -> dict[str, Any]:
         return {}
     if checkpoint.layout in ("gptq", "gptq_v2"):
         return _dequantized(checkpoint)
-    return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    alike = not isinstance(checkpoint.packing, Mixed)
+    return {"quantization_config": CompressedTensorsConfig(dequantize=True)} if alike else {}
+
+
+def _unpack(model: Any) -> None:
+    """Make layers that were loaded packed ordinary ones: no hook, no wrapper, no packed tensor is left."""
+    for module in model.modules():
+        decompress_module(module, leave_decompressed=False)
+    model.hf_quantizer.compressor.remove_decompression_hook(model)
+    model.hf_quantizer.remove_quantization_config(model)
 
 
 def _load(kind: Any, folder: Path, refused: tuple[str, ...], options: Mapping[str, Any]) -> PreTrainedModel:
@@ -118,6 +132,8 @@ def _load(kind: Any, folder: Path, refused: tuple[str, ...], options: Mapping[st
             limit="every tensor of the architecture, and no other",
             remedy="make or get the folder again",
         )
+    if isinstance(checkpoint.packing, Mixed):
+        _unpack(model)
     model.eval().requires_grad_(False)
     if checkpoint.layout == "int-quantized":
         _round_activations(model, checkpoint)

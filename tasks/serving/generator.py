@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compressed_tensors.compressors import decompress_module
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -33,6 +34,14 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.wanted(), dtype=torch.bool)
 
 
+def _unpack(model: Any) -> None:
+    """Make layers that were loaded packed ordinary ones, each by its own grid."""
+    for module in model.modules():
+        decompress_module(module, leave_decompressed=False)
+    model.hf_quantizer.compressor.remove_decompression_hook(model)
+    model.hf_quantizer.remove_quantization_config(model)
+
+
 def _load(folder: Path) -> Any:
     """The model and what was found of its tensors."""
     quantization = json.loads((folder / "config.json").read_text()).get("quantization_config") or {}
@@ -43,13 +52,17 @@ def _load(folder: Path) -> Any:
         options |= {"config": config, "state_dict": dense_state(folder, quantization)}
         # Tensors are taken from here only by a model's own class, and only where no folder is named.
         return AutoModelForCausalLM._model_mapping[type(config)].from_pretrained(None, **options)  # type: ignore[attr-defined]
-    groups = (quantization.get("config_groups") or {}).values()
+    packed = quantization.get("quant_method") == "compressed-tensors"
+    groups = list((quantization.get("config_groups") or {}).values())
+    # Of several grids dequantize=True takes the first for every layer (transformers 5.23) and says nothing.
+    mixed = packed and len(groups) > 1
     # Dequantized weights alone would lose the rounding of activations (W8A8), with which the quality was measured.
-    if quantization.get("quant_method") == "compressed-tensors" and not any(
-        group.get("input_activations") for group in groups
-    ):
+    if packed and not mixed and not any(group.get("input_activations") for group in groups):
         options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
-    return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)
+    if mixed:
+        _unpack(loaded[0])
+    return loaded
 
 
 class Generator:
