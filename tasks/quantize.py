@@ -18,6 +18,7 @@ MODULES = (
     "tasks.quantize",
     "tasks.compression.layerwise",
     "tasks.compression.quantization",
+    "tasks.compression.casting",
     "tasks.compression.budget",
 )
 
@@ -27,8 +28,11 @@ MODULES = (
     cache_policy=StageKey(stage="quantize", modules=MODULES),
 )
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
-    """Turn each decoder linear's weights into packed integers, block by block. Zeros stay zero."""
+    """Turn each decoder linear's weights into packed integers, or cast every tensor, block by block. Zeros stay
+    zero.
+    """
     from tasks.compression.budget import quantize_to_budget
+    from tasks.compression.casting import CASTS, cast_folder
     from tasks.compression.checkpoint import linear_count
     from tasks.compression.layerwise import quantize_folder
 
@@ -37,18 +41,21 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
     layers: list[LayerReport] = []
 
     def make(folder: Path, partial: Partial) -> None:
+        w8a8 = recipe.method == "w8a8"
         options: dict[str, Any] = {
-            "method": recipe.method,
-            "group_size": recipe.group_size,
-            "symmetric": True,
+            "method": "gptq" if w8a8 else recipe.method,
+            "group_size": recipe.columns_a_scale,
+            "symmetric": w8a8 or recipe.symmetric,
             "act_order": recipe.act_order,
             "damping": recipe.damping,
             "partial": partial,
         }
-        if recipe.mean_bits:
+        if not recipe.integers:
+            made = cast_folder(source, folder, CASTS[recipe.method])
+        elif recipe.mean_bits:
             made = quantize_to_budget(source, folder, tokens, mean_bits=recipe.mean_bits, **options)
         else:
-            made = quantize_folder(source, folder, tokens, bits=recipe.bits, **options)
+            made = quantize_folder(source, folder, tokens, bits=8 if w8a8 else recipe.bits, **options)
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
     with measured() as meter:
@@ -58,14 +65,14 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
             make,
             stage="quantize",
             key=stage_key(),
-            name=f"{model.name}-" + (f"mixed{recipe.mean_bits:g}" if recipe.mean_bits else f"int{recipe.bits}"),
+            name=f"{model.name}-{recipe.suffix}",
             licence=model.licence,
         )
     return Compressed(
         stage="quantize",
         model=packed,
         layers=tuple(layers),
-        tokens=tokens.numel(),
+        tokens=tokens.numel() if recipe.integers else 0,
         resumed=resumed,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,
