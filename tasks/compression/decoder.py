@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.packing import PACKED_SUFFIXES
+from tasks.compression.streaming import gather_rows
 from tasks.errors import RefusedModel
 
 
@@ -37,8 +38,7 @@ class Decoder:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Hidden states (blocks, block_tokens, hidden) of token ids (blocks, block_tokens)."""
-        table = self._checkpoint.tensor(f"{self._checkpoint.architecture.embeddings}.weight")
-        return nn.functional.embedding(tokens, table).to(torch.float32)
+        return gather_rows(self._checkpoint, f"{self._checkpoint.architecture.embeddings}.weight", tokens)
 
     def positions(self, block_tokens: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine (1, block_tokens, head_dim) of the rotary embedding, the same for every decoder block."""

@@ -17,6 +17,7 @@ from tasks.compression.decoder import Decoder
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.layerwise import batches_of, walk
 from tasks.compression.resuming import Partial
+from tasks.compression.streaming import streamed
 from tasks.compression.structured import (
     Shape,
     influential_blocks,
@@ -99,7 +100,8 @@ class _Slimming:
                 lambda: batches_of(decoder, tokens),
                 lambda number, batches: self._block(chosen[number], number, decoder, batches, positions, writer),
             )
-            writer.write_outer({name: self.checkpoint.tensor(name) for name in self.checkpoint.outer_names()})
+            outer = self.checkpoint.outer_names()
+            writer.stream_outer({name: streamed(self.checkpoint, name, self.checkpoint.dtype(name)) for name in outer})
 
     @torch.no_grad()
     def _block(
@@ -130,7 +132,8 @@ class _Slimming:
             weight.copy_(stored)
             cuts[name] = _Cut(removal.kept, size, error, removal.fallback)
 
-        BlockPass(prefix, layer, ((entry.heads_out,), (entry.channels_out,)), change).run(batches, positions)
+        groups, held = ((entry.heads_out,), (entry.channels_out,)), decoder.activation_bytes // 2
+        BlockPass(prefix, layer, groups, change, held).run(batches, positions)
         tensors = self._tensors(index, layer, cuts)
         renamed = {entry.block(number) + name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         writer.write_block(number, renamed)
