@@ -9,7 +9,9 @@ from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
 from tasks.recipes import QuantizeRecipe
 from tasks.retrying import compute_task
-from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
+from tasks.settings import settings
+from tasks.stage_child import StageChild
+from tasks.workbench import followed, measured, open_model, open_tokens, write_model
 
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
@@ -24,25 +26,21 @@ MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.q
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
     """Turn each decoder linear's weights into packed integers, block by block. Zeros stay zero."""
     from tasks.compression.checkpoint import linear_count
-    from tasks.compression.layerwise import quantize_folder
 
-    use_threads()
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
+    child = StageChild(settings().threads)
+    arguments = {
+        "method": recipe.method,
+        "bits": recipe.bits,
+        "group_size": recipe.group_size,
+        "symmetric": True,
+        "act_order": recipe.act_order,
+        "damping": recipe.damping,
+    }
 
     def make(folder: Path, partial: Partial) -> None:
-        made = quantize_folder(
-            source,
-            folder,
-            tokens,
-            method=recipe.method,
-            bits=recipe.bits,
-            group_size=recipe.group_size,
-            symmetric=True,
-            act_order=recipe.act_order,
-            damping=recipe.damping,
-            partial=partial,
-        )
+        made = child.run("quantize_folder", (source, folder), tokens, arguments, partial, LayerReport)
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
     with measured() as meter:
@@ -62,5 +60,6 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
         tokens=tokens.numel(),
         resumed=resumed,
         seconds=meter.seconds,
-        peak_bytes=meter.peak_bytes,
+        peak_bytes=child.peak_bytes,
+        retries=tuple(child.notes),
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tasks.compression import blocks
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
@@ -38,10 +39,25 @@ from tasks.contracts import LayerReport
 _BATCH_BYTES = 64 << 20
 
 
+def use_less_memory(halvings: int) -> None:
+    """From now on, in this process, batches are ``2 ** -halvings`` as large, and fewer of them wait inside a block.
+
+    Statistics are then summed in another order, so results differ in the last bits. For a process of one's own.
+    """
+    global _BATCH_BYTES
+    _BATCH_BYTES >>= halvings
+    blocks.HELD_BYTES >>= 3 * halvings
+
+
+def fitting(batches: list[Tensor], decoder: Decoder) -> list[Tensor]:
+    """Batches, those of an earlier process too, cut to the size that this one takes."""
+    size = max(1, _BATCH_BYTES // (decoder.activation_bytes * batches[0].shape[1]))
+    return [part for batch in batches for part in batch.split(size)]
+
+
 def batches_of(decoder: Decoder, tokens: Tensor) -> list[Tensor]:
     """Hidden states that enter the first block, (blocks, block_tokens, hidden), in batches that memory allows."""
-    size = max(1, _BATCH_BYTES // (decoder.activation_bytes * tokens.shape[1]))
-    return list(decoder.embed(tokens).split(size))
+    return fitting([decoder.embed(tokens)], decoder)
 
 
 def walk(
@@ -131,6 +147,7 @@ class _Pass:
         architecture = self.checkpoint.architecture
         prefix = architecture.block(index)
         layer = decoder.take_block(index)
+        batches[:] = fitting(batches, decoder)
         kept, reports = self._rest(self._other_names(index))
         groups: dict[str, InputStatistics] = {}
         # The tokens go through what will be read back: norms and biases in their stored precision too.

@@ -12,8 +12,8 @@ import sys
 _UNUSED = ("scipy", "sklearn", "accelerate")
 
 # For the environment of such a process, read by glibc when it starts (mallopt(3), "GNU C Library manual", tunables).
-# torch frees and asks again for aligned pieces of the same few sizes; small chunks that glibc keeps in caches of its own
-# split the holes that they leave, and large pieces that the heap keeps are lost to everyone else.
+# torch frees and asks again for aligned pieces of the same few sizes; small chunks that glibc keeps in caches of its
+# own split the holes that they leave, and large pieces that the heap keeps are lost to everyone else.
 VARIABLES = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "8000000",

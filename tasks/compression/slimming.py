@@ -15,7 +15,7 @@ from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_recipe
 from tasks.compression.decoder import Decoder
 from tasks.compression.hessian import InputStatistics, output_error
-from tasks.compression.layerwise import batches_of, walk
+from tasks.compression.layerwise import batches_of, fitting, walk
 from tasks.compression.resuming import Partial
 from tasks.compression.streaming import streamed
 from tasks.compression.structured import (
@@ -118,6 +118,7 @@ class _Slimming:
         entry, whole = self.checkpoint.architecture, shape_of(self.checkpoint.config)
         prefix = entry.block(index)
         layer = decoder.take_block(index)
+        batches[:] = fitting(batches, decoder)
         keep = {entry.heads_out: self.kept.groups, entry.channels_out: self.kept.channels}
         structures = {entry.heads_out: whole.groups, entry.channels_out: whole.channels}
         cuts: dict[str, _Cut] = {}
