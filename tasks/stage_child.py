@@ -91,10 +91,8 @@ class StageChild:
                         yielded += 1
                 return
             except _OutOfMemory as error:
-                again = (
-                    "started again" if function == "distill_folder" else f"again with 1/{2 << halvings} of the batch"
-                )
-                self.notes.append(f"memory ran out ({error}){'' if halvings == MOST_RETRIES else f': {again}'}")
+                smaller = "" if function == "distill_folder" else f" with 1/{2 << halvings} of the batch"
+                self.notes.append(f"memory ran out ({error}){'' if halvings == MOST_RETRIES else f': again{smaller}'}")
                 _empty(folders[-1])
         raise MemoryError("; ".join(self.notes))
 

@@ -2,8 +2,8 @@
 
 Started as ``python -m tasks.compression.child``. The job is one line of JSON on standard input, which stays open: when
 it ends, so does this process, so none outlives the one that started it. What happens is told on standard output, one
-JSON object a line: ``resumed`` (finished parts), ``item`` (what the call yields), and last ``done`` (peak resident bytes) or
-``refused`` (a ``SlimlineError``), ``memory`` or ``failed``.
+JSON object a line: ``resumed`` (finished parts), ``item`` (what the call yields), and last ``done`` (peak resident
+bytes) or ``refused`` (a ``SlimlineError``), ``memory`` or ``failed``.
 """
 
 from __future__ import annotations
