@@ -74,7 +74,7 @@ def work(job: dict[str, Any], tell: Tell) -> None:
     function = getattr(importlib.import_module(_PASSES[job["function"]]), job["function"])
     folders = [Path(folder) for folder in job["folders"]]
     for item in function(*folders, tokens, **job["arguments"], partial=partial):
-        tell(item=dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item.model_dump())
+        tell(item=item.model_dump() if hasattr(item, "model_dump") else dataclasses.asdict(item))
     tell(done=_peak())
 
 
