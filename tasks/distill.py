@@ -44,7 +44,7 @@ def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: Dist
     """Learn the teacher's next-token distribution. Zeros stay zero; integers stay, their scales and the norms
     learn.
     """
-    from tasks.compression.distillation import StepResult
+    from tasks.compression.training_loop import StepResult
 
     tokens = open_tokens(data, "training")
     steps = math.ceil(len(tokens) / recipe.batch_blocks) * recipe.epochs

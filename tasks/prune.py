@@ -16,7 +16,7 @@ from tasks.workbench import followed, measured, open_model, open_tokens, write_m
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
 
-MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slimming")
+MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slimming", "tasks.compression.budget")
 
 
 @compute_task(
@@ -62,5 +62,8 @@ def _work(recipe: PruneRecipe, seed: int, keep: bool) -> tuple[str, dict[str, An
     """The function that the recipe asks for, and its arguments."""
     if recipe.method == "structured":
         return "slim_folder", recipe.model_dump(include={"heads", "channels", "blocks", "damping"})
-    chosen = recipe.model_dump(include={"method", "sparsity", "pattern", "damping"})
-    return "prune_folder", {**chosen, "seed": seed, "keep_statistics": keep}
+    chosen = recipe.model_dump(include={"method", "sparsity", "damping"})
+    chosen |= {"seed": seed, "keep_statistics": keep}
+    if recipe.allocation == "sensitivity":
+        return "prune_by_sensitivity", chosen
+    return "prune_folder", chosen | {"pattern": recipe.pattern}

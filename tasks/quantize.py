@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
@@ -16,7 +16,12 @@ from tasks.workbench import followed, measured, open_model, open_tokens, write_m
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
 
-MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.quantization")
+MODULES = (
+    "tasks.quantize",
+    "tasks.compression.layerwise",
+    "tasks.compression.quantization",
+    "tasks.compression.budget",
+)
 
 
 @compute_task(
@@ -30,17 +35,18 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
     child = StageChild(settings().threads)
-    arguments = {
+    arguments: dict[str, Any] = {
         "method": recipe.method,
-        "bits": recipe.bits,
         "group_size": recipe.group_size,
         "symmetric": True,
         "act_order": recipe.act_order,
         "damping": recipe.damping,
     }
+    function = "quantize_to_budget" if recipe.mean_bits else "quantize_folder"
+    arguments |= {"mean_bits": recipe.mean_bits} if recipe.mean_bits else {"bits": recipe.bits}
 
     def make(folder: Path, partial: Partial) -> None:
-        made = child.run("quantize_folder", (source, folder), tokens, arguments, partial, LayerReport)
+        made = child.run(function, (source, folder), tokens, arguments, partial, LayerReport)
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
     with measured() as meter:
@@ -50,7 +56,7 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
             make,
             stage="quantize",
             key=stage_key(),
-            name=f"{model.name}-int{recipe.bits}",
+            name=f"{model.name}-" + (f"mixed{recipe.mean_bits:g}" if recipe.mean_bits else f"int{recipe.bits}"),
             licence=model.licence,
         )
     return Compressed(

@@ -9,6 +9,7 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
+from tasks.compression.decoder import Call
 from tasks.compression.hessian import InputStatistics, accumulate, empty
 from tasks.errors import SlimlineError
 
@@ -51,7 +52,7 @@ class BlockPass:
         self._statistics: InputStatistics | None = None
 
     @torch.no_grad()
-    def run(self, batches: list[Tensor], positions: tuple[Tensor, Tensor]) -> None:
+    def run(self, batches: list[Tensor], call: Call) -> None:
         """Replace each batch (blocks, block_tokens, hidden) in the list by the changed block's output for it.
 
         Raises:
@@ -64,7 +65,7 @@ class BlockPass:
         ]
         held = self._held_bytes * sum(batch.shape[0] * batch.shape[1] for batch in batches)
         self._pauses = 0 < held <= HELD_BYTES
-        waiting = {number: self._start(number, batches, positions) for number in range(len(batches))}
+        waiting = {number: self._start(number, batches, call) for number in range(len(batches))}
         try:
             while waiting:
                 for number, stack in list(waiting.items()):
@@ -79,25 +80,24 @@ class BlockPass:
                 stack.throw()  # ends a paused batch; nothing where it has not begun
         _check_finite(self._prefix, all(bool(torch.isfinite(batch).all()) for batch in batches))
 
-    def _start(self, number: int, batches: list[Tensor], positions: tuple[Tensor, Tensor]) -> greenlet:
+    def _start(self, number: int, batches: list[Tensor], call: Call) -> greenlet:
         """A call stack that takes one batch through the block, and is left wherever the batch has to wait."""
 
         def through() -> None:
-            while not self._advance(number, batches, positions):
+            while not self._advance(number, batches, call):
                 _leave()
 
         return greenlet(through)
 
-    def _advance(self, number: int, batches: list[Tensor], positions: tuple[Tensor, Tensor]) -> bool:
+    def _advance(self, number: int, batches: list[Tensor], call: Call) -> bool:
         """Run one batch as far as it gets; whether it got through the block."""
         states = batches[number]
         if self._pauses:
             batches[number] = states.new_empty(0)  # so that it is gone as soon as the block needs it no longer
         try:
-            output = self._layer(states, position_embeddings=positions)
+            batches[number] = call(self._layer, states)
         except _Wait:
             return False
-        batches[number] = output[0] if isinstance(output, tuple) else output
         return True
 
     def _arrive(self, number: int) -> Callable[[nn.Module, Any], None]:

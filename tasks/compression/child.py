@@ -26,6 +26,8 @@ Tell = Callable[..., None]
 _PASSES = {
     "prune_folder": "tasks.compression.layerwise",
     "quantize_folder": "tasks.compression.layerwise",
+    "prune_by_sensitivity": "tasks.compression.budget",
+    "quantize_to_budget": "tasks.compression.budget",
     "slim_folder": "tasks.compression.slimming",
     "distill_folder": "tasks.compression.distillation",
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from tasks.compression import blocks
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
-from tasks.compression.decoder import Decoder
+from tasks.compression.decoder import Call, Decoder
 from tasks.compression.hessian import InputStatistics, output_error
+from tasks.compression.limits import check_packable
+from tasks.compression.mixed import Grids, Mixed
 from tasks.compression.packing import Packing
 from tasks.compression.pruning import Pattern
 from tasks.compression.resuming import Partial
@@ -122,14 +124,14 @@ class _Pass:
 
     def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
         decoder = Decoder(self.checkpoint)
-        positions = decoder.positions(tokens.shape[1])
+        calls = decoder.calls(tokens.shape[1])
         digest = digest_of(tokens) if self.keep_statistics else None
         with FolderWriter(self.checkpoint, destination, self.transform.packing, partial) as writer:
             yield from walk(
                 writer,
                 self.checkpoint.blocks,
                 lambda: batches_of(decoder, tokens),
-                lambda index, batches: self._block(index, decoder, batches, positions, writer, digest),
+                lambda index, batches: self._block(index, decoder, batches, calls[index], writer, digest),
             )
             yield from self._outer(writer)
 
@@ -140,7 +142,7 @@ class _Pass:
         index: int,
         decoder: Decoder,
         batches: list[Tensor],
-        positions: tuple[Tensor, Tensor],
+        call: Call,
         writer: FolderWriter,
         digest: str | None,
     ) -> list[LayerReport]:
@@ -155,8 +157,8 @@ class _Pass:
 
         def change(group: tuple[str, ...], statistics: InputStatistics) -> None:
             for name in group:
-                weight = layer.get_submodule(name).get_parameter("weight")
-                tensors, changed, report = self._linear(f"{prefix}.{name}", weight, statistics)
+                weight = architecture.weight(layer.get_submodule(name))
+                tensors, changed, report = self._linear(f"{prefix}.{name}", weight.contiguous(), statistics)
                 weight.copy_(changed)
                 kept.update(tensors)
                 reports.append(report)
@@ -164,7 +166,7 @@ class _Pass:
                 groups[group[0]] = statistics
 
         held = decoder.activation_bytes // 2
-        BlockPass(prefix, layer, architecture.groups, change, held).run(batches, positions)
+        BlockPass(prefix, layer, architecture.groups, change, held).run(batches, call)
         if digest is not None:
             writer.write_statistics(index, groups, digest)
         writer.write_block(index, kept)
@@ -189,6 +191,9 @@ class _Pass:
         name = f"{prefix}.weight"
         stored = self.checkpoint.dtype(name) if name in self.checkpoint else torch.float16
         changed = self.transform.apply(prefix, weight, statistics, stored)
+        tensors = changed.tensors
+        if self.checkpoint.architecture.transposed and name in tensors:
+            tensors = tensors | {name: tensors[name].T.contiguous()}
         report = LayerReport(
             layer=prefix,
             method=self.transform.method,
@@ -200,7 +205,7 @@ class _Pass:
             seconds=time.perf_counter() - began,
             fallback=changed.fallback,
         )
-        return changed.tensors, changed.weight, report
+        return tensors, changed.weight, report
 
     def _outer(self, writer: FolderWriter) -> list[LayerReport]:
         """Write what is outside the blocks, as ``_rest`` stores it, without holding an embedding matrix."""
@@ -279,6 +284,7 @@ def prune_folder(
     method: str,
     sparsity: float,
     pattern: str = "unstructured",
+    shares: Mapping[str, float] | None = None,
     damping: float = 0.01,
     seed: int = 0,
     partial: Partial | None = None,
@@ -296,6 +302,7 @@ def prune_folder(
         method: ``sparsegpt``, ``wanda`` or ``magnitude``.
         sparsity: zero share of each layer, above 0 and below 1; not used with a pattern.
         pattern: ``unstructured``, or n:m, of every m consecutive input columns n weights stay.
+        shares: zero share of each layer that differs, by full name; without a pattern (``budget`` chooses them).
         damping: added to the Hessian's diagonal, share of its mean.
         seed: part of the recipe; all methods are deterministic and draw nothing.
         partial, keep_statistics: see ``compress_folder``.
@@ -311,7 +318,7 @@ def prune_folder(
     zeros = check_zeros(sparsity, pattern)
     check_recipe(source, prune=True, columns_of=zeros.of if isinstance(zeros, Pattern) else None)
     checkpoint = Checkpoint(source)
-    transform = Prune(method, zeros, damping)
+    transform = Prune(method, zeros, damping, shares or {})
     return compress_folder(checkpoint, transform, destination, tokens, partial, keep_statistics=keep_statistics)
 
 
@@ -323,6 +330,7 @@ def quantize_folder(
     method: str,
     bits: int,
     group_size: int,
+    bits_of: Mapping[str, int] | None = None,
     symmetric: bool = True,
     act_order: bool = True,
     damping: float = 0.01,
@@ -341,6 +349,7 @@ def quantize_folder(
         method: ``gptq``, or ``rtn`` (round to nearest, the reference).
         bits: 8, 4, 3 or 2.
         group_size: input columns that share one scale; 0 for one scale a row (per channel).
+        bits_of: bits of each layer by full name, where they are not all the same (``budget`` chooses them).
         symmetric: no zero points; the only kind that plain transformers reloads, see ``check_recipe``.
         act_order: GPTQ settles the columns with the largest inputs first; else from left to right.
         damping: added to the Hessian's diagonal, share of its mean.
@@ -357,7 +366,11 @@ def quantize_folder(
     check_choice("number of bits", bits, (8, 4, 3, 2))
     check_recipe(source, group_size=group_size or None, symmetric=symmetric)
     checkpoint = Checkpoint(source)
-    transform = Quantize(method, Packing(bits, group_size, symmetric), damping, act_order)
+    check_packable(checkpoint)
+    grids: Grids = Packing(bits, group_size, symmetric)
+    if len(set((bits_of or {}).values())) > 1:
+        grids = Mixed.by_layer({name: Packing(own, group_size, symmetric) for name, own in (bits_of or {}).items()})
+    transform = Quantize(method, grids, damping, act_order)
     check_calibration(checkpoint, tokens)
     kept = KeptStatistics.of(source, tokens, checkpoint.blocks)
     if kept is not None:

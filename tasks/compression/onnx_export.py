@@ -80,7 +80,7 @@ def export_onnx(
     packing = checkpoint.packing
     record = {
         "format": "onnx",
-        "weights": "float32" if packing is None else f"int{packing.bits}, groups of {packing.group_size}",
+        "weights": "float32" if packing is None else f"{packing}",
         "head": head,
         "accuracy_level": accuracy_level,
         "context": int(config.max_position_embeddings),
@@ -243,7 +243,7 @@ def _stacked(layers: list[PackedLinear | Tensor]) -> PackedLinear | Tensor:
         torch.cat([layer.codes for layer in packed]),
         torch.cat([layer.scale for layer in packed]),
         torch.cat(points) if points else None,
-        first.bits,
+        max(layer.bits for layer in packed),  # a narrower grid lies inside a wider one, around the same zero
         first.group_size,
         first.symmetric,
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tasks.errors import RefusedRecipe
-from tasks.preflight import check_recipe
+from tasks.errors import RefusedModel, RefusedRecipe
+from tasks.preflight import check_architecture, check_recipe
 from tasks.recipes import Recipe
+from tests.compression.families import write_family
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,26 @@ def test_a_possible_order_passes(order: tuple[str, ...]) -> None:
     check_recipe(Recipe.model_validate({"order": order}))
 
 
+@pytest.mark.parametrize("other", [{"pattern": "2:4"}, {"method": "structured"}])
+def test_shares_by_layer_are_for_single_weights(other: dict[str, str]) -> None:
+    by_layer = {"allocation": "sensitivity"}
+    check_recipe(Recipe.model_validate({"prune": by_layer}))
+    check_recipe(Recipe.model_validate({"order": ["quantize"], "prune": by_layer | other}))
+    with pytest.raises(RefusedRecipe, match="single weights"):
+        check_recipe(Recipe.model_validate({"prune": by_layer | other}))
+
+
 def test_kept_answers_of_a_teacher_and_its_hidden_states_exclude_each_other() -> None:
     check_recipe(Recipe.model_validate({"distill": {"cached_top_k": 32}}))
     with pytest.raises(RefusedRecipe, match="no hidden states"):
         check_recipe(Recipe.model_validate({"distill": {"cached_top_k": 32, "hidden_weight": 1}}))
+
+
+def test_what_an_architecture_cannot_do_is_refused_by_its_name(tmp_path: Path) -> None:
+    gpt2, reader = write_family("gpt2", tmp_path / "gpt2"), write_family("bert", tmp_path / "bert")
+    pruning = Recipe.model_validate({"order": ("prune", "distill")})
+    check_architecture(pruning, gpt2)
+    with pytest.raises(RefusedRecipe, match="GPT2LMHeadModel"):
+        check_architecture(Recipe.model_validate({"order": ("prune", "quantize")}), gpt2)
+    with pytest.raises(RefusedModel, match="BertForQuestionAnswering"):
+        check_architecture(pruning, reader)
