@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Stage = Literal[
-    "fetch", "prune", "quantize", "distill", "evaluate", "register", "deploy",
+    "fetch", "prune", "quantize", "distill", "convert", "evaluate", "register", "deploy",
     "train-teacher", "drop-blocks", "teach-reader",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from tasks.adapters.tracking import reachable
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
 from tasks.errors import RefusedRecipe, SlimlineError
-from tasks.recipes import DataChoice, ModelChoice, Recipe, ReleasePlan
+from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe, ReleasePlan
 from tasks.retrying import network_task
 from tasks.settings import settings
 
@@ -68,7 +68,9 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     folder = Store(settings().store).open(model.uri, model.digest)
     check_architecture(recipe, folder)
     prune, prunes = recipe.prune, "prune" in recipe.order
-    columns_of, group_size = None, recipe.quantize.group_size or None if "quantize" in recipe.order else None
+    from tasks.compression.conversion import check_shapes as check_layout
+
+    columns_of, group_size = None, recipe.quantize.columns_a_scale or None if "quantize" in recipe.order else None
     if prunes and prune.method == "structured":
         check_shares(folder, prune.heads, prune.channels, prune.blocks, group_size)
     elif prunes:
@@ -80,6 +82,8 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
         columns_of=columns_of,
         group_size=group_size,
     )
+    if "quantize" in recipe.order and recipe.quantize.layout:
+        check_layout(folder, recipe.quantize.layout)
     if "quantize" in recipe.order and recipe.quantize.mean_bits:
         check_mean_bits(folder, recipe.quantize.mean_bits, recipe.quantize.group_size)
 
@@ -94,7 +98,7 @@ def check_architecture(recipe: Recipe, folder: Path) -> None:
     from tasks.compression.limits import check_language_model, check_packable
 
     check_language_model(folder)
-    if "quantize" in recipe.order:
+    if "quantize" in recipe.order and recipe.quantize.integers:
         check_packable(Checkpoint(folder))
 
 
@@ -123,6 +127,8 @@ def check_recipe(recipe: Recipe) -> None:
             limit="prune before quantize",
             remedy="put prune first in recipe.order",
         )
+    if "quantize" in order:
+        _check_format(recipe.quantize)
     by_layer = "prune" in order and recipe.prune.allocation == "sensitivity"
     if by_layer and (recipe.prune.method == "structured" or recipe.prune.pattern != "unstructured"):
         raise RefusedRecipe(
@@ -144,4 +150,38 @@ def check_recipe(recipe: Recipe) -> None:
             observed="distill",
             limit="prune or quantize before it",
             remedy="add prune or quantize to recipe.order",
+        )
+
+
+def _check_format(recipe: QuantizeRecipe) -> None:
+    """Refuse what could be written but not be loaded again."""
+    if recipe.format == "compressed-tensors" and recipe.method in ("gptq", "rtn") and not recipe.symmetric:
+        # transformers builds the packed layout on the meta device, where compressed-tensors 0.20 leaves zero points
+        # unpacked, so from_pretrained raises on their shape; only CompressedTensorsConfig(dequantize=True) loads them.
+        raise RefusedRecipe(
+            "plain transformers does not load compressed-tensors folders with zero points",
+            observed="symmetric = False with format = compressed-tensors",
+            limit="symmetric grids in this format, with compressed-tensors 0.20 and transformers 5.23",
+            remedy="set recipe.quantize.format to gptq, or symmetric to True",
+        )
+    if recipe.format != "compressed-tensors" and recipe.method not in ("gptq", "rtn"):
+        raise RefusedRecipe(
+            "the GPTQ format holds weights as integers and nothing else",
+            observed=f"method = {recipe.method} with format = {recipe.format}",
+            limit="methods gptq and rtn",
+            remedy="set recipe.quantize.format to compressed-tensors",
+        )
+    if recipe.mean_bits and (recipe.method not in ("gptq", "rtn") or recipe.format != "compressed-tensors"):
+        raise RefusedRecipe(
+            "bits by layer are written as compressed-tensors integers only",
+            observed=f"mean_bits {recipe.mean_bits:g}, method {recipe.method}, format {recipe.format}",
+            limit="methods gptq and rtn with format compressed-tensors",
+            remedy="set recipe.quantize.mean_bits to 0, or choose one of those",
+        )
+    if recipe.method not in ("gptq", "rtn") and not recipe.symmetric:
+        raise RefusedRecipe(
+            f"{recipe.method} has no zero points",
+            observed="symmetric = False",
+            limit="methods gptq and rtn",
+            remedy="set recipe.quantize.symmetric to True",
         )

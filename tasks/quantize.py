@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ MODULES = (
     "tasks.quantize",
     "tasks.compression.layerwise",
     "tasks.compression.quantization",
+    "tasks.compression.casting",
     "tasks.compression.budget",
 )
 
@@ -29,24 +31,32 @@ MODULES = (
     cache_policy=StageKey(stage="quantize", modules=MODULES),
 )
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
-    """Turn each decoder linear's weights into packed integers, block by block. Zeros stay zero."""
+    """Turn each decoder linear's weights into packed integers, or cast every tensor, block by block. Zeros stay
+    zero.
+    """
+    from tasks.compression.casting import CASTS, cast_folder
     from tasks.compression.checkpoint import linear_count
 
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
     child = StageChild(settings().threads)
+    w8a8 = recipe.method == "w8a8"
     arguments: dict[str, Any] = {
-        "method": recipe.method,
-        "group_size": recipe.group_size,
-        "symmetric": True,
+        "method": "gptq" if w8a8 else recipe.method,
+        "group_size": recipe.columns_a_scale,
+        "symmetric": w8a8 or recipe.symmetric,
         "act_order": recipe.act_order,
         "damping": recipe.damping,
     }
     function = "quantize_to_budget" if recipe.mean_bits else "quantize_folder"
-    arguments |= {"mean_bits": recipe.mean_bits} if recipe.mean_bits else {"bits": recipe.bits}
+    arguments |= {"mean_bits": recipe.mean_bits} if recipe.mean_bits else {"bits": 8 if w8a8 else recipe.bits}
 
     def make(folder: Path, partial: Partial) -> None:
-        made = child.run(function, (source, folder), tokens, arguments, partial, LayerReport)
+        made: Iterable[LayerReport]
+        if recipe.integers:
+            made = child.run(function, (source, folder), tokens, arguments, partial, LayerReport)
+        else:
+            made = cast_folder(source, folder, CASTS[recipe.method])  # a tensor at a time, without tokens
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
     with measured() as meter:
@@ -56,16 +66,16 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
             make,
             stage="quantize",
             key=stage_key(),
-            name=f"{model.name}-" + (f"mixed{recipe.mean_bits:g}" if recipe.mean_bits else f"int{recipe.bits}"),
+            name=f"{model.name}-{recipe.suffix}",
             licence=model.licence,
         )
     return Compressed(
         stage="quantize",
         model=packed,
         layers=tuple(layers),
-        tokens=tokens.numel(),
+        tokens=tokens.numel() if recipe.integers else 0,
         resumed=resumed,
         seconds=meter.seconds,
-        peak_bytes=child.peak_bytes,
+        peak_bytes=child.peak_bytes or meter.peak_bytes,
         retries=tuple(child.notes),
     )

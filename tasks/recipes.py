@@ -100,11 +100,13 @@ class PruneRecipe(Choice):
 
 
 class QuantizeRecipe(Choice):
-    """Store the decoder blocks' weights as small integers."""
+    """Store the decoder blocks' weights as small integers, or the whole model in 16 bits."""
 
-    method: Literal["gptq", "rtn"] = Field(
+    method: Literal["gptq", "rtn", "w8a8", "float16", "bfloat16"] = Field(
         "gptq",
-        description="gptq rounds column by column and repairs what is left from calibration data; rtn only rounds",
+        description="gptq rounds column by column and repairs what is left from calibration data; rtn only rounds; "
+        "w8a8 is gptq with 8 bits and one scale a row, served with activations in 8 bits too (bits, group size and "
+        "symmetry are then given); float16 and bfloat16 cast every tensor and use no calibration",
     )
     bits: Literal[8, 4, 3, 2] = Field(4, description="Bits a weight")
     group_size: Literal[0, 32, 64, 128] = Field(
@@ -119,13 +121,51 @@ class QuantizeRecipe(Choice):
         description="Budget of bits a weight over all layers together, scales counted: layers whose errors cost the "
         "model more get 8 or 4 bits, others 3 or 2. 4 bits in groups of 64 are 4.25. 0: every layer has `bits`",
     )
+    symmetric: bool = Field(
+        True, description="No zero points; without symmetry each group has one (format gptq or gptq_v2 only)"
+    )
+    # Not part of what the quantize stage makes: the integers are written in this format after the last stage.
+    format: Annotated[Literal["compressed-tensors", "gptq", "gptq_v2"], Place] = Field(
+        "compressed-tensors",
+        description="How the finished model is stored: compressed-tensors (transformers, vLLM, LMI), or gptq, "
+        "version 1 or 2 (transformers with GPTQModel; vLLM reads symmetric 4 and 8 bits)",
+    )
+
+    @property
+    def integers(self) -> bool:
+        """Whether weights become integers: not for casts."""
+        return self.method not in ("float16", "bfloat16")
+
+    @property
+    def layout(self) -> Literal["int-quantized", "gptq", "gptq_v2"] | None:
+        """What the finished folder is converted to, or none where it stays as the stages write it."""
+        if self.method == "w8a8":
+            return "int-quantized"
+        return self.format if self.integers and self.format != "compressed-tensors" else None
+
+    @property
+    def columns_a_scale(self) -> int:
+        """Input columns that share one scale; 0 for a whole row, and where there are no scales."""
+        return self.group_size if self.method in ("gptq", "rtn") else 0
 
     @property
     def grid(self) -> str:
         """What run names show."""
+        if self.method == "w8a8":
+            return "channel"
+        if not self.integers:
+            return "cast"
         if self.mean_bits:
             return f"{self.mean_bits:g}bit-mixed"
-        return f"{self.bits}bit-g{self.group_size}" if self.group_size else f"{self.bits}bit-channel"
+        kind = "" if self.symmetric else "-asymmetric"
+        return f"{self.bits}bit-g{self.group_size}{kind}" if self.group_size else f"{self.bits}bit-channel{kind}"
+
+    @property
+    def suffix(self) -> str:
+        """What the made model's name ends with."""
+        if self.method not in ("gptq", "rtn"):
+            return self.method
+        return f"mixed{self.mean_bits:g}" if self.mean_bits else f"int{self.bits}"
 
 
 class DistillRecipe(Choice):

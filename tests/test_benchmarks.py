@@ -20,9 +20,10 @@ COMMANDS = {
     "compression_stages": [],
     "methods": ["--rows", "channels"],
     "memory": [],
+    "round_trips": ["--rows", "w8a8"],
     "students": [],
 }
-ROW_COUNTS = {"compression_stages": 3, "methods": 1, "students": 3, "memory": 6}
+ROW_COUNTS = {"compression_stages": 3, "methods": 1, "round_trips": 1, "students": 3, "memory": 6}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

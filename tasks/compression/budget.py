@@ -119,7 +119,7 @@ def quantize_to_budget(
         SlimlineError: activations or gradients are not finite, or no damping makes a Hessian usable.
     """
     check_choice("quantization method", method, ("gptq", "rtn"))
-    check_recipe(source, group_size=group_size or None, symmetric=symmetric)
+    check_recipe(source, group_size=group_size or None)
     check_mean_bits(source, mean_bits, group_size, symmetric=symmetric)
     check_language_model(source)
     checkpoint = Checkpoint(source)

@@ -25,9 +25,10 @@ from tasks.compression.architectures import (
     block_count,
     find_architecture,
 )
-from tasks.compression.mixed import Grids, read_grids
+from tasks.compression.layouts import Layout, first_tensor, layout_of, packing_of, read_linear
+from tasks.compression.mixed import Grids
 from tasks.compression.naming import by_entry
-from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear, read_packed
+from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear
 from tasks.errors import RefusedModel
 
 INDEX = "model.safetensors.index.json"
@@ -60,8 +61,13 @@ class Checkpoint:
 
     @cached_property
     def packing(self) -> Grids | None:
-        """The grids of the packed linear layers, or none when the folder is dense."""
-        return read_grids(self.config)
+        """The grids of the quantized linear layers, or none when the folder is dense."""
+        return packing_of(self.config)
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """How the quantized linear layers are stored, or none when the folder is dense."""
+        return layout_of(self.config)
 
     @property
     def blocks(self) -> int:
@@ -138,6 +144,8 @@ class Checkpoint:
 
     def linear_shape(self, prefix: str) -> tuple[int, int]:
         """(rows, columns) of a linear layer, packed or dense, without reading its weights."""
+        if f"{prefix}.qweight" in self._shards:
+            return self.tensor(f"{prefix}.scales").shape[1], self.tensor(f"{prefix}.g_idx").numel()
         if f"{prefix}.weight" not in self._shards:
             rows, columns = self.tensor(f"{prefix}.weight_shape").tolist()
             return rows, columns
@@ -155,9 +163,9 @@ class Checkpoint:
 
     def packed(self, prefix: str) -> PackedLinear | None:
         """A linear layer's integers, or none when it is stored dense. ``prefix`` has no ``.weight``."""
-        if self.packing is None or f"{prefix}.weight_packed" not in self._shards:
+        if self.packing is None or self.layout is None or f"{prefix}.{first_tensor(self.layout)}" not in self._shards:
             return None
-        return read_packed(self, prefix, self.packing.of(prefix))
+        return read_linear(self, prefix, self.packing, self.layout)
 
     def linear(self, prefix: str) -> Tensor:
         """A linear layer's weight in float32, (rows, columns), dequantized when it is packed."""
@@ -251,7 +259,7 @@ def check_supported(folder: Path) -> Checkpoint:
     wanted = {f"{architecture.embeddings}.weight"}
     if architecture.norm and not architecture.norm_optional:
         wanted.add(f"{architecture.norm}.weight")
-    stored = "weight" if checkpoint.packing is None else "weight_packed"
+    stored = first_tensor(checkpoint.layout if checkpoint.packing else None)
     wanted |= {f"{linear}.{stored}" for linear in architecture.all_linears(checkpoint.config)}
     lost = sorted(wanted - set(checkpoint.names))
     if lost:
@@ -297,7 +305,8 @@ def describe(folder: Path) -> FolderFacts:
     values: Counter[str] = Counter()
     for name, dtype, count in _headers(checkpoint):
         twice = checkpoint.tied and name.startswith(f"{checkpoint.architecture.head}.")
-        if not name.endswith((*PACKED_SUFFIXES, *checkpoint.made)) and not twice:
+        weighs = dtype in _DTYPES.values() and not name.endswith((*PACKED_SUFFIXES, *checkpoint.made))
+        if weighs and not twice:
             values[dtype] += count
     parameters = sum(values.values()) + (weights if checkpoint.packing else 0)
     dtype = values.most_common(1)[0][0]

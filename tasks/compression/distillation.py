@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.checks import refuse_final
 from tasks.compression.divergences import DivergenceName
 from tasks.compression.limits import check_language_model
 from tasks.compression.loading import check_tokens
@@ -73,6 +74,7 @@ def distill_folder(
     """
     check_language_model(student)
     folders = Checkpoint(student), Checkpoint(teacher)
+    refuse_final(folders[0])
     vocabularies = [int(folder.config["vocab_size"]) for folder in folders]
     if vocabularies[0] != vocabularies[1]:
         raise RefusedModel(

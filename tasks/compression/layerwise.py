@@ -350,7 +350,8 @@ def quantize_folder(
         bits: 8, 4, 3 or 2.
         group_size: input columns that share one scale; 0 for one scale a row (per channel).
         bits_of: bits of each layer by full name, where they are not all the same (``budget`` chooses them).
-        symmetric: no zero points; the only kind that plain transformers reloads, see ``check_recipe``.
+        symmetric: no zero points. With them the folder is one to convert (``conversion``): plain transformers loads
+            pack-quantized with zero points only when it is told to dequantize.
         act_order: GPTQ settles the columns with the largest inputs first; else from left to right.
         damping: added to the Hessian's diagonal, share of its mean.
         partial: where finished blocks wait, see ``compress_folder``.
@@ -364,7 +365,7 @@ def quantize_folder(
     """
     check_choice("quantization method", method, ("gptq", "rtn"))
     check_choice("number of bits", bits, (8, 4, 3, 2))
-    check_recipe(source, group_size=group_size or None, symmetric=symmetric)
+    check_recipe(source, group_size=group_size or None)
     checkpoint = Checkpoint(source)
     check_packable(checkpoint)
     grids: Grids = Packing(bits, group_size, symmetric)

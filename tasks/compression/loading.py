@@ -6,6 +6,10 @@ configuration the library decompresses at the first forward pass and leaves an o
 costs about a third more time per token. The library multiplies codes and scales in the scales' own type, so a weight is
 rounded to float16 once; that is how vLLM and others serve it too.
 
+A W8A8 folder (``layouts.py``) computes with rounded activations wherever it is served, so it does here too. A folder in
+the GPTQ format is dequantized here: transformers reads it through GPTQModel only, which does not fit beside our
+versions.
+
 A folder with several grids (``mixed``) is loaded packed, where each layer gets the grid of its own config group, and
 made dense layer by layer; scales are float32 then, so nothing is rounded.
 """
@@ -21,14 +25,22 @@ from typing import Any, cast
 import torch
 from compressed_tensors.compressors import decompress_module
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, CompressedTensorsConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    CompressedTensorsConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.heads import capped, head_cap
+from tasks.compression.layouts import round_tokens
 from tasks.compression.limits import check_language_model
 from tasks.compression.mixed import Mixed
 from tasks.errors import RefusedData, RefusedModel
+from tasks.gptq_codes import dense_state
 
 SHOWN = 3
 
@@ -45,6 +57,24 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
     return _load(AutoModelForCausalLM, folder, wrong, _unpacking(folder))
 
 
+def _round_activations(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Let the linear layers compute as 8-bit kernels do: rounded inputs, and scales that multiply in float32."""
+    for name in checkpoint.architecture.all_linears(checkpoint.config):
+        layer = model.get_submodule(name)
+        layer.get_parameter("weight").copy_(checkpoint.linear(name))
+        layer.register_forward_pre_hook(lambda _, inputs: (round_tokens(inputs[0]),))
+
+
+def _dequantized(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of a folder in the GPTQ format: its tensors, dense, and no quantization."""
+    for name in checkpoint.architecture.all_linears(checkpoint.config):
+        checkpoint.packed(name)  # refuses damage by the layer's name
+    config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    quantization = config.quantization_config
+    del config.quantization_config
+    return {"config": config, "state_dict": dense_state(checkpoint.folder, quantization)}
+
+
 def load_reader(folder: Path) -> PreTrainedModel:
     """The encoder with a question-answering head in ``folder``, dense, as ``load_for_compute`` loads a language model.
 
@@ -58,8 +88,12 @@ def load_reader(folder: Path) -> PreTrainedModel:
 
 def _unpacking(folder: Path) -> dict[str, Any]:
     """What makes a packed folder dense while it loads."""
-    packing = Checkpoint(folder).packing
-    alike = packing is not None and not isinstance(packing, Mixed)
+    checkpoint = Checkpoint(folder)
+    if checkpoint.packing is None:
+        return {}
+    if checkpoint.layout in ("gptq", "gptq_v2"):
+        return _dequantized(checkpoint)
+    alike = not isinstance(checkpoint.packing, Mixed)
     return {"quantization_config": CompressedTensorsConfig(dequantize=True)} if alike else {}
 
 
@@ -71,19 +105,24 @@ def _unpack(model: Any) -> None:
     model.hf_quantizer.remove_quantization_config(model)
 
 
-def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mapping[str, Any]) -> PreTrainedModel:
+def _load(kind: Any, folder: Path, refused: tuple[str, ...], options: Mapping[str, Any]) -> PreTrainedModel:
+    where: Path | None = folder
+    if "state_dict" in options:
+        # Tensors are taken from here only by a model's own class, and only where no folder is named.
+        kind, where = kind._model_mapping[type(options["config"])], None
     with quiet():
         # With output_loading_info a pair comes back, which the published type does not say.
         model, info = kind.from_pretrained(
-            folder,
+            where,
             dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **quantization,
+            **options,
         )
-    made = Checkpoint(folder).made
+    checkpoint = Checkpoint(folder)
+    made = checkpoint.made
     wrong = {kind: sorted(str(name) for name in info[kind] if not str(name).endswith(made)) for kind in refused}
     if any(wrong.values()):
         shown = "; ".join(f"{kind} {len(names)}: {', '.join(names[:SHOWN])}" for kind, names in wrong.items() if names)
@@ -93,9 +132,12 @@ def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mappi
             limit="every tensor of the architecture, and no other",
             remedy="make or get the folder again",
         )
-    if isinstance(Checkpoint(folder).packing, Mixed):
+    if isinstance(checkpoint.packing, Mixed):
         _unpack(model)
-    return cast(PreTrainedModel, model.eval().requires_grad_(False))
+    model.eval().requires_grad_(False)
+    if checkpoint.layout == "int-quantized":
+        _round_activations(model, checkpoint)
+    return cast(PreTrainedModel, model)
 
 
 def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:

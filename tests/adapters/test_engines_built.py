@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tasks.adapters.children import run_child
 from tasks.adapters.engine_runs import run_engine
 from tasks.adapters.engines import ENGINES, Environment, find_environment
 from tasks.compression.checkpoint import describe
+from tasks.compression.conversion import convert_folder
 from tasks.compression.gptq_format import repack_gptq
+from tasks.compression.layerwise import quantize_folder
+from tasks.compression.layouts import Layout
 from tasks.compression.loading import load_for_compute
 from tasks.settings import settings
 from tests.compression.small import LINEARS, VOCABULARY, write_llama
 
 TOKENS = np.random.default_rng(0).integers(3, VOCABULARY, (8, 32))
 PRUNE = {"method": "sparsegpt", "sparsity": 0.5, "pattern": "2:4", "damping": 0.01}
+FOREIGN = Path(__file__).parents[2] / "benchmarks" / "foreign_logits.py"
+# Bits, symmetric, layout, GPTQModel's kernel, largest difference of a logit as a share of the largest one.
+OURS: tuple[tuple[int, bool, Layout, str, float], ...] = (
+    (8, True, "gptq", "torch", 1e-5),
+    (4, True, "gptq", "auto", 0.1),
+    (4, True, "gptq_v2", "torch", 1e-5),
+    (4, False, "gptq", "torch", 1e-5),
+    (3, True, "gptq", "torch", 1e-5),
+    (2, False, "gptq_v2", "torch", 1e-5),
+)
 GPTQ = {"method": "gptq", "bits": 4, "group_size": 32, "damping": 0.01}
 
 
@@ -59,3 +74,37 @@ def test_optimum_writes_what_we_read(tmp_path: Path, bits: int) -> None:
     with torch.inference_mode():
         logits = load_for_compute(tmp_path / "packed")(input_ids=torch.from_numpy(TOKENS[:1])).logits
     assert bool(torch.isfinite(logits).all())
+
+
+def test_gptqmodel_computes_what_we_compute_from_our_folders(tmp_path: Path) -> None:
+    """Its kernels with float16 weights: the very same logits. The default one for 4 bits multiplies in bfloat16."""
+    environment = built("optimum")
+    source, tokens = write_llama(tmp_path / "source"), torch.from_numpy(TOKENS[:2])
+    made = []
+    for bits, symmetric, layout, kernel, limit in OURS:
+        grid = {"method": "gptq", "bits": bits, "group_size": 32, "symmetric": symmetric}
+        packed, folder = tmp_path / f"packed{len(made)}", tmp_path / f"made{len(made)}"
+        list(quantize_folder(source, packed, torch.from_numpy(TOKENS), **grid))
+        list(convert_folder(packed, folder, layout))
+        made.append((folder, kernel, limit))
+    job = {
+        "tokens": str(tmp_path / "tokens.npy"),
+        "folders": [str(folder) for folder, _, _ in made],
+        "kernels": [kernel for _, kernel, _ in made],
+        "logits": [f"{folder}.npy" for folder, _, _ in made],
+    }
+    np.save(tmp_path / "tokens.npy", tokens.numpy())
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    run_child(
+        [environment.python, "-I", FOREIGN, tmp_path / "job.json"],
+        what="GPTQModel",
+        log=tmp_path / "log",
+        variables=environment.variables | {"TORCHDYNAMO_DISABLE": "1"},
+        limit_s=600,
+    )
+    for folder, _, limit in made:
+        assert "Linear" in Path(f"{folder}.npy.txt").read_text(), Path(f"{folder}.npy.txt").read_text()
+        theirs = torch.from_numpy(np.load(f"{folder}.npy"))
+        with torch.inference_mode():
+            ours = load_for_compute(folder)(input_ids=tokens).logits
+        assert float((ours - theirs).abs().max() / ours.abs().max()) <= limit, folder

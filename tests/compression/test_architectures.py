@@ -231,7 +231,7 @@ def test_a_folder_of_many_shards(family: str, tmp_path: Path) -> None:
     assert torch.equal(answers(tmp_path / "out", blocks(2)), answers(tmp_path / "shards", blocks(2)))
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gemma", "gemma2", "gemma3", "opt", "opt 350m", "gpt2"])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "opt 350m", "gpt2"])
 def test_language_models_are_scored_and_taught(folders: dict[str, Path], family: str, tmp_path: Path) -> None:
     source, student = folders[family], tmp_path / "pruned"
     list(prune_folder(source, student, blocks(4), method="magnitude", sparsity=0.3))
@@ -253,9 +253,8 @@ def test_language_models_are_scored_and_taught(folders: dict[str, Path], family:
     assert before.kl == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-3)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "opt"])
-def test_packed_students_learn_their_scales(folders: dict[str, Path], family: str, tmp_path: Path) -> None:
-    source, student, taught = folders[family], tmp_path / "packed", tmp_path / "taught"
+def test_packed_students_learn_their_scales(folders: dict[str, Path], tmp_path: Path) -> None:
+    source, student, taught = folders["opt"], tmp_path / "packed", tmp_path / "taught"
     list(quantize_folder(source, student, blocks(4), method="rtn", bits=3, group_size=32))
     steps = list(
         distill_folder(

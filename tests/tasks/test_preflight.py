@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks.contracts import identity
 from tasks.errors import RefusedModel, RefusedRecipe
 from tasks.preflight import check_architecture, check_recipe
-from tasks.recipes import Recipe
+from tasks.recipes import QuantizeRecipe, Recipe
 from tests.compression.families import write_family
 
 
@@ -56,11 +57,54 @@ def test_kept_answers_of_a_teacher_and_its_hidden_states_exclude_each_other() ->
         check_recipe(Recipe.model_validate({"distill": {"cached_top_k": 32, "hidden_weight": 1}}))
 
 
+@pytest.mark.parametrize(
+    ("choice", "word"),
+    [
+        ({"symmetric": False}, "does not load compressed-tensors folders with zero points"),
+        ({"method": "w8a8", "format": "gptq"}, "holds weights as integers and nothing else"),
+        ({"method": "float16", "format": "gptq_v2"}, "holds weights as integers and nothing else"),
+        ({"method": "w8a8", "symmetric": False}, "w8a8 has no zero points"),
+        ({"method": "bfloat16", "symmetric": False}, "bfloat16 has no zero points"),
+        ({"mean_bits": 4.0, "format": "gptq"}, "bits by layer are written"),
+        ({"mean_bits": 4.0, "method": "w8a8"}, "bits by layer are written"),
+    ],
+)
+def test_what_would_not_load_again_is_refused(choice: dict[str, object], word: str) -> None:
+    with pytest.raises(RefusedRecipe, match=word):
+        check_recipe(Recipe.model_validate({"quantize": choice}))
+    check_recipe(Recipe.model_validate({"order": ["prune"], "quantize": choice}))  # not used, so not checked
+
+
+@pytest.mark.parametrize(
+    ("choice", "layout", "columns", "grid"),
+    [
+        ({}, None, 64, "4bit-g64"),
+        ({"format": "gptq", "symmetric": False}, "gptq", 64, "4bit-g64-asymmetric"),
+        ({"format": "gptq_v2", "bits": 2, "group_size": 0}, "gptq_v2", 0, "2bit-channel"),
+        ({"method": "w8a8"}, "int-quantized", 0, "channel"),
+        ({"method": "float16"}, None, 0, "cast"),
+    ],
+)
+def test_a_choice_says_how_the_finished_folder_is_stored(
+    choice: dict[str, object], layout: str | None, columns: int, grid: str
+) -> None:
+    check_recipe(Recipe.model_validate({"quantize": choice}))
+    recipe = QuantizeRecipe.model_validate(choice)
+    assert (recipe.layout, recipe.columns_a_scale, recipe.grid) == (layout, columns, grid)
+
+
+def test_the_format_is_the_last_tasks_and_the_integers_are_not_chosen_again_for_it() -> None:
+    plain, other = QuantizeRecipe(), QuantizeRecipe(format="gptq")
+    assert identity(plain) == identity(other)
+    assert identity(plain) != identity(QuantizeRecipe(symmetric=False))
+
+
 def test_what_an_architecture_cannot_do_is_refused_by_its_name(tmp_path: Path) -> None:
     gpt2, reader = write_family("gpt2", tmp_path / "gpt2"), write_family("bert", tmp_path / "bert")
     pruning = Recipe.model_validate({"order": ("prune", "distill")})
     check_architecture(pruning, gpt2)
     with pytest.raises(RefusedRecipe, match="GPT2LMHeadModel"):
         check_architecture(Recipe.model_validate({"order": ("prune", "quantize")}), gpt2)
+    check_architecture(Recipe.model_validate({"order": ("quantize",), "quantize": {"method": "bfloat16"}}), gpt2)
     with pytest.raises(RefusedModel, match="BertForQuestionAnswering"):
         check_architecture(pruning, reader)
