@@ -32,6 +32,7 @@ from benchmarks.compression_stages import QUICK_BLOCKS, QUICK_TOKENS, model_fold
 from tasks.adapters.children import run_child
 from tasks.adapters.engine_runs import EngineRun, run_engine
 from tasks.adapters.engines import ENGINES, build_environment, find_environment
+from tasks.compression.lean import VARIABLES
 from tasks.errors import SlimlineError
 from tasks.recipes import DataChoice
 from tasks.settings import settings
@@ -245,9 +246,14 @@ def _child(bench: Bench, job: dict[str, Any], tokens: NDArray[np.int64]) -> tupl
             [sys.executable, "-m", "benchmarks.own_child", scratch / "job.json"],
             what="Slimline's run",
             log=scratch / "log",
-            variables={"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(bench.threads)},
+            variables=child_variables(bench.threads),
         )
         return ran, json.loads((scratch / "report.json").read_text())
+
+
+def child_variables(threads: int) -> dict[str, str]:
+    """Environment of Slimline's own child: that of a stage's child process, and the threads of this run."""
+    return {**VARIABLES, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(threads)}
 
 
 def _head(options: argparse.Namespace) -> None:

@@ -12,19 +12,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
+from tasks.compression.lean import import_little
 
-from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.gptq_format import gptq_packing, repack_gptq
-from tasks.compression.layerwise import prune_folder, quantize_folder
-from tasks.compression.loading import load_for_compute
-from tasks.compression.scoring import folder_bytes
+if TYPE_CHECKING:
+    import torch
 
 
 def main(job: dict[str, Any]) -> None:
+    if "folders" not in job:
+        import_little()
+    import numpy as np
+    import torch
+
+    import tasks.compression.layerwise  # noqa: F401  (before the clock starts)
+
     torch.set_num_threads(job["threads"])
     tokens = torch.from_numpy(np.load(job["tokens"], allow_pickle=False))
     if "folders" in job:
@@ -38,6 +41,8 @@ def main(job: dict[str, Any]) -> None:
 
 
 def _compress(job: dict[str, Any], tokens: torch.Tensor) -> None:
+    from tasks.compression.layerwise import prune_folder, quantize_folder
+
     source, destination = Path(job["source"]), Path(job["destination"])
     prune, quantize = job["recipe"].get("prune"), job["recipe"].get("quantize")
     with tempfile.TemporaryDirectory(dir=destination.parent) as name:
@@ -51,6 +56,13 @@ def _compress(job: dict[str, Any], tokens: torch.Tensor) -> None:
 
 def _measure(folder: Path, tokens: torch.Tensor) -> dict[str, float]:
     """Perplexity of the reloaded folder, and its bytes. The GPTQ format is read as the same codes in our own."""
+    import torch
+
+    from tasks.compression.checkpoint import Checkpoint
+    from tasks.compression.gptq_format import gptq_packing, repack_gptq
+    from tasks.compression.loading import load_for_compute
+    from tasks.compression.scoring import folder_bytes
+
     size = folder_bytes(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         if gptq_packing(Checkpoint(folder).config) is not None:

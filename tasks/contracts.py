@@ -101,6 +101,7 @@ class Compressed(Value):
     resumed: int = Field(default=0, description="Decoder blocks or steps that an earlier, killed process had finished")
     seconds: float = 0.0
     peak_bytes: int = Field(default=0, description="Peak resident memory of the process during the stage")
+    retries: tuple[str, ...] = Field(default=(), description="A sentence for each time that memory ran out")
 
     @property
     def fallbacks(self) -> tuple[LayerReport, ...]:

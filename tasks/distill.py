@@ -10,10 +10,24 @@ from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, ModelRef, identity
 from tasks.recipes import DistillRecipe
 from tasks.retrying import compute_task
-from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
+from tasks.settings import settings
+from tasks.stage_child import StageChild
+from tasks.workbench import followed, measured, open_model, open_tokens, write_model
 
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
+
+# Fields of the recipe that ``distill_folder`` takes under the same name.
+ARGUMENTS = {
+    "epochs",
+    "batch_blocks",
+    "learning_rate",
+    "temperature",
+    "hard_share",
+    "divergence",
+    "hidden_weight",
+    "cached_top_k",
+}
 
 
 @compute_task(
@@ -30,30 +44,18 @@ def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: Dist
     """Learn the teacher's next-token distribution. Zeros stay zero; integers stay, their scales and the norms
     learn.
     """
-    from tasks.compression.distillation import distill_folder
+    from tasks.compression.training_loop import StepResult
 
-    use_threads()
     tokens = open_tokens(data, "training")
     steps = math.ceil(len(tokens) / recipe.batch_blocks) * recipe.epochs
     losses: list[float] = []
 
+    child = StageChild(settings().threads)
+
     def make(folder: Path, partial: Partial) -> None:
-        made = distill_folder(
-            open_model(student),
-            open_model(teacher),
-            folder,
-            tokens,
-            epochs=recipe.epochs,
-            batch_blocks=recipe.batch_blocks,
-            learning_rate=recipe.learning_rate,
-            temperature=recipe.temperature,
-            hard_share=recipe.hard_share,
-            seed=seed,
-            divergence=recipe.divergence,
-            hidden_weight=recipe.hidden_weight,
-            cached_top_k=recipe.cached_top_k,
-            partial=partial,
-        )
+        folders = open_model(student), open_model(teacher), folder
+        arguments = {**recipe.model_dump(include=ARGUMENTS), "seed": seed}
+        made = child.run("distill_folder", folders, tokens, arguments, partial, StepResult)
         losses.extend(step.loss for step in followed("distill", made, steps, "steps"))
 
     with measured() as meter:
@@ -74,5 +76,6 @@ def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: Dist
         tokens=tokens.numel() * recipe.epochs,
         resumed=resumed,
         seconds=meter.seconds,
-        peak_bytes=meter.peak_bytes,
+        peak_bytes=child.peak_bytes,
+        retries=tuple(child.notes),
     )

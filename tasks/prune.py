@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
 from tasks.recipes import PruneRecipe
 from tasks.retrying import compute_task
-from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
+from tasks.settings import settings
+from tasks.stage_child import StageChild
+from tasks.workbench import followed, measured, open_model, open_tokens, write_model
 
 if TYPE_CHECKING:
-    import torch
-
     from tasks.compression.resuming import Partial
 
 MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slimming", "tasks.compression.budget")
@@ -33,12 +32,13 @@ def prune(
     """
     from tasks.compression.checkpoint import linear_count
 
-    use_threads()
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
+    child = StageChild(settings().threads)
 
     def make(folder: Path, partial: Partial) -> None:
-        made = _work(source, folder, tokens, recipe, seed, partial, keep_statistics)
+        function, arguments = _work(recipe, seed, keep_statistics)
+        made = child.run(function, (source, folder), tokens, arguments, partial, LayerReport)
         layers.extend(followed("prune", made, linear_count(source), "layers"))
 
     with measured() as meter:
@@ -53,41 +53,17 @@ def prune(
         tokens=tokens.numel(),
         resumed=resumed,
         seconds=meter.seconds,
-        peak_bytes=meter.peak_bytes,
+        peak_bytes=child.peak_bytes,
+        retries=tuple(child.notes),
     )
 
 
-def _work(
-    source: Path, folder: Path, tokens: torch.Tensor, recipe: PruneRecipe, seed: int, partial: Partial, keep: bool
-) -> Iterator[LayerReport]:
-    from tasks.compression.budget import prune_by_sensitivity
-    from tasks.compression.layerwise import prune_folder
-    from tasks.compression.slimming import slim_folder
-
+def _work(recipe: PruneRecipe, seed: int, keep: bool) -> tuple[str, dict[str, Any]]:
+    """The function that the recipe asks for, and its arguments."""
     if recipe.method == "structured":
-        shares = {"heads": recipe.heads, "channels": recipe.channels, "blocks": recipe.blocks}
-        return slim_folder(source, folder, tokens, **shares, damping=recipe.damping, partial=partial)
+        return "slim_folder", recipe.model_dump(include={"heads", "channels", "blocks", "damping"})
+    chosen = recipe.model_dump(include={"method", "sparsity", "damping"})
+    chosen |= {"seed": seed, "keep_statistics": keep}
     if recipe.allocation == "sensitivity":
-        return prune_by_sensitivity(
-            source,
-            folder,
-            tokens,
-            method=recipe.method,
-            sparsity=recipe.sparsity,
-            damping=recipe.damping,
-            seed=seed,
-            partial=partial,
-            keep_statistics=keep,
-        )
-    return prune_folder(
-        source,
-        folder,
-        tokens,
-        method=recipe.method,
-        sparsity=recipe.sparsity,
-        pattern=recipe.pattern,
-        damping=recipe.damping,
-        seed=seed,
-        partial=partial,
-        keep_statistics=keep,
-    )
+        return "prune_by_sensitivity", chosen
+    return "prune_folder", chosen | {"pattern": recipe.pattern}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,9 @@ from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
 from tasks.recipes import QuantizeRecipe
 from tasks.retrying import compute_task
-from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
+from tasks.settings import settings
+from tasks.stage_child import StageChild
+from tasks.workbench import followed, measured, open_model, open_tokens, write_model
 
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
@@ -31,31 +34,29 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
     """Turn each decoder linear's weights into packed integers, or cast every tensor, block by block. Zeros stay
     zero.
     """
-    from tasks.compression.budget import quantize_to_budget
     from tasks.compression.casting import CASTS, cast_folder
     from tasks.compression.checkpoint import linear_count
-    from tasks.compression.layerwise import quantize_folder
 
-    use_threads()
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
+    child = StageChild(settings().threads)
+    w8a8 = recipe.method == "w8a8"
+    arguments: dict[str, Any] = {
+        "method": "gptq" if w8a8 else recipe.method,
+        "group_size": recipe.columns_a_scale,
+        "symmetric": w8a8 or recipe.symmetric,
+        "act_order": recipe.act_order,
+        "damping": recipe.damping,
+    }
+    function = "quantize_to_budget" if recipe.mean_bits else "quantize_folder"
+    arguments |= {"mean_bits": recipe.mean_bits} if recipe.mean_bits else {"bits": 8 if w8a8 else recipe.bits}
 
     def make(folder: Path, partial: Partial) -> None:
-        w8a8 = recipe.method == "w8a8"
-        options: dict[str, Any] = {
-            "method": "gptq" if w8a8 else recipe.method,
-            "group_size": recipe.columns_a_scale,
-            "symmetric": w8a8 or recipe.symmetric,
-            "act_order": recipe.act_order,
-            "damping": recipe.damping,
-            "partial": partial,
-        }
-        if not recipe.integers:
-            made = cast_folder(source, folder, CASTS[recipe.method])
-        elif recipe.mean_bits:
-            made = quantize_to_budget(source, folder, tokens, mean_bits=recipe.mean_bits, **options)
+        made: Iterable[LayerReport]
+        if recipe.integers:
+            made = child.run(function, (source, folder), tokens, arguments, partial, LayerReport)
         else:
-            made = quantize_folder(source, folder, tokens, bits=8 if w8a8 else recipe.bits, **options)
+            made = cast_folder(source, folder, CASTS[recipe.method])  # a tensor at a time, without tokens
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
     with measured() as meter:
@@ -75,5 +76,6 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
         tokens=tokens.numel() if recipe.integers else 0,
         resumed=resumed,
         seconds=meter.seconds,
-        peak_bytes=meter.peak_bytes,
+        peak_bytes=child.peak_bytes or meter.peak_bytes,
+        retries=tuple(child.notes),
     )

@@ -38,7 +38,8 @@ def report_stage(step: Compressed) -> None:
         key=f"{step.stage}-layers" if step.layers else f"{step.stage}-losses",
         description=f"**{step.stage}** → {megabytes(model.bytes)}, {model.sparsity:.0%} zeros, {model.bits:g} bits; "
         f"{step.tokens:,} tokens in {step.seconds:.0f} s, peak memory {megabytes(step.peak_bytes)}"
-        + (f"; **{len(step.fallbacks)} numerical fallbacks**" if step.fallbacks else ""),
+        + (f"; **{len(step.fallbacks)} numerical fallbacks**" if step.fallbacks else "")
+        + "".join(f"; **{retry}**" for retry in step.retries),
     )
 
 

@@ -19,10 +19,11 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "compression_stages": [],
     "methods": ["--rows", "channels"],
+    "memory": [],
     "round_trips": ["--rows", "w8a8"],
     "students": [],
 }
-ROW_COUNTS = {"compression_stages": 3, "methods": 1, "round_trips": 1, "students": 3}
+ROW_COUNTS = {"compression_stages": 3, "methods": 1, "round_trips": 1, "students": 3, "memory": 6}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from tasks.compression.decoder import Call
 from tasks.compression.hessian import InputStatistics, accumulate, empty
 from tasks.errors import SlimlineError
+
+# What paused batches keep inside a block stays below this; beyond it they begin the block again instead.
+HELD_BYTES = 512 << 20
 
 
 class _Wait(Exception):
@@ -20,14 +24,17 @@ class _Wait(Exception):
 class BlockPass:
     """One decoder block. A hook on the first layer of each group of linear layers sees the inputs of the whole group.
 
-    The last batch to arrive finds the statistics complete, has the group changed, and goes on; the ones before it stop
-    there and begin the block again later.
+    The last batch to arrive finds the statistics complete, has the group changed, and goes on; the ones before it pause
+    there, each with the few activations that it still needs (a greenlet is a call stack that can be left and entered
+    again, in the same thread), so every batch runs the block once. Where those would take too much memory, they begin
+    the block again instead: slower, and bounded by one batch.
 
     Args:
         prefix: the block's name, for messages.
         layer: the block with its weights; changed in place.
         groups: names of linear layers, relative to the block, in the order they run; one group shares its input.
         change: called once a group, with its names and complete statistics; changes the weights of ``layer``.
+        held_bytes: what a token's activations take while its batch is paused, roughly; 0 begins again every time.
     """
 
     def __init__(
@@ -36,8 +43,10 @@ class BlockPass:
         layer: nn.Module,
         groups: tuple[tuple[str, ...], ...],
         change: Callable[[tuple[str, ...], InputStatistics], None],
+        held_bytes: int = 0,
     ) -> None:
         self._prefix, self._layer, self._groups, self._change = prefix, layer, groups, change
+        self._held_bytes, self._pauses = held_bytes, False
         self._done = self._batch = self._count = 0
         self._seen: set[int] = set()
         self._statistics: InputStatistics | None = None
@@ -54,20 +63,39 @@ class BlockPass:
             self._layer.get_submodule(group[0]).register_forward_pre_hook(self._arrive(number))
             for number, group in enumerate(self._groups)
         ]
-        waiting = list(range(len(batches)))
+        held = self._held_bytes * sum(batch.shape[0] * batch.shape[1] for batch in batches)
+        self._pauses = 0 < held <= HELD_BYTES
+        waiting = {number: self._start(number, batches, call) for number in range(len(batches))}
         try:
             while waiting:
-                waiting = [batch for batch in waiting if not self._advance(batch, batches, call)]
+                for number, stack in list(waiting.items()):
+                    self._batch = number
+                    stack.switch()
+                    if stack.dead:
+                        del waiting[number]
         finally:
             for hook in hooks:
                 hook.remove()
+            for stack in waiting.values():
+                stack.throw()  # ends a paused batch; nothing where it has not begun
         _check_finite(self._prefix, all(bool(torch.isfinite(batch).all()) for batch in batches))
 
-    def _advance(self, batch: int, batches: list[Tensor], call: Call) -> bool:
+    def _start(self, number: int, batches: list[Tensor], call: Call) -> greenlet:
+        """A call stack that takes one batch through the block, and is left wherever the batch has to wait."""
+
+        def through() -> None:
+            while not self._advance(number, batches, call):
+                _leave()
+
+        return greenlet(through)
+
+    def _advance(self, number: int, batches: list[Tensor], call: Call) -> bool:
         """Run one batch as far as it gets; whether it got through the block."""
-        self._batch = batch
+        states = batches[number]
+        if self._pauses:
+            batches[number] = states.new_empty(0)  # so that it is gone as soon as the block needs it no longer
         try:
-            batches[batch] = call(self._layer, batches[batch])
+            batches[number] = call(self._layer, states)
         except _Wait:
             return False
         return True
@@ -82,13 +110,22 @@ class BlockPass:
                 accumulate(self._statistics, arguments[0])
                 self._seen.add(self._batch)
             if len(self._seen) < self._count:
-                raise _Wait
+                if not self._pauses:
+                    raise _Wait
+                while number >= self._done:
+                    _leave()
+                return
             group, statistics = self._groups[number], self._statistics
             self._done, self._seen, self._statistics = number + 1, set(), None
             _check_finite(f"{self._prefix}.{group[0]}", bool(torch.isfinite(statistics.gram.diagonal()).all()))
             self._change(group, statistics)
 
         return hook
+
+
+def _leave() -> None:
+    """Leave this call stack until it is entered again."""
+    getcurrent().parent.switch()
 
 
 def _check_finite(where: str, finite: bool) -> None:

@@ -231,7 +231,8 @@ def _statistics(checkpoint: Checkpoint, tokens: Tensor) -> Iterator[tuple[str, t
     for index in range(checkpoint.blocks):
         prefix = entry.block(index)
         seen: dict[tuple[str, ...], InputStatistics] = {}
-        BlockPass(prefix, decoder.take_block(index), entry.groups, seen.__setitem__).run(batches, calls[index])
+        layer, held = decoder.take_block(index), decoder.activation_bytes // 2
+        BlockPass(prefix, layer, entry.groups, seen.__setitem__, held).run(batches, calls[index])
         for group, statistics in seen.items():
             yield prefix, group, statistics
 

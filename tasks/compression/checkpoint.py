@@ -96,12 +96,23 @@ class Checkpoint:
         Raises:
             RefusedModel: it is not in the folder, or its shard cannot be read.
         """
-        if name not in self._shards:
-            raise _damaged(self.folder, f"tensor {name} is missing")
         try:
-            with safe_open(self._shards[name], framework="pt") as file:
+            with safe_open(self._file(name), framework="pt") as file:
                 tensor: Tensor = file.get_tensor(self._stored.get(name, name))
                 return tensor.clone()
+        except (SafetensorError, OSError) as error:
+            raise _damaged(self._shards[name], str(error)) from error
+
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """Rows ``first`` up to ``last`` of one tensor as they are stored; nothing else of it is read.
+
+        Raises:
+            RefusedModel: it is not in the folder, or its shard cannot be read.
+        """
+        try:
+            with safe_open(self._file(name), framework="pt") as file:
+                part: Tensor = file.get_slice(self._stored.get(name, name))[first:last]
+                return part.clone()
         except (SafetensorError, OSError) as error:
             raise _damaged(self._shards[name], str(error)) from error
 
@@ -116,6 +127,11 @@ class Checkpoint:
             bad = int((~torch.isfinite(tensor)).sum())
             raise _damaged(self._shards[name], f"{bad} of {tensor.numel()} values of {name} are not finite")
         return tensor
+
+    def _file(self, name: str) -> Path:
+        if name not in self._shards:
+            raise _damaged(self.folder, f"tensor {name} is missing")
+        return self._shards[name]
 
     def dtype(self, name: str) -> torch.dtype:
         """How a tensor is stored, from its shard's header."""
@@ -142,9 +158,7 @@ class Checkpoint:
         Raises:
             RefusedModel: it is not in the folder.
         """
-        if name not in self._shards:
-            raise _damaged(self.folder, f"tensor {name} is missing")
-        with safe_open(self._shards[name], framework="pt") as file:
+        with safe_open(self._file(name), framework="pt") as file:
             return tuple(file.get_slice(self._stored.get(name, name)).get_shape())
 
     def packed(self, prefix: str) -> PackedLinear | None:

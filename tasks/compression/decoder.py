@@ -25,6 +25,7 @@ from transformers import (
 from tasks.compression.architectures import architecture_name
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.packing import PACKED_SUFFIXES
+from tasks.compression.streaming import gather_rows
 from tasks.errors import RefusedModel
 
 _ROWS = 16
@@ -76,9 +77,8 @@ class Decoder:
             RefusedModel: a tensor outside the blocks is missing or not finite.
         """
         used = tokens.unique()
-        stored = self._checkpoint.tensor(f"{self._checkpoint.architecture.embeddings}.weight")
-        rows = _Rows(used, stored[used].to(torch.float32))
-        del stored  # the largest matrix of a small model
+        # By the piece: it is the largest matrix of a small model.
+        rows = _Rows(used, gather_rows(self._checkpoint, f"{self._checkpoint.architecture.embeddings}.weight", used))
         states = torch.empty(*tokens.shape, self.hidden)
         for first in range(0, len(tokens), _ROWS):
             states[first : first + _ROWS] = self._run(tokens[first : first + _ROWS], rows)[0]

@@ -9,7 +9,7 @@ section 3.3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -19,6 +19,7 @@ from tasks.errors import SlimlineError
 
 BLOCK_COLUMNS = 128
 _MOST_DAMPING = 10.0
+_TILE = 256
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,6 @@ class Factor:
     fallback: str | None
 
 
-@dataclass
 class InputStatistics:
     """What layers that read the same input need to know of it.
 
@@ -47,9 +47,26 @@ class InputStatistics:
         tokens: how many were added.
     """
 
-    gram: Tensor
-    tokens: int = 0
-    _factors: dict[tuple[float, bool], Factor] = field(default_factory=dict, repr=False)
+    def __init__(self, gram: Tensor, tokens: int = 0) -> None:
+        self._gram, self.tokens = gram, tokens
+        self._mirrored = True
+        self._factors: dict[tuple[float, bool], Factor] = {}
+
+    @property
+    def gram(self) -> Tensor:
+        if not self._mirrored:
+            for tile, rest in _tiles(self._gram):
+                self._gram[rest, tile] = self._gram[tile, rest].T
+            self._mirrored = True
+        return self._gram
+
+    def add(self, rows: Tensor) -> None:
+        """See ``accumulate``."""
+        for tile, _ in _tiles(self._gram):  # the upper triangle alone is nearly half of the work
+            self._gram[tile, tile.start :].addmm_(rows[:, tile].T, rows[:, tile.start :])
+        self.tokens += rows.shape[0]
+        self._mirrored = False
+        self._factors.clear()
 
     def factor(self, damping: float, *, largest_first: bool = False) -> Factor:
         """``inverse_factor`` of these statistics, computed once for all the layers that share them."""
@@ -66,10 +83,12 @@ def empty(columns: int) -> InputStatistics:
 
 def accumulate(statistics: InputStatistics, inputs: Tensor) -> None:
     """Add inputs (..., columns), float32, in place."""
-    rows = inputs.reshape(-1, inputs.shape[-1])
-    statistics.gram.addmm_(rows.T, rows)
-    statistics.tokens += rows.shape[0]
-    statistics._factors.clear()
+    statistics.add(inputs.reshape(-1, inputs.shape[-1]))
+
+
+def _tiles(gram: Tensor) -> list[tuple[slice, slice]]:
+    """Ranges of columns, and for each the columns after it."""
+    return [(slice(first, first + _TILE), slice(first + _TILE, None)) for first in range(0, gram.shape[0], _TILE)]
 
 
 def inverse_factor(statistics: InputStatistics, damping: float, *, largest_first: bool = False) -> Factor:
@@ -97,12 +116,14 @@ def inverse_factor(statistics: InputStatistics, damping: float, *, largest_first
     tried = damping
     while tried <= max(_MOST_DAMPING, damping):
         backwards = order.flip(0)
-        damped = gram[backwards[:, None], backwards]
+        damped = gram.index_select(0, backwards).index_select(1, backwards)
         damped.diagonal().add_(tried * mean if mean > 0 else 1.0)
         lower, failed = torch.linalg.cholesky_ex(damped)
+        del damped  # as large as H, and so is all that follows
         if not failed and bool(torch.isfinite(lower).all()):
-            identity = torch.eye(lower.shape[0])
-            upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1).contiguous()
+            upper = torch.linalg.solve_triangular(lower, torch.eye(lower.shape[0]), upper=False)
+            del lower
+            upper = upper.flip(0, 1).contiguous()
             if tried != damping:
                 notes.append(f"damping raised from {damping:g} to {tried:g}: the Hessian was not positive definite")
             return Factor(upper, order, tried, "; ".join(notes) or None)
@@ -139,7 +160,7 @@ def feed_back(weight: Tensor, factor: Factor, columns: Columns, block: int = BLO
     Returns:
         The settled weight, float32 (rows, columns).
     """
-    work = weight[:, factor.order]
+    work = weight.index_select(1, factor.order)
     for first in range(0, work.shape[1], block):
         last = min(first + block, work.shape[1])
         values, upper = work[:, first:last].contiguous(), factor.upper[first:last, first:last].contiguous()
@@ -147,14 +168,20 @@ def feed_back(weight: Tensor, factor: Factor, columns: Columns, block: int = BLO
         columns.settle(factor.order[first:last], values, errors, upper)
         work[:, first:last] = values
         work[:, last:].addmm_(errors, factor.upper[first:last, last:], alpha=-1)
-    result = torch.empty_like(work)
-    result[:, factor.order] = work
-    return result
+    return work.index_select(1, torch.argsort(factor.order))
 
 
 def output_error(weight: Tensor, changed: Tensor, gram: Tensor) -> float:
     """Relative squared error of the output: ``tr((W - W')H(W - W')ᵀ) / tr(W H Wᵀ)``; 0 where the output is always 0."""
-    size = float(torch.sum((weight @ gram) * weight, dtype=torch.float64))
-    lost = weight - changed
-    error = float(torch.sum((lost @ gram) * lost, dtype=torch.float64))
-    return max(error, 0.0) / size if size > 0 else 0.0
+    size = _squared(weight, gram)
+    return max(_squared(weight - changed, gram), 0.0) / size if size > 0 else 0.0
+
+
+def _squared(weight: Tensor, gram: Tensor) -> float:
+    """``tr(W H Wᵀ)``; H is symmetric, so what is beside its diagonal tiles counts twice."""
+    total = 0.0
+    for tile, rest in _tiles(gram):
+        part = weight[:, tile]
+        total += float(torch.sum((part @ gram[tile, tile]) * part, dtype=torch.float64))
+        total += 2 * float(torch.sum((part @ gram[tile, rest]) * weight[:, rest], dtype=torch.float64))
+    return total

@@ -3,8 +3,8 @@
 A row never needs another row, so it is settled column by column while it lies in the processor's cache, and rows are
 shared out to threads that meet only at the end. Written with tensor operations the same recurrence is a handful of
 short operations a column, each with its own start, memory traffic and meeting of threads; here it is several
-times as fast (``benchmarks.compression_stages``). The arithmetic is float32 without reassociation, so the
-result does not depend on how many threads there are.
+times as fast (``benchmarks.compression_stages``). The arithmetic is float32, within a row always in the same order, so
+the result does not depend on how many threads there are.
 """
 
 from __future__ import annotations
@@ -46,35 +46,48 @@ def by_rows(kernel: Callable[..., None], split: tuple[Tensor, ...], whole: tuple
         list(pool.map(work, range(parts)))
 
 
-def _compiled(function: Kernel) -> Kernel:
+def _compiled(function: Kernel, *allowed: str) -> Kernel:
     # IEEE division as torch has it, and no GIL. Not cached on disk: it takes a second, and a home may be read-only.
-    return cast(Kernel, numba.njit(nogil=True, error_model="numpy")(function))
+    return cast(Kernel, numba.njit(nogil=True, error_model="numpy", fastmath=set(allowed))(function))
 
 
 @_compiled
 def round_block(
-    values: Any, errors: Any, codes: Any, pruned: Any, scale: Any, zero: Any, upper: Any, lowest: Any, highest: Any
+    values: Any,
+    errors: Any,
+    codes: Any,
+    pruned: Any,
+    scales: Any,
+    zeros: Any,
+    columns: Any,
+    groups: Any,
+    upper: Any,
+    lowest: Any,
+    highest: Any,
 ) -> None:
     """Round a block's columns one after another, spreading each one's error over the columns after it.
 
     Args:
         values: float32 (rows, n); in: what the columns have become, out: the grid's points.
         errors: float32 (rows, n), out: ``(value - settled) / U_jj``, for the columns after the block.
-        codes: int8 (rows, n), out.
-        pruned: bool (rows, n): such a weight has taken up errors of earlier columns; as 0 it gets the zero point's
-            code and passes them on.
-        scale, zero: float32 (rows, n), each column's grid.
+        codes: int8 (rows, all columns), out at ``columns``.
+        pruned: bool (rows, all columns): such a weight has taken up errors of earlier columns; as 0 it gets the zero
+            point's code and passes them on.
+        scales, zeros: float32 (rows, groups), the grids.
+        columns, groups: int64 (n,), which columns these are, and each one's group.
         upper: float32 (n, n), the factor's block.
         lowest, highest: float32, the codes' range.
     """
     for row in range(values.shape[0]):
         value = values[row]
         for i in range(value.size):
-            kept = np.float32(0.0) if pruned[row, i] else value[i]
-            code = min(max(np.rint(kept / scale[row, i] + zero[row, i]), lowest), highest)
-            settled = (code - zero[row, i]) * scale[row, i]
+            column = columns[i]
+            scale, zero = scales[row, groups[i]], zeros[row, groups[i]]
+            kept = np.float32(0.0) if pruned[row, column] else value[i]
+            code = min(max(np.rint(kept / scale + zero), lowest), highest)
+            settled = (code - zero) * scale
             error = (value[i] - settled) / upper[i, i]
-            codes[row, i], errors[row, i] = code, error
+            codes[row, column], errors[row, i] = code, error
             # Views that begin at 0: with an offset in the index the compiler cannot use vector instructions.
             rest, factor = value[i:], upper[i, i:]
             for j in range(rest.size):
@@ -129,8 +142,7 @@ def cut_groups(values: Any, errors: Any, already: Any, upper: Any, kept: int, of
             value[i] = settled
 
 
-@_compiled
-def best_range(chosen: Any, values: Any, scales: Any, zeros: Any, importance: Any, lowest: Any, highest: Any) -> None:
+def _best_range(chosen: Any, values: Any, scales: Any, zeros: Any, importance: Any, lowest: Any, highest: Any) -> None:
     """Which of several grids has the least squared rounding error, for each group of each row; the first of equals.
 
     Args:
@@ -140,15 +152,20 @@ def best_range(chosen: Any, values: Any, scales: Any, zeros: Any, importance: An
         importance: float32 (groups, size), weight of each column's error.
         lowest, highest: float32, the codes' range.
     """
-    errors = np.empty(scales.shape[2], np.float32)
     for row in range(values.shape[0]):
         for group in range(values.shape[1]):
-            errors[:] = np.float32(0.0)
-            for column in range(values.shape[2]):
-                value, weight = values[row, group, column], importance[group, column]
-                for k in range(errors.size):
-                    scale, zero = scales[row, group, k], zeros[row, group, k]
-                    code = min(max(np.rint(value / scale + zero), lowest), highest)
-                    error = (code - zero) * scale - value
-                    errors[k] += weight * error * error
-            chosen[row, group] = np.argmin(errors)
+            value, weight = values[row, group], importance[group]
+            least = np.float32(np.inf)
+            for k in range(scales.shape[2]):
+                scale, zero = scales[row, group, k], zeros[row, group, k]
+                inverse, total = np.float32(1.0) / scale, np.float32(0.0)
+                for column in range(value.size):
+                    code = min(max(np.rint(value[column] * inverse + zero), lowest), highest)
+                    error = (code - zero) * scale - value[column]
+                    total += weight[column] * error * error
+                if total < least:
+                    least, chosen[row, group] = total, k
+
+
+# A group's sum may be taken in any order, which vector instructions need: it only chooses among grids.
+best_range = _compiled(_best_range, "reassoc", "nsz", "contract")

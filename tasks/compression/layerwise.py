@@ -2,14 +2,15 @@
 
 For each block: run the calibration tokens until a group of linear layers is reached, add its inputs to the group's
 statistics, change the group's weights once every token has been seen, and run on with the changed weights. So each
-group is fitted to what really arrives after everything before it has been compressed. When all calibration tokens fit
-into one batch this costs one forward pass; otherwise batches wait at a group and begin the block again.
+group is fitted to what really arrives after everything before it has been compressed. Batches wait at a group for one
+another (``blocks``), so this costs one forward pass.
 
-Memory is one block, its activations for one batch, and the hidden states of all calibration tokens.
+Memory is one block, its activations for one batch, and what waits of all calibration tokens.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tasks.compression import blocks
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
@@ -29,18 +31,35 @@ from tasks.compression.packing import Packing
 from tasks.compression.pruning import Pattern
 from tasks.compression.resuming import Partial
 from tasks.compression.statistics import KeptStatistics, digest_of
+from tasks.compression.streaming import Range, range_of, streamed
 from tasks.compression.transforms import Prune, Quantize, Transform
 from tasks.compression.writing import FolderWriter, as_stored, fits
 from tasks.contracts import LayerReport
 
-# Activations of a batch inside one decoder block stay below this. In the default run all tokens fit into one batch.
-_BATCH_BYTES = 384 << 20
+# Activations of a batch inside one decoder block stay below this. More is not faster: much of them should stay in the
+# processor's cache.
+_BATCH_BYTES = 64 << 20
+
+
+def use_less_memory(halvings: int) -> None:
+    """From now on, in this process, batches are ``2 ** -halvings`` as large, and fewer of them wait inside a block.
+
+    Statistics are then summed in another order, so results differ in the last bits. For a process of one's own.
+    """
+    global _BATCH_BYTES
+    _BATCH_BYTES >>= halvings
+    blocks.HELD_BYTES >>= 3 * halvings
+
+
+def fitting(batches: list[Tensor], decoder: Decoder) -> list[Tensor]:
+    """Batches, those of an earlier process too, cut to the size that this one takes."""
+    size = max(1, _BATCH_BYTES // (decoder.activation_bytes * batches[0].shape[1]))
+    return [part for batch in batches for part in batch.split(size)]
 
 
 def batches_of(decoder: Decoder, tokens: Tensor) -> list[Tensor]:
     """Hidden states that enter the first block, (blocks, block_tokens, hidden), in batches that memory allows."""
-    size = max(1, _BATCH_BYTES // (decoder.activation_bytes * tokens.shape[1]))
-    return list(decoder.embed(tokens).split(size))
+    return fitting([decoder.embed(tokens)], decoder)
 
 
 def walk(
@@ -88,9 +107,7 @@ class _Pass:
         with FolderWriter(self.checkpoint, destination, self.transform.packing) as writer:
             for index in range(self.checkpoint.blocks):
                 yield from self._again(index, kept, writer)
-            outer, reports = self._rest(self.checkpoint.outer_names())
-            writer.write_outer(outer)
-            yield from reports
+            yield from self._outer(writer)
 
     def _again(self, index: int, kept: KeptStatistics, writer: FolderWriter) -> list[LayerReport]:
         prefix = self.checkpoint.architecture.block(index)
@@ -116,9 +133,7 @@ class _Pass:
                 lambda: batches_of(decoder, tokens),
                 lambda index, batches: self._block(index, decoder, batches, calls[index], writer, digest),
             )
-            outer, reports = self._rest(self.checkpoint.outer_names())
-            writer.write_outer(outer)
-            yield from reports
+            yield from self._outer(writer)
 
     # Not around the generator: a caller's code runs between two yields and keeps its own gradient mode.
     @torch.no_grad()
@@ -134,6 +149,7 @@ class _Pass:
         architecture = self.checkpoint.architecture
         prefix = architecture.block(index)
         layer = decoder.take_block(index)
+        batches[:] = fitting(batches, decoder)
         kept, reports = self._rest(self._other_names(index))
         groups: dict[str, InputStatistics] = {}
         # The tokens go through what will be read back: norms and biases in their stored precision too.
@@ -149,7 +165,8 @@ class _Pass:
             if digest is not None:
                 groups[group[0]] = statistics
 
-        BlockPass(prefix, layer, architecture.groups, change).run(batches, call)
+        held = decoder.activation_bytes // 2
+        BlockPass(prefix, layer, architecture.groups, change, held).run(batches, call)
         if digest is not None:
             writer.write_statistics(index, groups, digest)
         writer.write_block(index, kept)
@@ -190,6 +207,20 @@ class _Pass:
         )
         return tensors, changed.weight, report
 
+    def _outer(self, writer: FolderWriter) -> list[LayerReport]:
+        """Write what is outside the blocks, as ``_rest`` stores it, without holding an embedding matrix."""
+        tensors, reports = {}, []
+        for name in self.checkpoint.outer_names():
+            dtype, seen = self.transform.others or self.checkpoint.dtype(name), range_of(self.checkpoint, name)
+            if not math.isfinite(seen.largest):
+                self.checkpoint.values(name)  # refuses it by its name
+            if seen.largest > torch.finfo(dtype).max:
+                reports.append(_kept_wide(name, self.checkpoint.shape(name), seen, dtype))
+                dtype = torch.float32
+            tensors[name] = streamed(self.checkpoint, name, dtype)
+        writer.stream_outer(tensors)
+        return reports
+
     def _rest(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], list[LayerReport]]:
         """Tensors that no transform changes, as they will be stored, and a report for each that had to stay float32."""
         kept: dict[str, Tensor] = {}
@@ -199,22 +230,22 @@ class _Pass:
             dtype = self.transform.others or self.checkpoint.dtype(name)
             kept[name] = as_stored(value, dtype)
             if not fits(value, dtype):
-                reports.append(_kept_wide(name, value, dtype))
+                reports.append(_kept_wide(name, tuple(value.shape), range_of(self.checkpoint, name), dtype))
         return kept, reports
 
 
-def _kept_wide(name: str, value: Tensor, dtype: torch.dtype) -> LayerReport:
-    rows, columns = (*value.shape, 1)[:2]
+def _kept_wide(name: str, shape: tuple[int, ...], seen: Range, dtype: torch.dtype) -> LayerReport:
+    rows, columns = (*shape, 1)[:2]
     return LayerReport(
         layer=name,
         method="keep",
         rows=rows,
         columns=columns,
-        sparsity=float((value == 0).sum()) / value.numel(),
+        sparsity=seen.zeros,
         bits=32.0,
         error=0.0,
         seconds=0.0,
-        fallback=f"stored as float32: a value of {float(value.abs().max()):g} is beyond {dtype}",
+        fallback=f"stored as float32: a value of {seen.largest:g} is beyond {dtype}",
     )
 
 

@@ -73,14 +73,11 @@ class _Rounding:
 
     def settle(self, columns: Tensor, values: Tensor, errors: Tensor, upper: Tensor) -> None:
         groups = columns // self._packing.columns_a_group(self._codes.shape[1])
-        codes = torch.empty(values.shape, dtype=torch.int8)
-        grids = self._scales[:, groups], self._zeros[:, groups]
         by_rows(
             round_block,
-            (values, errors, codes, self._pruned[:, columns], *grids),
-            (upper, *_bounds(self._packing)),
+            (values, errors, self._codes, self._pruned, self._scales, self._zeros),
+            (columns, groups, upper, *_bounds(self._packing)),
         )
-        self._codes[:, columns] = codes
 
     def packed(self) -> PackedLinear:
         return _packed(self._codes, self._scales, self._zeros, self._packing, self._dtype)

@@ -67,9 +67,14 @@ class Partial:
         kept = {self.files / name: digest for name, digest in digests.items()} | {state: manifest["state_sha256"]}
         if not all(path.exists() and _sha256(path) == digest for path, digest in kept.items()):
             return None
-        self._digests, self.resumed = dict(digests), int(manifest["done"])
-        self._on_resume(self.resumed)
+        self._digests = dict(digests)
+        self.found(int(manifest["done"]))
         return Saved(self.resumed, load_file(state), manifest["notes"])
+
+    def found(self, done: int) -> None:
+        """Note that ``done`` parts were found finished, here or by a child process that works on this folder."""
+        self.resumed = done
+        self._on_resume(done)
 
     def write(self, done: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], new: Iterable[Path]) -> None:
         """Note that ``done`` parts are finished.

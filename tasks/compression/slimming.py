@@ -16,8 +16,9 @@ from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_recipe
 from tasks.compression.decoder import Call, Decoder
 from tasks.compression.hessian import InputStatistics, output_error
-from tasks.compression.layerwise import batches_of, walk
+from tasks.compression.layerwise import batches_of, fitting, walk
 from tasks.compression.resuming import Partial
+from tasks.compression.streaming import streamed
 from tasks.compression.structured import (
     Shape,
     influential_blocks,
@@ -103,7 +104,8 @@ class _Slimming:
                 lambda: batches_of(decoder, tokens),
                 lambda number, batches: self._block(chosen[number], number, decoder, batches, calls, writer),
             )
-            writer.write_outer({name: self.checkpoint.tensor(name) for name in self.checkpoint.outer_names()})
+            outer = self.checkpoint.outer_names()
+            writer.stream_outer({name: streamed(self.checkpoint, name, self.checkpoint.dtype(name)) for name in outer})
 
     @torch.no_grad()
     def _block(
@@ -120,6 +122,7 @@ class _Slimming:
         entry, whole = self.checkpoint.architecture, shape_of(self.config)
         prefix = entry.block(index)
         layer = decoder.take_block(index)
+        batches[:] = fitting(batches, decoder)
         keep = {entry.heads_out: self.kept.groups, entry.channels_out: self.kept.channels}
         structures = {entry.heads_out: whole.groups, entry.channels_out: whole.channels}
         cuts: dict[str, _Cut] = {}
@@ -135,7 +138,8 @@ class _Slimming:
             cuts[name] = _Cut(removal.kept, size, error, removal.fallback)
 
         parts = ((entry.channels_out,),) if entry.heads is None else ((entry.heads_out,), (entry.channels_out,))
-        BlockPass(prefix, layer, parts, change).run(batches, calls[index])
+        held = decoder.activation_bytes // 2
+        BlockPass(prefix, layer, parts, change, held).run(batches, calls[index])
         tensors = self._tensors(index, layer, cuts)
         renamed = {entry.block(number) + name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         writer.write_block(number, renamed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from tasks.compression.mixed import Grids
 from tasks.compression.packing import PACKED_SUFFIXES
 from tasks.compression.resuming import Partial, Saved
 from tasks.compression.statistics import FOLDER, file_name, save_statistics
+from tasks.compression.streaming import Streamed, save_streamed
 
 # What the tokenizer, generation and the licence need beside weights and config.json. Other files stay behind.
 COMPANIONS = (
@@ -109,8 +111,8 @@ class FolderWriter:
         """What an earlier process finished: the first ``done`` blocks are written. None when there is nothing."""
         saved = None if self._partial is None else self._partial.read()
         for number in range(1, saved.done + 1 if saved else 1):
-            tensors = load_file(self._folder / self._shard(number))
-            self._note(number, tensors)
+            for name, tensor in load_file(self._folder / self._shard(number)).items():
+                self._note(number, name, tensor.dtype, tensor.shape)
         return saved
 
     def save(self, done: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
@@ -127,6 +129,12 @@ class FolderWriter:
         """Write every tensor outside the blocks, by full name; a tied head is left out."""
         self._write(self._blocks + 1, tensors)
 
+    def stream_outer(self, tensors: Mapping[str, Streamed]) -> None:
+        """As ``write_outer``, without holding them."""
+        save_streamed(self._folder / self._shard(self._blocks + 1), tensors)
+        for name, tensor in tensors.items():
+            self._note(self._blocks + 1, name, tensor.dtype, tensor.shape)
+
     def write_statistics(self, index: int, groups: Mapping[str, InputStatistics], tokens_digest: str) -> None:
         """Keep block ``index``'s statistics for a pass that comes next; they lie beside the model, not in it."""
         save_statistics(self._folder / file_name(index), groups, tokens_digest)
@@ -136,14 +144,14 @@ class FolderWriter:
 
     def _write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
         save_file(dict(tensors), self._folder / self._shard(number), metadata={"format": "pt"})
-        self._note(number, tensors)
-
-    def _note(self, number: int, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
-            self._shards[name] = self._shard(number)
-            self._bytes += tensor.nbytes
-            if tensor.is_floating_point() and not name.endswith(PACKED_SUFFIXES):
-                self._values[tensor.dtype] += tensor.numel()
+            self._note(number, name, tensor.dtype, tensor.shape)
+
+    def _note(self, number: int, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        self._shards[name] = self._shard(number)
+        self._bytes += math.prod(shape) * dtype.itemsize
+        if dtype.is_floating_point and not name.endswith(PACKED_SUFFIXES):
+            self._values[dtype] += math.prod(shape)
 
     def _finish(self) -> None:
         if self._folder != self._destination:
