@@ -30,6 +30,8 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
     check_source(model.source)
     check_text_source(data.source)
     check_recipe(recipe)
+    if release is not None:
+        check_served(recipe, release)
     if not reachable(settings().mlflow_url):
         raise MlflowUnreachable(
             "MLflow does not answer, and a run without lineage is not worth its time",
@@ -46,11 +48,12 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     """Check the recipe against the model's architecture and shapes, from its headers alone.
 
     Raises:
-        Refused: an architecture that the engine does not know, or a group size or pattern that does not divide a
-            layer's columns.
+        Refused: an architecture that the engine does not know, or that cannot be exported where that is asked for, or a
+            group size or pattern that does not divide a layer's columns.
     """
     from tasks.compression.checks import check_recipe as check_shapes
     from tasks.compression.checks import check_zeros
+    from tasks.compression.onnx_support import check_exportable
     from tasks.compression.structured import check_shares
 
     folder = Store(settings().store).open(model.uri, model.digest)
@@ -61,12 +64,26 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     elif prunes:
         zeros = check_zeros(prune.sparsity, prune.pattern)
         columns_of = None if isinstance(zeros, float) else zeros.of
+    if recipe.cpu_export == "onnx":
+        check_exportable(folder)
     check_shapes(
         folder,
         prune=prunes,
         columns_of=columns_of,
         group_size=group_size,
     )
+
+
+def check_served(recipe: Recipe, release: ReleasePlan) -> None:
+    """Refuse a release of an exported folder that the recipe does not make."""
+    dense = recipe.cpu_export == "auto" and "quantize" not in recipe.order
+    if release.serve == "onnx" and (dense or recipe.cpu_export == "none"):
+        raise RefusedRecipe(
+            "the release serves an exported folder and the recipe makes none",
+            observed=f"plan.serve = onnx, recipe.cpu_export = {recipe.cpu_export}, {' → '.join(recipe.order)}",
+            limit="a quantized model with recipe.cpu_export auto or onnx",
+            remedy="set plan.serve to auto or torch, or recipe.cpu_export to onnx",
+        )
 
 
 def check_recipe(recipe: Recipe) -> None:

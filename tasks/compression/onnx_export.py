@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +51,12 @@ Head = Literal["int8", "float32"]
 
 
 def export_onnx(
-    source: Path, destination: Path, *, head: Head = "int8", accuracy_level: int = ACCURACY_LEVEL
+    source: Path,
+    destination: Path,
+    *,
+    head: Head = "int8",
+    accuracy_level: int = ACCURACY_LEVEL,
+    on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Write ``source`` as an ONNX folder: model.onnx, model.onnx.data, tokenizer, config.json, and ``onnx.json``.
 
@@ -63,6 +68,7 @@ def export_onnx(
             so it is most of the time that is left. Where head and embedding are one matrix, the rounded one serves as
             both and is in the file once; otherwise the embedding stays as it is stored.
         accuracy_level: of MatMulNBits: 4 rounds activations to int8, 0 keeps them in float32.
+        on_progress: told the share of the decoder blocks that are written, 0 to 1.
 
     Returns:
         What ``onnx.json`` says: every choice that decides what the file computes.
@@ -90,7 +96,7 @@ def export_onnx(
     try:
         with GraphWriter(destination) as graph:
             decoder = _Decoder(graph, checkpoint, config, head, accuracy_level)
-            decoder.write()
+            decoder.write(on_progress or (lambda share: None))
             record["weights"] = "; ".join(sorted(decoder.grids))
             graph.save({name: str(value) for name, value in record.items()})
         _write_companions(checkpoint, destination, record)
@@ -132,7 +138,7 @@ class _Decoder:
         self.shared = checkpoint.tied and head == "int8"
         self.grids: set[str] = set()  # of the linear layers that were written
 
-    def write(self) -> None:
+    def write(self, on_progress: Callable[[float], None]) -> None:
         graph, entry = self.graph, self.checkpoint.architecture
         graph.input("input_ids", TensorProto.INT64, ["batch", "sequence"])
         graph.input("seqlens_k", TensorProto.INT32, ["batch"])
@@ -146,6 +152,7 @@ class _Decoder:
             last = index + 1 == self.checkpoint.blocks
             following = entry.norm if last else f"{entry.block(index + 1)}.input_layernorm"
             normed, hidden = self._block(index, normed, hidden, following)
+            on_progress((index + 1) / self.checkpoint.blocks)
         kept = graph.node("Gather", [normed, "logit_positions"], "kept", axis=1)
         graph.node("Identity", [self._multiply("head", kept, self._head(), None)], "logits")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from tasks.compression.architectures import architecture_name
-from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.errors import RefusedModel
 
 EXPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
@@ -18,27 +18,32 @@ _PROBES = ("Hello", " The capital of France is", "Größe  42\n\nx=1;\t§ 你好
 _PARTS = ("weight", "bias", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
 
 
+def check_exportable(folder: Path) -> None:
+    """Refuse a folder that ``export_onnx`` would refuse, from its configuration, tensor names and tokenizer alone.
+
+    Raises:
+        RefusedModel: what the graph does not know.
+    """
+    checkpoint = check_supported(folder)
+    refuse_unknown(checkpoint, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    refuse_other_tokens(folder)
+
+
 def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
     """Everything that would make the graph compute something else than the model does."""
+    _refuse("architecture", architecture_name(checkpoint.config), EXPORTED)  # first: others may lack what is asked next
     positions = getattr(config, "rope_parameters", None) or {}
     turned = positions.get("partial_rotary_factor", 1.0)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     for what, observed, known in (
-        ("architecture", architecture_name(checkpoint.config), EXPORTED),
         ("activation", config.hidden_act, ("silu",)),
         ("position encoding", positions.get("rope_type", "default"), ROTARY),
         ("share of a head that positions turn", turned, (1.0,)),
         ("head size", head_size if head_size % 16 else "a multiple of 16", ("a multiple of 16",)),
         ("attention window", f"{sliding} tokens" if sliding else "whole context", ("whole context",)),
     ):
-        if observed not in known:
-            raise RefusedModel(
-                f"this {what} cannot be exported to ONNX",
-                observed=observed,
-                limit=", ".join(map(str, known)),
-                remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
-            )
+        _refuse(what, observed, known)
     entry = checkpoint.architecture
     norms = {"input_layernorm.weight", "post_attention_layernorm.weight"}
     for index in range(checkpoint.blocks):
@@ -51,6 +56,16 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
                 limit="linear layers, their biases and two norms a block",
                 remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
             )
+
+
+def _refuse(what: str, observed: object, known: tuple[object, ...]) -> None:
+    if observed not in known:
+        raise RefusedModel(
+            f"this {what} cannot be exported to ONNX",
+            observed=observed,
+            limit=", ".join(map(str, known)),
+            remedy="serve the folder with torch (recipe.cpu_export = auto or none), or take another model",
+        )
 
 
 def refuse_other_tokens(folder: Path) -> None:
