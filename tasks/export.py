@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tasks.adapters.store import Store
 from tasks.caching import StageKey
 from tasks.contracts import Exported, ModelRef
@@ -24,10 +26,19 @@ def export(model: ModelRef, choice: CpuExport) -> Exported:
     Raises:
         RefusedModel: ``onnx`` was asked for and the folder cannot be exported.
     """
+    progress = Progress("export")
+    done = exported(model, choice, lambda share: progress.show(share, f"{share:.0%} of the decoder blocks"))
+    if done.model is None:
+        progress.show(1.0, "stays with torch")
+    return done
+
+
+def exported(model: ModelRef, choice: CpuExport, on_progress: Callable[[float], None]) -> Exported:
+    """What ``export`` does, without a run around it."""
     if choice == "auto" and model.bits >= DENSE_BITS:
         return _left(model, f"its weights are dense ({model.bits:g} bits): ONNX Runtime decodes only integers faster")
     try:
-        return _written(model)
+        return _written(model, on_progress)
     except RefusedModel as error:
         if choice == "onnx":
             raise
@@ -39,21 +50,18 @@ def _left(model: ModelRef, reason: str) -> Exported:
     return Exported(source=model.digest, model=None, reason=reason)
 
 
-def _written(model: ModelRef) -> Exported:
+def _written(model: ModelRef, on_progress: Callable[[float], None]) -> Exported:
     from tasks.compression.onnx_export import export_onnx
     from tasks.compression.onnx_facts import describe_onnx
 
     use_threads()
-    store, progress = Store(settings().store), Progress("export")
-    source = open_model(model)
+    store, source = Store(settings().store), open_model(model)
     with measured() as meter, store.draft("models") as draft:
-        record = export_onnx(
-            source, draft.path, on_progress=lambda share: progress.show(share, f"{share:.0%} of the decoder blocks")
-        )
+        record = export_onnx(source, draft.path, on_progress=on_progress)
         choices = {name: str(value) for name, value in record.items()}
         draft.made_from = {"model": model.digest, "export": choices}
     facts = describe_onnx(store.root / draft.stored.uri)
-    exported = ModelRef(
+    written = ModelRef(
         uri=draft.stored.uri,
         digest=draft.stored.digest,
         name=f"{model.name}-onnx",
@@ -67,5 +75,5 @@ def _written(model: ModelRef) -> Exported:
         runtime="onnx",
     )
     return Exported(
-        source=model.digest, model=exported, choices=choices, seconds=meter.seconds, peak_bytes=meter.peak_bytes
+        source=model.digest, model=written, choices=choices, seconds=meter.seconds, peak_bytes=meter.peak_bytes
     )

@@ -24,7 +24,8 @@ MODEL, DATA = "model.onnx", "model.onnx.data"
 MICROSOFT = "com.microsoft"
 OPSET = 21
 IR_VERSION = 10  # of opset 21; a newer one than the runtime knows is refused by it
-_ALIGNMENT = 4096  # a weight that starts on a page can be mapped instead of read
+_PAGE = 4096  # a weight that starts on a page can be mapped instead of read
+_LINE = 64  # what is smaller than a page is only kept off another's cache line
 BLOCKS = (256, 128, 64, 32, 16)  # columns a scale in MatMulNBits
 _TYPES = {
     torch.float32: TensorProto.FLOAT,
@@ -67,10 +68,11 @@ class GraphWriter:
         return name
 
     def constant(self, name: str, tensor: Tensor) -> str:
-        """Append ``tensor``'s bytes to the data file, on a page of their own, and return ``name``."""
-        self._data.write(b"\0" * (-self._end % _ALIGNMENT))
-        start = self._end + -self._end % _ALIGNMENT
+        """Append ``tensor``'s bytes to the data file, on pages of their own if they fill one, and return ``name``."""
         raw = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+        gap = -self._end % (_PAGE if raw.nbytes >= _PAGE else _LINE)
+        self._data.write(b"\0" * gap)
+        start = self._end + gap
         self._data.write(raw)
         self._end = start + raw.nbytes
         proto = TensorProto(name=name, data_type=_TYPES[tensor.dtype], dims=list(tensor.shape))

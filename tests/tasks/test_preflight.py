@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.errors import RefusedRecipe
-from tasks.preflight import check_recipe
-from tasks.recipes import Recipe
+from tasks.preflight import check_recipe, check_served
+from tasks.recipes import Recipe, ReleasePlan
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,22 @@ def test_kept_answers_of_a_teacher_and_its_hidden_states_exclude_each_other() ->
     check_recipe(Recipe.model_validate({"distill": {"cached_top_k": 32}}))
     with pytest.raises(RefusedRecipe, match="no hidden states"):
         check_recipe(Recipe.model_validate({"distill": {"cached_top_k": 32, "hidden_weight": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "works"),
+    [
+        ({}, True),
+        ({"order": ("prune",)}, False),
+        ({"order": ("prune",), "cpu_export": "onnx"}, True),
+        ({"cpu_export": "none"}, False),
+    ],
+)
+def test_an_exported_folder_is_released_only_where_the_recipe_makes_one(recipe: dict[str, object], works: bool) -> None:
+    made = Recipe.model_validate(recipe)
+    check_served(made, ReleasePlan())
+    if works:
+        check_served(made, ReleasePlan(serve="onnx"))
+        return
+    with pytest.raises(RefusedRecipe, match="makes none"):
+        check_served(made, ReleasePlan(serve="onnx"))
