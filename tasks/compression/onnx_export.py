@@ -157,12 +157,25 @@ class _Decoder:
         graph.node("Identity", [self._multiply("head", kept, self._head(), None)], "logits")
 
     def _rotary(self) -> None:
-        """Cosines and sines of every position, (context, head size / 2), scaled as the model's own code does."""
-        positions = torch.arange(int(self.config.max_position_embeddings)).unsqueeze(0)
-        with torch.inference_mode():
-            cosines, sines = LlamaRotaryEmbedding(self.config)(torch.zeros(1), positions)
-        for name, values in (("cos_cache", cosines), ("sin_cache", sines)):
-            self.graph.constant(name, values[0, :, : self.head_size // 2].float().clone())
+        """Cosines and sines of every position, (context, head size / 2), scaled as the model's own code does.
+
+        The file holds what they are made of; ONNX Runtime computes the tables once, when it loads the graph.
+        """
+        rotary = LlamaRotaryEmbedding(self.config)
+        graph, context = self.graph, int(self.config.max_position_embeddings)
+        graph.constant("rotary.frequencies", rotary.inv_freq.float()[None])
+        graph.constant("rotary.scale", torch.tensor(float(rotary.attention_scaling)))
+        limits = [
+            graph.constant(f"rotary.{name}", torch.tensor(value, dtype=torch.int64))
+            for name, value in (("first", 0), ("end", context), ("step", 1), ("columns", [1]))
+        ]
+        whole = graph.node("Range", limits[:3], "rotary.positions")
+        positions = graph.node("Cast", [whole], "rotary.floating", to=TensorProto.FLOAT)
+        column = graph.node("Unsqueeze", [positions, limits[3]], "rotary.column")
+        angles = graph.node("Mul", [column, "rotary.frequencies"], "rotary.angles")
+        for operator, name in (("Cos", "cos_cache"), ("Sin", "sin_cache")):
+            turned = graph.node(operator, [angles], f"{name}.unscaled")
+            graph.node("Mul", [turned, "rotary.scale"], name)
 
     def _embed(self) -> str:
         # As stored: half the bytes of float32 where the folder holds float16, and the same values.

@@ -17,7 +17,7 @@ from tasks.compression.checkpoint import FolderFacts
 from tasks.compression.onnx_graph import DATA, MODEL
 
 HEAD = "head"  # the output head's constants are named head.*, the embedding made of them head.rows
-_TABLES = ("cos_cache", "sin_cache")
+_TABLES = "rotary."
 _DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
@@ -49,7 +49,7 @@ def describe_onnx(folder: Path) -> FolderFacts:
         zero, count, width = _linear(folder, node, constants)
         zeros, weights, bits = zeros + zero, weights + count, bits + width * count
     for name, constant in constants.items():
-        if name in counted or name in _TABLES or constant.data_type not in (*_DTYPES, onnx.TensorProto.UINT8):
+        if name in counted or name.startswith(_TABLES) or constant.data_type not in (*_DTYPES, onnx.TensorProto.UINT8):
             continue
         parameters += math.prod(constant.dims)
         values[_DTYPES.get(constant.data_type, "float32")] += math.prod(constant.dims)
@@ -80,6 +80,8 @@ def _linear(folder: Path, node: Any, constants: dict[str, Any]) -> tuple[int, in
 
 def _array(folder: Path, constant: Any) -> NDArray[Any]:
     where = {entry.key: entry.value for entry in constant.external_data}
+    if not where:
+        return onnx.numpy_helper.to_array(constant)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(constant.data_type)
     return np.memmap(folder / DATA, dtype, "r", int(where["offset"]), tuple(constant.dims))
 

@@ -25,6 +25,7 @@ MICROSOFT = "com.microsoft"
 OPSET = 21
 IR_VERSION = 10  # of opset 21; a newer one than the runtime knows is refused by it
 _PAGE = 4096  # a weight that starts on a page can be mapped instead of read
+_INLINE = 16  # bytes: ONNX Runtime infers shapes from single numbers, and only reads those in the graph itself
 _LINE = 64  # what is smaller than a page is only kept off another's cache line
 BLOCKS = (256, 128, 64, 32, 16)  # columns a scale in MatMulNBits
 _TYPES = {
@@ -68,18 +69,24 @@ class GraphWriter:
         return name
 
     def constant(self, name: str, tensor: Tensor) -> str:
-        """Append ``tensor``'s bytes to the data file, on pages of their own if they fill one, and return ``name``."""
+        """Append ``tensor``'s bytes to the data file, on pages of their own if they fill one, and return ``name``.
+
+        A number or two stand in the graph itself.
+        """
         raw = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+        proto = TensorProto(name=name, data_type=_TYPES[tensor.dtype], dims=list(tensor.shape))
+        self._initializers[name] = proto
+        if raw.nbytes <= _INLINE:
+            proto.raw_data = bytes(raw)
+            return name
         gap = -self._end % (_PAGE if raw.nbytes >= _PAGE else _LINE)
         self._data.write(b"\0" * gap)
         start = self._end + gap
         self._data.write(raw)
         self._end = start + raw.nbytes
-        proto = TensorProto(name=name, data_type=_TYPES[tensor.dtype], dims=list(tensor.shape))
         proto.data_location = TensorProto.EXTERNAL
         for key, value in (("location", DATA), ("offset", str(start)), ("length", str(raw.nbytes))):
             proto.external_data.add(key=key, value=value)
-        self._initializers[name] = proto
         return name
 
     def alias(self, name: str, of: str, shape: list[int]) -> str:
