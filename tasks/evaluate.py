@@ -11,6 +11,7 @@ from tasks.adapters.tokens import read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import Compressed, DatasetRef, GateCheck, ModelRef, Quality, Scorecard
 from tasks.errors import GateFailed, SlimlineError
+from tasks.reader_contracts import ReaderScorecard
 from tasks.recipes import Gate
 from tasks.retrying import compute_task
 from tasks.settings import settings
@@ -121,7 +122,7 @@ def _checks(scorecard: Scorecard, observed: Quality, gate: Gate, of: str) -> tup
     )
 
 
-def require_passed(scorecard: Scorecard) -> None:
+def require_passed(scorecard: Scorecard | ReaderScorecard) -> None:
     """Stop here unless every check passed.
 
     Raises:

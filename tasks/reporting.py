@@ -17,6 +17,7 @@ from tasks.contracts import (
     Tracked,
 )
 from tasks.figures import HEAD, figures, megabytes
+from tasks.reader_contracts import ReaderScorecard
 
 
 def report_stage(step: Compressed) -> None:
@@ -36,6 +37,7 @@ def report_stage(step: Compressed) -> None:
         ]
     else:
         rows = [{"step": number, "loss": f"{loss:.4f}"} for number, loss in enumerate(step.losses, start=1)]
+        rows = rows or [{"parameters": f"{step.model.parameters:,}"}]  # blocks were dropped: nothing was learnt
     model = step.model
     create_table_artifact(
         rows,
@@ -73,6 +75,17 @@ def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     create_markdown_artifact(
         verdict_markdown(scorecard), key="verdict", description="Does it still answer like the original?"
     )
+    _report_run(tracked)
+
+
+def report_reader(scorecard: ReaderScorecard, tracked: Tracked) -> None:
+    """As ``report_verdict``, of a reader."""
+    text = f"# Gate: {'PASSED' if scorecard.passed else 'FAILED'}\n{scorecard.markdown()}"
+    create_markdown_artifact(text, key="verdict", description="Does it still answer like its teacher?")
+    _report_run(tracked)
+
+
+def _report_run(tracked: Tracked) -> None:
     create_link_artifact(
         tracked.url, "MLflow run", key="mlflow-run", description="Metrics, layers and lineage in MLflow"
     )

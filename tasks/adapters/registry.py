@@ -19,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from tasks.adapters.tracking import markdown
 from tasks.contracts import ModelRef, RegisteredModel, Scorecard
 from tasks.errors import ArtifactDamaged
+from tasks.reader_contracts import ReaderScorecard
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 DIGEST = "slimline.digest"
@@ -41,7 +42,7 @@ class Registry:
         name: str,
         folder: Path,
         model: ModelRef,
-        scorecard: Scorecard,
+        scorecard: Scorecard | ReaderScorecard,
         tags: Mapping[str, str],
         exported: Path | None = None,
     ) -> RegisteredModel:
@@ -63,13 +64,13 @@ class Registry:
                 f"models:/{model_id}",
                 run_id=run_id,
                 tags=every,
-                description=markdown(scorecard),
+                description=_description(scorecard),
                 model_id=model_id,
                 await_creation_for=0,  # a database registry has it ready when it answers
             )
         return self._challenging(name, model, scorecard, version)
 
-    def find(self, name: str, model: ModelRef, scorecard: Scorecard) -> RegisteredModel | None:
+    def find(self, name: str, model: ModelRef, scorecard: Scorecard | ReaderScorecard) -> RegisteredModel | None:
         """The newest version of the same bytes, proven on the same data against the same baseline, by any run.
 
         It becomes the challenger unless it is the champion already.
@@ -84,7 +85,9 @@ class Registry:
             return None
         return self._challenging(name, model, scorecard, max(found, key=lambda version: int(version.version)))
 
-    def _challenging(self, name: str, model: ModelRef, scorecard: Scorecard, version: ModelVersion) -> RegisteredModel:
+    def _challenging(
+        self, name: str, model: ModelRef, scorecard: Scorecard | ReaderScorecard, version: ModelVersion
+    ) -> RegisteredModel:
         number = str(version.version)
         alias = CHAMPION if self.champion(name) == number else CHALLENGER
         if alias == CHALLENGER:
@@ -96,7 +99,7 @@ class Registry:
             model=model,
             run_id=str(version.run_id),
             url=self.version_url(name, number),
-            exported=scorecard.exported_model,
+            exported=scorecard.exported_model if isinstance(scorecard, Scorecard) else None,
         )
 
     def promote(self, name: str, version: str) -> None:
@@ -202,15 +205,33 @@ class Registry:
             )
 
 
-def _tags(model: ModelRef, scorecard: Scorecard) -> dict[str, str]:
+def _description(scorecard: Scorecard | ReaderScorecard) -> str:
+    return scorecard.markdown() if isinstance(scorecard, ReaderScorecard) else markdown(scorecard)
+
+
+def _quality(scorecard: Scorecard | ReaderScorecard) -> dict[str, str]:
+    if isinstance(scorecard, ReaderScorecard):
+        score = scorecard.candidate
+        return {"slimline.exact_match": f"{score.exact_match:.4f}", "slimline.f1": f"{score.f1:.4f}"}
     exported, packed = scorecard.exported_model, scorecard.packed
-    own = {} if exported is None else {EXPORTED: exported.digest, "slimline.exported_bytes": str(exported.bytes)}
+    found = {
+        "slimline.perplexity": f"{scorecard.candidate.perplexity:.4f}",
+        "slimline.agreement": f"{scorecard.candidate.agreement:.4f}",
+        "slimline.decode_speedup": f"{scorecard.decode_speedup:.2f}",
+        "slimline.served_with": scorecard.served_model.runtime,
+    }
+    if exported is not None:
+        found |= {EXPORTED: exported.digest, "slimline.exported_bytes": str(exported.bytes)}
     if packed is not None:
-        own |= {
+        found |= {
             "slimline.compressed_perplexity": f"{packed.perplexity:.4f}",
             "slimline.compressed_agreement": f"{packed.agreement:.4f}",
         }
-    return own | {
+    return found
+
+
+def _tags(model: ModelRef, scorecard: Scorecard | ReaderScorecard) -> dict[str, str]:
+    return _quality(scorecard) | {
         DIGEST: model.digest,
         "slimline.baseline_digest": scorecard.baseline_model.digest,
         "slimline.dataset_digest": scorecard.dataset_digest,
@@ -219,9 +240,5 @@ def _tags(model: ModelRef, scorecard: Scorecard) -> dict[str, str]:
         "slimline.bytes": str(model.bytes),
         "slimline.bits": f"{model.bits:g}",
         "slimline.sparsity": f"{model.sparsity:.3f}",
-        "slimline.perplexity": f"{scorecard.candidate.perplexity:.4f}",
-        "slimline.agreement": f"{scorecard.candidate.agreement:.4f}",
-        "slimline.decode_speedup": f"{scorecard.decode_speedup:.2f}",
-        "slimline.served_with": scorecard.served_model.runtime,
         "slimline.gate": "passed" if scorecard.passed else "failed",
     }

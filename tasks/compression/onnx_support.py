@@ -31,7 +31,9 @@ def check_exportable(folder: Path) -> None:
 
 def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
     """Everything that would make the graph compute something else than the model does."""
-    _refuse("architecture", architecture_name(checkpoint.config), EXPORTED)  # first: others may lack what is asked next
+    name = architecture_name(checkpoint.config)
+    if name not in EXPORTED:  # before anything else: other families' configurations have other names
+        raise _unknown("architecture", name, EXPORTED)
     positions = getattr(config, "rope_parameters", None) or {}
     turned = positions.get("partial_rotary_factor", 1.0)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -43,7 +45,8 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
         ("head size", head_size if head_size % 16 else "a multiple of 16", ("a multiple of 16",)),
         ("attention window", f"{sliding} tokens" if sliding else "whole context", ("whole context",)),
     ):
-        _refuse(what, observed, known)
+        if observed not in known:
+            raise _unknown(what, observed, known)
     entry = checkpoint.architecture
     norms = {"input_layernorm.weight", "post_attention_layernorm.weight"}
     for index in range(checkpoint.blocks):
@@ -58,14 +61,13 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
             )
 
 
-def _refuse(what: str, observed: object, known: tuple[object, ...]) -> None:
-    if observed not in known:
-        raise RefusedModel(
-            f"this {what} cannot be exported to ONNX",
-            observed=observed,
-            limit=", ".join(map(str, known)),
-            remedy="serve the folder with torch (recipe.cpu_export = auto or none), or take another model",
-        )
+def _unknown(what: str, observed: object, known: tuple[object, ...]) -> RefusedModel:
+    return RefusedModel(
+        f"this {what} cannot be exported to ONNX",
+        observed=observed,
+        limit=", ".join(map(str, known)),
+        remedy="serve the folder with torch (recipe.cpu_export = auto or none), or take another model",
+    )
 
 
 def refuse_other_tokens(folder: Path) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedModel
 
+from tasks.compression.heads import capped, head_cap
 from tasks.compression.loading import check_tokens, head_weight, hidden_states, load_for_compute
 from tasks.contracts import Quality, Score
 from tasks.errors import RefusedModel, SlimlineError
@@ -53,7 +54,7 @@ class TorchScored:
     """A model that ``load_for_compute`` gave."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model, self._head = model, head_weight(model)
+        self._model, self._head, self._cap = model, head_weight(model), head_cap(model.config)
 
     @property
     def vocabulary(self) -> int:
@@ -64,7 +65,7 @@ class TorchScored:
             hidden = hidden_states(self._model, block.unsqueeze(0))[0, :-1]
         for start in range(0, len(hidden), CHUNK_TOKENS):
             with torch.inference_mode():
-                yield functional.linear(hidden[start : start + CHUNK_TOKENS], self._head)
+                yield capped(functional.linear(hidden[start : start + CHUNK_TOKENS], self._head), self._cap)
 
     def greedy(self, prompt: Tensor, new_tokens: int) -> Iterator[tuple[int, float]]:
         return _greedy(self._model, prompt, new_tokens)

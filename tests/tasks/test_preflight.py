@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tasks.errors import RefusedRecipe
-from tasks.preflight import check_recipe, check_served
+from tasks.errors import RefusedModel, RefusedRecipe
+from tasks.preflight import check_architecture, check_recipe, check_served
 from tasks.recipes import Recipe, ReleasePlan
+from tests.compression.families import write_family
 
 
 @pytest.mark.parametrize(
@@ -61,3 +64,13 @@ def test_an_exported_folder_is_released_only_where_the_recipe_makes_one(recipe: 
         return
     with pytest.raises(RefusedRecipe, match="makes none"):
         check_served(made, ReleasePlan(serve="onnx"))
+
+
+def test_what_an_architecture_cannot_do_is_refused_by_its_name(tmp_path: Path) -> None:
+    gpt2, reader = write_family("gpt2", tmp_path / "gpt2"), write_family("bert", tmp_path / "bert")
+    pruning = Recipe.model_validate({"order": ("prune", "distill")})
+    check_architecture(pruning, gpt2)
+    with pytest.raises(RefusedRecipe, match="GPT2LMHeadModel"):
+        check_architecture(Recipe.model_validate({"order": ("prune", "quantize")}), gpt2)
+    with pytest.raises(RefusedModel, match="BertForQuestionAnswering"):
+        check_architecture(pruning, reader)
