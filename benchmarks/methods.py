@@ -32,6 +32,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "Wanda 2:4": ("prune", SPARSE | {"method": "wanda", "sparsity": 0.5, "pattern": "2:4"}),
     "SparseGPT 2:4": ("prune", SPARSE | {"method": "sparsegpt", "sparsity": 0.5, "pattern": "2:4"}),
     "SparseGPT 4:8": ("prune", SPARSE | {"method": "sparsegpt", "sparsity": 0.5, "pattern": "4:8"}),
+    "SparseGPT 50 % sens": ("prune by layer", SPARSE | {"method": "sparsegpt", "sparsity": 0.5}),
     "channels 25 %": ("slim", SPARSE | {"heads": 0.0, "channels": 0.25, "blocks": 0.0}),
     "heads 33 %": ("slim", SPARSE | {"heads": 0.34, "channels": 0.0, "blocks": 0.0}),
     "blocks 10 %": ("slim", SPARSE | {"heads": 0.0, "channels": 0.0, "blocks": 0.1}),
@@ -42,6 +43,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "GPTQ 4 bit row": ("quantize", GRID | {"method": "gptq", "bits": 4, "group_size": 0}),
     "GPTQ 3 bit g64": ("quantize", GRID | {"method": "gptq", "bits": 3, "group_size": 64}),
     "GPTQ 2 bit g64": ("quantize", GRID | {"method": "gptq", "bits": 2, "group_size": 64}),
+    "GPTQ mean 4.25": ("quantize by layer", GRID | {"method": "gptq", "mean_bits": 4.25, "group_size": 64}),
+    "GPTQ mean 3.75": ("quantize by layer", GRID | {"method": "gptq", "mean_bits": 3.75, "group_size": 64}),
+    "GPTQ mean 3.25": ("quantize by layer", GRID | {"method": "gptq", "mean_bits": 3.25, "group_size": 64}),
 }
 
 
@@ -70,13 +74,13 @@ def main() -> None:
     wanted = [part.strip().lower() for part in (options.rows or "").split(",")]
     names = [name for name in ROWS if any(part in name.lower() for part in wanted)]
     if not options.json:
-        print(f"{'method':17}{'bytes':>7}{'ppl':>8}{'agree':>7}{'KL':>8}{'wall s':>8}{'CPU s':>8}", flush=True)
+        print(f"{'method':20}{'bytes':>7}{'ppl':>8}{'agree':>7}{'KL':>8}{'wall s':>8}{'CPU s':>8}", flush=True)
     for row in measure(names, options.model, options.blocks, options.threads, quick=options.quick):
         if options.json:
             print(json.dumps(asdict(row)), flush=True)
             continue
         figures = f"{row.bytes_ratio:7.3f}{row.perplexity_ratio:8.3f}{row.agreement:7.3f}{row.kl:8.4f}"
-        print(f"{row.method:17}{figures}{row.wall_s:8.1f}{row.cpu_s:8.1f}", flush=True)
+        print(f"{row.method:20}{figures}{row.wall_s:8.1f}{row.cpu_s:8.1f}", flush=True)
 
 
 def measure(names: list[str], model: str | None, blocks: int, threads: int, *, quick: bool) -> Iterator[Row]:
@@ -98,6 +102,7 @@ def _row(method: str, original: Path, destination: Path, calibration: Path, eval
     import numpy as np
     import torch
 
+    from tasks.compression.budget import prune_by_sensitivity, quantize_to_budget
     from tasks.compression.layerwise import prune_folder, quantize_folder
     from tasks.compression.scoring import score_pair
     from tasks.compression.slimming import slim_folder
@@ -109,6 +114,8 @@ def _row(method: str, original: Path, destination: Path, calibration: Path, eval
         "prune": prune_folder,
         "slim": slim_folder,
         "quantize": quantize_folder,
+        "prune by layer": prune_by_sensitivity,
+        "quantize by layer": quantize_to_budget,
     }
     kind, arguments = ROWS[method]
     wall, cpu = time.perf_counter(), time.process_time()

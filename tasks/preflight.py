@@ -62,6 +62,7 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
         Refused: an architecture that the engine does not know or cannot do this to, or that cannot be exported where
             that is asked for, or a group size or pattern that does not divide a layer's columns.
     """
+    from tasks.compression.budget import check_mean_bits
     from tasks.compression.checks import check_recipe as check_shapes
     from tasks.compression.checks import check_zeros
     from tasks.compression.onnx_support import check_exportable
@@ -84,6 +85,8 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
         columns_of=columns_of,
         group_size=group_size,
     )
+    if "quantize" in recipe.order and recipe.quantize.mean_bits:
+        check_mean_bits(folder, recipe.quantize.mean_bits, recipe.quantize.group_size)
 
 
 def check_served(recipe: Recipe, release: ReleasePlan) -> None:
@@ -136,6 +139,14 @@ def check_recipe(recipe: Recipe) -> None:
             observed=" → ".join(order),
             limit="prune before quantize",
             remedy="put prune first in recipe.order",
+        )
+    by_layer = "prune" in order and recipe.prune.allocation == "sensitivity"
+    if by_layer and (recipe.prune.method == "structured" or recipe.prune.pattern != "unstructured"):
+        raise RefusedRecipe(
+            "only single weights can be pruned by a share of each layer's own",
+            observed=f"allocation sensitivity, method {recipe.prune.method}, pattern {recipe.prune.pattern}",
+            limit="methods sparsegpt, wanda and magnitude with pattern unstructured",
+            remedy="set recipe.prune.allocation to uniform, or choose one of those",
         )
     if "distill" in order and recipe.distill.hidden_weight and recipe.distill.cached_top_k:
         raise RefusedRecipe(

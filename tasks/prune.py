@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tasks.compression.resuming import Partial
 
-MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slimming")
+MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slimming", "tasks.compression.budget")
 
 
 @compute_task(
@@ -60,12 +60,25 @@ def prune(
 def _work(
     source: Path, folder: Path, tokens: torch.Tensor, recipe: PruneRecipe, seed: int, partial: Partial, keep: bool
 ) -> Iterator[LayerReport]:
+    from tasks.compression.budget import prune_by_sensitivity
     from tasks.compression.layerwise import prune_folder
     from tasks.compression.slimming import slim_folder
 
     if recipe.method == "structured":
         shares = {"heads": recipe.heads, "channels": recipe.channels, "blocks": recipe.blocks}
         return slim_folder(source, folder, tokens, **shares, damping=recipe.damping, partial=partial)
+    if recipe.allocation == "sensitivity":
+        return prune_by_sensitivity(
+            source,
+            folder,
+            tokens,
+            method=recipe.method,
+            sparsity=recipe.sparsity,
+            damping=recipe.damping,
+            seed=seed,
+            partial=partial,
+            keep_statistics=keep,
+        )
     return prune_folder(
         source,
         folder,

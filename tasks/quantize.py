@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
@@ -14,7 +14,12 @@ from tasks.workbench import followed, measured, open_model, open_tokens, use_thr
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
 
-MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.quantization")
+MODULES = (
+    "tasks.quantize",
+    "tasks.compression.layerwise",
+    "tasks.compression.quantization",
+    "tasks.compression.budget",
+)
 
 
 @compute_task(
@@ -23,6 +28,7 @@ MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.q
 )
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
     """Turn each decoder linear's weights into packed integers, block by block. Zeros stay zero."""
+    from tasks.compression.budget import quantize_to_budget
     from tasks.compression.checkpoint import linear_count
     from tasks.compression.layerwise import quantize_folder
 
@@ -31,18 +37,18 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
     layers: list[LayerReport] = []
 
     def make(folder: Path, partial: Partial) -> None:
-        made = quantize_folder(
-            source,
-            folder,
-            tokens,
-            method=recipe.method,
-            bits=recipe.bits,
-            group_size=recipe.group_size,
-            symmetric=True,
-            act_order=recipe.act_order,
-            damping=recipe.damping,
-            partial=partial,
-        )
+        options: dict[str, Any] = {
+            "method": recipe.method,
+            "group_size": recipe.group_size,
+            "symmetric": True,
+            "act_order": recipe.act_order,
+            "damping": recipe.damping,
+            "partial": partial,
+        }
+        if recipe.mean_bits:
+            made = quantize_to_budget(source, folder, tokens, mean_bits=recipe.mean_bits, **options)
+        else:
+            made = quantize_folder(source, folder, tokens, bits=recipe.bits, **options)
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
     with measured() as meter:
@@ -52,7 +58,7 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
             make,
             stage="quantize",
             key=stage_key(),
-            name=f"{model.name}-int{recipe.bits}",
+            name=f"{model.name}-" + (f"mixed{recipe.mean_bits:g}" if recipe.mean_bits else f"int{recipe.bits}"),
             licence=model.licence,
         )
     return Compressed(

@@ -83,6 +83,11 @@ class PruneRecipe(Choice):
     channels: float = Field(0.25, ge=0, lt=1, description="Structured: share of MLP channels removed, 0–1")
     blocks: float = Field(0.0, ge=0, lt=1, description="Structured: share of decoder blocks removed, 0–1")
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
+    allocation: Literal["uniform", "sensitivity"] = Field(
+        "uniform",
+        description="uniform: every layer has the same zero share; sensitivity: layers whose errors cost the model "
+        "more lose fewer weights, with the same share over all (unstructured only; takes about three times as long)",
+    )
 
     @property
     def amount(self) -> str:
@@ -90,6 +95,8 @@ class PruneRecipe(Choice):
         if self.method == "structured":
             removed = {"heads": self.heads, "channels": self.channels, "blocks": self.blocks}
             return "-".join(f"{name}{share:.0%}" for name, share in removed.items() if share)
+        if self.allocation == "sensitivity":
+            return f"{self.sparsity:.0%}-by-layer"
         return f"{self.sparsity:.0%}" if self.pattern == "unstructured" else self.pattern
 
 
@@ -106,10 +113,19 @@ class QuantizeRecipe(Choice):
     )
     act_order: bool = Field(True, description="GPTQ settles the columns with the largest inputs first")
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
+    mean_bits: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Budget of bits a weight over all layers together, scales counted: layers whose errors cost the "
+        "model more get 8 or 4 bits, others 3 or 2. 4 bits in groups of 64 are 4.25. 0: every layer has `bits`",
+    )
 
     @property
     def grid(self) -> str:
         """What run names show."""
+        if self.mean_bits:
+            return f"{self.mean_bits:g}bit-mixed"
         return f"{self.bits}bit-g{self.group_size}" if self.group_size else f"{self.bits}bit-channel"
 
 

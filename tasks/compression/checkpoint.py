@@ -25,8 +25,9 @@ from tasks.compression.architectures import (
     block_count,
     find_architecture,
 )
+from tasks.compression.mixed import Grids, read_grids
 from tasks.compression.naming import by_entry
-from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear, Packing, read_packed
+from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear, read_packed
 from tasks.errors import RefusedModel
 
 INDEX = "model.safetensors.index.json"
@@ -58,9 +59,9 @@ class Checkpoint:
         return architecture_of(self.config)
 
     @cached_property
-    def packing(self) -> Packing | None:
-        """The grid of the packed linear layers, or none when the folder is dense."""
-        return Packing.from_config(self.config)
+    def packing(self) -> Grids | None:
+        """The grids of the packed linear layers, or none when the folder is dense."""
+        return read_grids(self.config)
 
     @property
     def blocks(self) -> int:
@@ -142,7 +143,7 @@ class Checkpoint:
         """A linear layer's integers, or none when it is stored dense. ``prefix`` has no ``.weight``."""
         if self.packing is None or f"{prefix}.weight_packed" not in self._shards:
             return None
-        return read_packed(self, prefix, self.packing)
+        return read_packed(self, prefix, self.packing.of(prefix))
 
     def linear(self, prefix: str) -> Tensor:
         """A linear layer's weight in float32, (rows, columns), dequantized when it is packed."""

@@ -39,7 +39,7 @@ def check_recipe(
     if prune and checkpoint.packing is not None:
         raise RefusedRecipe(
             "pruning a quantized model would move its weights off their integer grid",
-            observed=f"{checkpoint.packing.bits}-bit packed weights",
+            observed=f"packed weights: {checkpoint.packing}",
             limit="a dense source",
             remedy="prune before quantizing",
         )

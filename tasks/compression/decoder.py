@@ -156,7 +156,7 @@ class _Rows(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(…) token ids → (…, width)."""
-        rows = self._rows[torch.searchsorted(self._used, tokens)]
+        rows = self._rows[torch.searchsorted(self._used, tokens.contiguous())]
         return rows if self.scale == 1 else rows * torch.tensor(self.scale)
 
 

@@ -11,7 +11,7 @@ Memory is one block, its activations for one batch, and the hidden states of all
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tasks.compression.checks import check_calibration, check_choice, check_reci
 from tasks.compression.decoder import Call, Decoder
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.limits import check_packable
+from tasks.compression.mixed import Grids, Mixed
 from tasks.compression.packing import Packing
 from tasks.compression.pruning import Pattern
 from tasks.compression.resuming import Partial
@@ -252,6 +253,7 @@ def prune_folder(
     method: str,
     sparsity: float,
     pattern: str = "unstructured",
+    shares: Mapping[str, float] | None = None,
     damping: float = 0.01,
     seed: int = 0,
     partial: Partial | None = None,
@@ -269,6 +271,7 @@ def prune_folder(
         method: ``sparsegpt``, ``wanda`` or ``magnitude``.
         sparsity: zero share of each layer, above 0 and below 1; not used with a pattern.
         pattern: ``unstructured``, or n:m, of every m consecutive input columns n weights stay.
+        shares: zero share of each layer that differs, by full name; without a pattern (``budget`` chooses them).
         damping: added to the Hessian's diagonal, share of its mean.
         seed: part of the recipe; all methods are deterministic and draw nothing.
         partial, keep_statistics: see ``compress_folder``.
@@ -284,7 +287,7 @@ def prune_folder(
     zeros = check_zeros(sparsity, pattern)
     check_recipe(source, prune=True, columns_of=zeros.of if isinstance(zeros, Pattern) else None)
     checkpoint = Checkpoint(source)
-    transform = Prune(method, zeros, damping)
+    transform = Prune(method, zeros, damping, shares or {})
     return compress_folder(checkpoint, transform, destination, tokens, partial, keep_statistics=keep_statistics)
 
 
@@ -296,6 +299,7 @@ def quantize_folder(
     method: str,
     bits: int,
     group_size: int,
+    bits_of: Mapping[str, int] | None = None,
     symmetric: bool = True,
     act_order: bool = True,
     damping: float = 0.01,
@@ -314,6 +318,7 @@ def quantize_folder(
         method: ``gptq``, or ``rtn`` (round to nearest, the reference).
         bits: 8, 4, 3 or 2.
         group_size: input columns that share one scale; 0 for one scale a row (per channel).
+        bits_of: bits of each layer by full name, where they are not all the same (``budget`` chooses them).
         symmetric: no zero points; the only kind that plain transformers reloads, see ``check_recipe``.
         act_order: GPTQ settles the columns with the largest inputs first; else from left to right.
         damping: added to the Hessian's diagonal, share of its mean.
@@ -331,7 +336,10 @@ def quantize_folder(
     check_recipe(source, group_size=group_size or None, symmetric=symmetric)
     checkpoint = Checkpoint(source)
     check_packable(checkpoint)
-    transform = Quantize(method, Packing(bits, group_size, symmetric), damping, act_order)
+    grids: Grids = Packing(bits, group_size, symmetric)
+    if len(set((bits_of or {}).values())) > 1:
+        grids = Mixed.by_layer({name: Packing(own, group_size, symmetric) for name, own in (bits_of or {}).items()})
+    transform = Quantize(method, grids, damping, act_order)
     check_calibration(checkpoint, tokens)
     kept = KeptStatistics.of(source, tokens, checkpoint.blocks)
     if kept is not None:

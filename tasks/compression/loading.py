@@ -5,6 +5,9 @@ A packed folder is decompressed once while it loads (``CompressedTensorsConfig(d
 configuration the library decompresses at the first forward pass and leaves an offloading wrapper on every layer, which
 costs about a third more time per token. The library multiplies codes and scales in the scales' own type, so a weight is
 rounded to float16 once; that is how vLLM and others serve it too.
+
+A folder with several grids (``mixed``) is loaded packed, where each layer gets the grid of its own config group, and
+made dense layer by layer; scales are float32 then, so nothing is rounded.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from compressed_tensors.compressors import decompress_module
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, CompressedTensorsConfig, PreTrainedModel
 from transformers.utils import logging
@@ -23,6 +27,7 @@ from transformers.utils import logging
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.heads import capped, head_cap
 from tasks.compression.limits import check_language_model
+from tasks.compression.mixed import Mixed
 from tasks.errors import RefusedData, RefusedModel
 
 SHOWN = 3
@@ -53,8 +58,17 @@ def load_reader(folder: Path) -> PreTrainedModel:
 
 def _unpacking(folder: Path) -> dict[str, Any]:
     """What makes a packed folder dense while it loads."""
-    packed = Checkpoint(folder).packing is not None
-    return {"quantization_config": CompressedTensorsConfig(dequantize=True)} if packed else {}
+    packing = Checkpoint(folder).packing
+    alike = packing is not None and not isinstance(packing, Mixed)
+    return {"quantization_config": CompressedTensorsConfig(dequantize=True)} if alike else {}
+
+
+def _unpack(model: Any) -> None:
+    """Make layers that were loaded packed ordinary ones: no hook, no wrapper, no packed tensor is left."""
+    for module in model.modules():
+        decompress_module(module, leave_decompressed=False)
+    model.hf_quantizer.compressor.remove_decompression_hook(model)
+    model.hf_quantizer.remove_quantization_config(model)
 
 
 def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mapping[str, Any]) -> PreTrainedModel:
@@ -79,6 +93,8 @@ def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mappi
             limit="every tensor of the architecture, and no other",
             remedy="make or get the folder again",
         )
+    if isinstance(Checkpoint(folder).packing, Mixed):
+        _unpack(model)
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 

@@ -37,7 +37,7 @@ from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tasks.compression.checkpoint import Checkpoint, check_supported
-from tasks.compression.onnx_graph import MICROSOFT, GraphWriter
+from tasks.compression.onnx_graph import MICROSOFT, GraphWriter, stored_bits
 from tasks.compression.onnx_support import refuse_other_tokens, refuse_unknown
 from tasks.compression.packing import PackedLinear, Packing
 from tasks.compression.quantization import round_to_nearest
@@ -238,7 +238,7 @@ class _Decoder:
         biases = list(self._biases(prefixes, rows))
         self.grids |= {_grid(layer) for layer in layers}
         bias, name = torch.cat(biases) if biases else None, f"{module}.{'+'.join(names)}"
-        if len({_grid(layer) for layer in layers}) == 1:
+        if len({_kind(layer) for layer in layers}) == 1:
             return self._multiply(name, source, _stacked(layers), bias)
         parts = [self._multiply(prefix, source, layer, None) for prefix, layer in zip(prefixes, layers, strict=True)]
         return self._biased(name, self.graph.node("Concat", parts, f"{name}.out", axis=-1), bias)
@@ -272,15 +272,20 @@ class _Decoder:
 _CACHE = ("key", "value")
 
 
+def _kind(layer: PackedLinear | Tensor) -> object:
+    """Layers of one input and one kind can be one multiplication."""
+    return (stored_bits(layer.bits), layer.group_size, layer.symmetric) if isinstance(layer, PackedLinear) else None
+
+
 def _grid(layer: PackedLinear | Tensor) -> str:
-    """Layers of one input and one grid can be one multiplication."""
+    """What ``onnx.json`` says of a layer."""
     if isinstance(layer, Tensor):
         return "float32"
     return f"int{layer.bits}, groups of {layer.group_size}{'' if layer.symmetric else ' with zero points'}"
 
 
 def _stacked(layers: list[PackedLinear | Tensor]) -> PackedLinear | Tensor:
-    """Layers of one grid and one input as one, rows under rows."""
+    """Layers of one kind and one input as one, rows under rows."""
     packed = [layer for layer in layers if isinstance(layer, PackedLinear)]
     if not packed:
         return torch.cat([layer for layer in layers if isinstance(layer, Tensor)])
@@ -290,4 +295,5 @@ def _stacked(layers: list[PackedLinear | Tensor]) -> PackedLinear | Tensor:
         codes=torch.cat([layer.codes for layer in packed]),
         scale=torch.cat([layer.scale for layer in packed]),
         zero_point=torch.cat(points) if points else None,
+        bits=max(layer.bits for layer in packed),  # a narrower grid lies inside a wider one, around the same zero
     )

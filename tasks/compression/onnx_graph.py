@@ -126,7 +126,8 @@ class GraphWriter:
         rows, columns = weight.codes.shape
         return self.node(
             "MatMulNBits", [source, *self.integers(prefix, weight)], f"{prefix}.out", MICROSOFT,
-            K=columns, N=rows, bits=_width(weight.bits), block_size=weight.group_size, accuracy_level=accuracy_level,
+            K=columns, N=rows, bits=stored_bits(weight.bits), block_size=weight.group_size,
+            accuracy_level=accuracy_level,
         )  # fmt: skip
 
     def integers(self, prefix: str, weight: PackedLinear) -> list[str]:
@@ -144,7 +145,7 @@ class GraphWriter:
         shaped = self.alias(f"{prefix}.rows", codes, list(weight.codes.shape))
         return self.node(
             "GatherBlockQuantized", [shaped, indices, scales], output, MICROSOFT,
-            bits=_width(weight.bits), block_size=weight.group_size, gather_axis=0, quantize_axis=1,
+            bits=stored_bits(weight.bits), block_size=weight.group_size, gather_axis=0, quantize_axis=1,
         )  # fmt: skip
 
 
@@ -163,12 +164,12 @@ def blocks_of(linear: PackedLinear) -> tuple[Tensor, Tensor | None]:
     size = linear.group_size
     rows, columns = linear.codes.shape
     codes = _unsigned(linear.codes, linear.bits).view(rows, columns // size, size)
-    if _width(linear.bits) == 4:
+    if stored_bits(linear.bits) == 4:
         codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
     if linear.zero_point is None:
         return codes.contiguous(), None
     zeros = _unsigned(linear.zero_point, linear.bits)
-    if _width(linear.bits) == 4:
+    if stored_bits(linear.bits) == 4:
         zeros = torch.nn.functional.pad(zeros, (0, zeros.shape[1] % 2))
         zeros = zeros[:, 0::2] | (zeros[:, 1::2] << 4)
     return codes.contiguous(), zeros.contiguous()
@@ -198,10 +199,11 @@ def in_blocks(linear: PackedLinear) -> PackedLinear:
     )
 
 
-def _width(bits: int) -> int:
+def stored_bits(bits: int) -> int:
+    """Bits in the file of a code of ``bits``."""
     return 4 if bits <= 4 else 8
 
 
 def _unsigned(codes: Tensor, bits: int) -> Tensor:
     """Codes in ``-2^(width-1) … 2^(width-1) - 1`` as unsigned ones of the same distance from each other."""
-    return (codes.to(torch.int16) + (1 << (_width(bits) - 1))).to(torch.uint8)
+    return (codes.to(torch.int16) + (1 << (stored_bits(bits) - 1))).to(torch.uint8)

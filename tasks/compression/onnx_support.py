@@ -13,6 +13,7 @@ from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.errors import RefusedModel
 
 EXPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+LAYOUTS = ("pack-quantized",)  # of compressed-tensors
 ROTARY = ("default", "linear", "llama3")
 _PROBES = ("Hello", " The capital of France is", "Größe  42\n\nx=1;\t§ 你好 🙂", "a " * 40)
 _PARTS = ("weight", "bias", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
@@ -34,6 +35,10 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
     name = architecture_name(checkpoint.config)
     if name not in EXPORTED:  # before anything else: other families' configurations have other names
         raise _unknown("architecture", name, EXPORTED)
+    quantized = checkpoint.config.get("quantization_config")
+    layout = quantized.get("format") or quantized.get("quant_method") if quantized else LAYOUTS[0]
+    if layout not in LAYOUTS:
+        raise _unknown("weight format", layout, LAYOUTS)
     positions = getattr(config, "rope_parameters", None) or {}
     turned = positions.get("partial_rotary_factor", 1.0)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -58,6 +58,13 @@ class Packing:
     group_size: int
     symmetric: bool
 
+    def __str__(self) -> str:
+        return f"int{self.bits}, " + (f"groups of {self.group_size}" if self.group_size else "one scale a row")
+
+    def of(self, prefix: str) -> Packing:
+        """The grid of layer ``prefix``: this one, as of every other layer (``mixed`` has folders where they differ)."""
+        return self
+
     @property
     def lowest(self) -> int:
         """The lowest code."""

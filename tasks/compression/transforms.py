@@ -5,14 +5,15 @@ A transform is handed statistics and never makes them, so two of them can share 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tasks.compression.hessian import InputStatistics
-from tasks.compression.packing import Packing
+from tasks.compression.mixed import Grids
 from tasks.compression.pruning import Zeros, magnitude, sparsegpt, wanda
 from tasks.compression.quantization import gptq, round_to_nearest
 from tasks.compression.writing import as_stored
@@ -42,7 +43,7 @@ class Transform(Protocol):
     def method(self) -> str: ...
 
     @property
-    def packing(self) -> Packing | None: ...
+    def packing(self) -> Grids | None: ...
 
     @property
     def others(self) -> torch.dtype | None: ...
@@ -52,23 +53,28 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class Prune:
-    """Zero a share of the weights, or a pattern of them, and store the rest in the source's dtype."""
+    """Zero a share of the weights, or a pattern of them, and store the rest in the source's dtype.
+
+    Attributes:
+        shares: zero share of each layer that has one of its own.
+    """
 
     method: str
     zeros: Zeros
     damping: float
-    packing: Packing | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    packing: Grids | None = None
     others: torch.dtype | None = None
 
     def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
-        fallback = None
+        fallback, zeros = None, self.shares.get(prefix, self.zeros)
         if self.method == "magnitude":
-            pruned = magnitude(weight, self.zeros)
+            pruned = magnitude(weight, zeros)
         elif self.method == "wanda":
-            pruned = wanda(weight, statistics.gram.diagonal(), self.zeros)
+            pruned = wanda(weight, statistics.gram.diagonal(), zeros)
         else:
             factor = statistics.factor(self.damping)
-            pruned, fallback = sparsegpt(weight, factor, self.zeros), factor.fallback
+            pruned, fallback = sparsegpt(weight, factor, zeros), factor.fallback
         kept = as_stored(pruned, stored)
         return Changed(kept.to(torch.float32), {f"{prefix}.weight": kept}, 8.0 * kept.element_size(), fallback)
 
@@ -78,17 +84,17 @@ class Quantize:
     """Store the weights as integers and everything else as float16."""
 
     method: str
-    packing: Packing
+    packing: Grids
     damping: float
     act_order: bool = True
     others: torch.dtype | None = torch.float16
 
     def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
-        fallback = None
+        fallback, packing = None, self.packing.of(prefix)
         if self.method == "rtn":
-            packed = round_to_nearest(weight, self.packing)
+            packed = round_to_nearest(weight, packing)
         else:
             factor = statistics.factor(self.damping, largest_first=self.act_order)
             importance = statistics.gram.diagonal()
-            packed, fallback = gptq(weight, factor, self.packing, importance), factor.fallback
-        return Changed(packed.dequantize(), packed.to_tensors(prefix), float(self.packing.bits), fallback)
+            packed, fallback = gptq(weight, factor, packing, importance), factor.fallback
+        return Changed(packed.dequantize(), packed.to_tensors(prefix), float(packing.bits), fallback)

@@ -17,7 +17,8 @@ from torch import Tensor
 from tasks.compression.architectures import block_count
 from tasks.compression.checkpoint import INDEX, Checkpoint
 from tasks.compression.hessian import InputStatistics
-from tasks.compression.packing import PACKED_SUFFIXES, Packing
+from tasks.compression.mixed import Grids
+from tasks.compression.packing import PACKED_SUFFIXES
 from tasks.compression.resuming import Partial, Saved
 from tasks.compression.statistics import FOLDER, file_name, save_statistics
 
@@ -64,7 +65,7 @@ class FolderWriter:
     Args:
         source: the folder that configuration and tokenizer come from.
         destination: absent, or an empty folder.
-        packing: the grid when linear layers are packed, or none for a dense folder.
+        packing: the grids when linear layers are packed, or none for a dense folder.
         config: config.json of the new folder where it is another shape than the source's.
         partial: where shards wait until all are written, so that another process can go on with them (``resume``,
             ``save``); without it an interrupted write starts from the beginning.
@@ -74,7 +75,7 @@ class FolderWriter:
         self,
         source: Checkpoint,
         destination: Path,
-        packing: Packing | None = None,
+        packing: Grids | None = None,
         partial: Partial | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:

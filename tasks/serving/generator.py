@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compressed_tensors.compressors import decompress_module
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -31,6 +32,14 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.wanted(), dtype=torch.bool)
 
 
+def _unpack(model: Any) -> None:
+    """Make layers that were loaded packed ordinary ones, each by its own grid."""
+    for module in model.modules():
+        decompress_module(module, leave_decompressed=False)
+    model.hf_quantizer.compressor.remove_decompression_hook(model)
+    model.hf_quantizer.remove_quantization_config(model)
+
+
 class Generator:
     """A loaded model and its tokenizer. Not thread-safe: one thread owns it."""
 
@@ -43,8 +52,11 @@ class Generator:
         # transformers fills a missing tensor with random numbers and goes on, so what it found is looked at.
         config = json.loads((folder / "config.json").read_text())
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        packed = (config.get("quantization_config") or {}).get("quant_method") == "compressed-tensors"
-        if packed:
+        quantized = config.get("quantization_config") or {}
+        packed = quantized.get("quant_method") == "compressed-tensors"
+        # Of several grids dequantize=True takes the first for every layer (transformers 5.23) and says nothing.
+        mixed = packed and len(quantized.get("config_groups") or {}) > 1
+        if packed and not mixed:
             safe["quantization_config"] = CompressedTensorsConfig(dequantize=True)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **safe
@@ -54,6 +66,8 @@ class Generator:
         wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if kind.endswith("_keys") and names}
         if wrong:
             raise ValueError(f"tensors that do not fit the architecture: {str(wrong)[:500]}")
+        if mixed:
+            _unpack(self.model)
         self.model.eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.tokenizer.padding_side = "left"

@@ -103,6 +103,10 @@ def test_auto_exports_what_is_packed_and_says_why_it_leaves_the_rest(
     config.write_text(said)
     left = exported(other, "auto", shares.append)
     assert left.model is None and "activation" in left.reason and "gelu" in left.reason
+    config.write_text(said.replace('"pack-quantized"', '"int-quantized"'))
+    with pytest.raises(RefusedModel, match="int-quantized"):
+        exported(stored(store, home / "packed").model_copy(update={"bits": 8.0}), "onnx", shares.append)
+    config.write_text(said)
     with pytest.raises(RefusedModel, match="gelu"):
         exported(other, "onnx", shares.append)
 

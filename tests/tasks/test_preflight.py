@@ -41,6 +41,15 @@ def test_a_possible_order_passes(order: tuple[str, ...]) -> None:
     check_recipe(Recipe.model_validate({"order": order}))
 
 
+@pytest.mark.parametrize("other", [{"pattern": "2:4"}, {"method": "structured"}])
+def test_shares_by_layer_are_for_single_weights(other: dict[str, str]) -> None:
+    by_layer = {"allocation": "sensitivity"}
+    check_recipe(Recipe.model_validate({"prune": by_layer}))
+    check_recipe(Recipe.model_validate({"order": ["quantize"], "prune": by_layer | other}))
+    with pytest.raises(RefusedRecipe, match="single weights"):
+        check_recipe(Recipe.model_validate({"prune": by_layer | other}))
+
+
 def test_kept_answers_of_a_teacher_and_its_hidden_states_exclude_each_other() -> None:
     check_recipe(Recipe.model_validate({"distill": {"cached_top_k": 32}}))
     with pytest.raises(RefusedRecipe, match="no hidden states"):

@@ -1,0 +1,117 @@
+"""What each linear layer's error costs the model: measured, not assumed, at each candidate sparsity or number of bits.
+
+A change ΔW of a layer changes its outputs by Δy = ΔW x. To second order, and taking tokens and outputs as independent,
+the model's distribution of the next token moves away from its own by
+
+    KL ≈ ½ · Σ_r E[g_r²] · E[Δy_r²]   nats a token,
+
+with g_r the gradient of the loss by output r. That is the Fisher information's diagonal over outputs: gradients are of
+labels that the model itself draws, so that they tell of its own distribution and not of the text (Kunstner et al. 2019,
+arXiv:1905.12558, equation 4; the same approximation with inputs kept whole: K-FAC, Martens & Grosse 2015,
+arXiv:1503.05671). E[Δy_r²] is the diagonal of ΔW H ΔWᵀ over the number of tokens, from the statistics that pruning and
+quantization gather anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.hessian import InputStatistics
+from tasks.compression.loading import load_for_compute
+from tasks.compression.transforms import Transform
+from tasks.errors import SlimlineError
+
+
+def output_gradients(folder: Path, tokens: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
+    """The mean square of the loss's gradient by each output of each linear layer in the blocks.
+
+    The whole model is in memory, as in distillation, and one token block's activations.
+
+    Args:
+        folder: the model, dense or packed.
+        tokens: int64 (blocks, block_tokens).
+        seed: of the labels that the model draws.
+
+    Returns:
+        float32 (rows,) by the layer's full name: of a token's loss summed over the block, a mean over tokens.
+
+    Raises:
+        RefusedModel: the folder cannot be read.
+        SlimlineError: a gradient is not finite.
+    """
+    checkpoint, model = Checkpoint(folder), load_for_compute(folder)
+    sums: dict[str, Tensor] = {}
+    hooks = [
+        model.get_submodule(name).register_forward_hook(_adding(name, sums))
+        for name in checkpoint.architecture.all_linears(checkpoint.config)
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    embed = model.get_input_embeddings()
+    try:
+        for block in tokens:
+            with torch.no_grad():
+                embedded = embed(block.unsqueeze(0))
+            # Weights ask for no gradient; the input does, so that gradients reach every layer's output.
+            logits = model(inputs_embeds=embedded.requires_grad_(True), use_cache=False).logits[0]
+            with torch.no_grad():
+                labels = torch.multinomial(functional.softmax(logits, dim=-1), 1, generator=generator).squeeze(1)
+            functional.cross_entropy(logits, labels, reduction="sum").backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, squares in sums.items():
+        _check_finite(name, squares)
+    return {name: squares / tokens.numel() for name, squares in sums.items()}
+
+
+def _adding(name: str, sums: dict[str, Tensor]) -> Any:
+    def add(gradient: Tensor) -> None:
+        squares = gradient.detach().square().sum(dim=tuple(range(gradient.dim() - 1)))
+        sums[name] = sums[name] + squares if name in sums else squares
+
+    def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        output.register_hook(add)
+
+    return hook
+
+
+def _check_finite(name: str, squares: Tensor) -> None:
+    if not bool(torch.isfinite(squares).all()):
+        raise SlimlineError(
+            f"the gradients at the outputs of {name} are not finite",
+            observed="NaN or infinity in float32",
+            limit="finite gradients on every calibration token",
+            remedy="look for damaged weights in the source, or choose one value for all layers",
+        )
+
+
+@torch.no_grad()
+def errors(
+    prefix: str, weight: Tensor, statistics: InputStatistics, squares: Tensor, candidates: Sequence[Transform]
+) -> tuple[float, ...]:
+    """KL in nats a token that each candidate is expected to cost in this layer; see the module's first lines.
+
+    Args:
+        prefix: the layer's full name.
+        weight: float32 (rows, columns), before the change.
+        statistics: of the layer's inputs.
+        squares: (rows,), ``output_gradients`` of the layer.
+        candidates: what might be done to it.
+    """
+    found = []
+    for candidate in candidates:
+        lost = weight - candidate.apply(prefix, weight, statistics, torch.float32).weight
+        moved = ((lost @ statistics.gram) * lost).sum(dim=1).clamp_(min=0) / statistics.tokens
+        found.append(0.5 * float(torch.dot(moved, squares)))
+    return tuple(found)
+
+
+Errors = Mapping[str, tuple[float, ...]]
+"""For each linear layer, by full name, the expected loss at each candidate."""
