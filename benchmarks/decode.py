@@ -6,6 +6,11 @@ given and ``llama_cpp`` is installed. Decode is one token a step for one text wi
 of the median step. CPU seconds leave out time that other jobs took, but not their share of caches and memory; wall
 seconds leave out neither. Resident memory is the child's after decoding, its Python and libraries included.
 
+llama.cpp is for comparison and no dependency: ``pip install llama-cpp-python`` compiles it for this machine (20 minutes
+on two cores). The same bit width is a q4_0 file: ``llama_model_quantize`` of that package, or llama.cpp's own
+``llama-quantize --allow-requantize FILE.gguf q4_0.gguf Q4_0``, makes one of the GGUF file inside the model's package
+(``downloads`` below Slimline's home).
+
 Then the exported file itself is scored beside the packed folder on held-out tokens. ``--quick`` takes the seeded
 two-block model and random tokens: it shows that the benchmark works, and its figures mean nothing else.
 """
@@ -29,6 +34,7 @@ PROMPT_TOKENS, STEPS = 256, 64
 QUICK_PROMPT_TOKENS, QUICK_STEPS = 32, 16
 WARM_STEPS = 4
 SCORED_BLOCKS = 4
+SERVED = "packed, ONNX integers"
 
 Feed = Callable[[Any], Any]  # takes int64 (1, length), appends it to the text
 
@@ -88,6 +94,15 @@ def main() -> None:
             print(f"{row.exported}, {row.positions:,} positions: {_sentence(row)}", flush=True)
         if isinstance(row, Speed):
             rows.append(row)
+    if not options.json:
+        print(_compared(rows))
+
+
+def _compared(rows: list[Speed]) -> str:
+    """What is asked of the served form: its rate beside the others', in tokens a CPU second."""
+    rates = {row.variant: row.decode_per_cpu_s for row in rows}
+    served = rates.pop(SERVED)
+    return f"{SERVED}: " + ", ".join(f"{served / rate:.2f} × {variant}" for variant, rate in rates.items())
 
 
 def _sentence(row: Quality) -> str:
@@ -124,7 +139,7 @@ def measure(options: argparse.Namespace) -> Iterator[Speed | Quality]:
         for variant, kind, folder in (
             ("dense, torch float32", "torch", dense),
             ("packed, torch float32", "torch", packed),
-            ("packed, ONNX integers", "onnx", exported),
+            (SERVED, "onnx", exported),
         ):
             yield _in_child(_speed, variant, kind, folder, tokens[:1, :length], steps, options.threads)
         if options.gguf is None or importlib.util.find_spec("llama_cpp") is None:
@@ -277,9 +292,7 @@ def _quality(exported: Path, packed: Path, tokens: Any, threads: int) -> Quality
     positions = len(tokens) * (tokens.shape[1] - 1)
     means = sums / positions
     packed_perplexity, exported_perplexity = (float(value) for value in np.exp(means[:2]))
-    return Quality(
-        "packed, ONNX integers", positions, packed_perplexity, exported_perplexity, float(means[2]), float(means[3])
-    )
+    return Quality(SERVED, positions, packed_perplexity, exported_perplexity, float(means[2]), float(means[3]))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard
+from tasks.figures import HEAD, figures
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
-from tasks.reporting import megabytes, release_markdown, rollout_rows
+from tasks.reporting import release_markdown, rollout_rows
 
 
 def print_outcome(outcome: Outcome | ReaderOutcome, console: Console) -> None:
@@ -17,6 +18,8 @@ def print_outcome(outcome: Outcome | ReaderOutcome, console: Console) -> None:
         _print_reader(outcome.scorecard, console)
     else:
         _print_scorecard(outcome.scorecard, console)
+        if outcome.exported is not None and outcome.exported.model is None:
+            console.print(f"Not exported  {outcome.exported.reason}")
     registered = outcome.registered
     console.print(
         f"Registered  {registered.name} version {registered.version}, alias {registered.alias}  {registered.url}"
@@ -26,18 +29,9 @@ def print_outcome(outcome: Outcome | ReaderOutcome, console: Console) -> None:
 
 
 def _print_scorecard(scorecard: Scorecard, console: Console) -> None:
-    was, now = scorecard.baseline, scorecard.candidate
-    table = Table("", "original", "compressed", "ratio", title="Scorecard")
-    table.add_row(
-        "bytes on disk, every file", megabytes(was.bytes), megabytes(now.bytes), f"{now.bytes / was.bytes:.3f}"
-    )
-    table.add_row(
-        "perplexity", f"{was.perplexity:.2f}", f"{now.perplexity:.2f}", f"{now.perplexity / was.perplexity:.3f}"
-    )
-    table.add_row("same next token", "100.0 %", f"{now.agreement:.1%}", "")
-    table.add_row("KL from the original, nats", "0", f"{now.kl:.4f}", "")
-    table.add_row("time to first token", f"{was.first_token_ms:.0f} ms", f"{now.first_token_ms:.0f} ms", "")
-    table.add_row("time per following token", f"{was.per_token_ms:.0f} ms", f"{now.per_token_ms:.0f} ms", "")
+    table = Table(*HEAD, title="Scorecard")
+    for figure in figures(scorecard):
+        table.add_row(*figure.cells)
     console.print(table)
     _print_checks(scorecard.checks, console)
 

@@ -1,19 +1,20 @@
-"""fetch → prune → quantize → distill → evaluate → register, in the order that the recipe says."""
+"""fetch → prune → quantize → distill → export → evaluate → register, in the order that the recipe says."""
 
 from __future__ import annotations
 
 from prefect import flow
 
-from tasks.contracts import Compressed, Outcome
+from tasks.contracts import Compressed, Exported, Outcome
 from tasks.convert import convert
 from tasks.distill import distill
 from tasks.evaluate import evaluate, judge, require_passed, require_sound
+from tasks.export import export
 from tasks.fetch import digest_text, fetch, locate
 from tasks.preflight import check_fit, preflight
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
-from tasks.record import record_data, record_stage, record_verdict, record_version, recorded_run
+from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
 
 
@@ -54,13 +55,17 @@ def compress(
             require_sound(done, recipe.max_fallback_share)
             stages.append(done)
             candidate = done.model
+        exported: Exported | None = None
+        if recipe.cpu_export != "none":
+            exported = export(candidate, recipe.cpu_export)
+            record_export(tracked, exported)
         if "quantize" in recipe.order and recipe.quantize.layout:
             done = convert(candidate, recipe.quantize.layout)
             record_stage(tracked, done)
             stages.append(done)
             candidate = done.model
 
-        scorecard = judge(evaluate(candidate, original, blocks), gate)
+        scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
         record_verdict(tracked, scorecard)
         require_passed(scorecard)
 
@@ -71,6 +76,7 @@ def compress(
         data=blocks,
         stages=tuple(stages),
         scorecard=scorecard,
+        exported=exported,
         registered=registered,
         tracked=tracked,
     )

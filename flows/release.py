@@ -26,9 +26,9 @@ def release(
         plan: How traffic moves.
     """
     with alone_on(plan.endpoint):
-        new = package(registered)
+        new = package(registered, plan)
         if plan.original_first and is_new(plan):
-            create_endpoint(package(unregistered(original)), plan)
+            create_endpoint(package(unregistered(original), plan.model_copy(update={"serve": "torch"})), plan)
         rollout = watch(shift(new, plan), new, plan, data)
         registered = settle(rollout)
         tidy(rollout)

@@ -27,7 +27,7 @@ from tasks.contracts import identity
 from tasks.settings import settings
 from tasks.sourcecode import code_digest
 
-LIBRARIES = ("torch", "transformers", "compressed-tensors", "numpy", "numba", "tokenizers")
+LIBRARIES = ("torch", "transformers", "compressed-tensors", "numpy", "numba", "tokenizers", "onnx", "onnxruntime")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Stage = Literal[
-    "fetch", "prune", "quantize", "distill", "convert", "evaluate", "register", "deploy",
+    "fetch", "prune", "quantize", "distill", "convert", "export", "evaluate", "register", "deploy",
     "train-teacher", "drop-blocks", "teach-reader",
 ]  # fmt: skip
 
@@ -72,6 +72,7 @@ class ModelRef(Value):
     dtype: str = Field(description="Of the unquantized tensors: float32, float16, bfloat16")
     sparsity: float = Field(default=0.0, ge=0, le=1, description="Zero share of the decoder blocks' linear weights")
     bits: float = Field(default=32.0, description="Bits a weight in the decoder blocks' linears, scales not counted")
+    runtime: Literal["torch", "onnx"] = Field(default="torch", description="What a CPU container serves it with")
 
 
 class LayerReport(Value):
@@ -108,8 +109,19 @@ class Compressed(Value):
         return tuple(layer for layer in self.layers if layer.fallback)
 
 
-class Score(Value):
-    """One reloaded folder, measured."""
+class Exported(Value):
+    """What export returns: the compressed folder written once more, as a file that a CPU decodes fast."""
+
+    source: str = Field(description="Digest of the folder that it was made from")
+    model: ModelRef | None = Field(description="The exported folder, or none where it stays with torch")
+    reason: str = Field(default="", description="Why there is none")
+    choices: dict[str, str] = Field(default={}, description="What decides what the file computes, as in its onnx.json")
+    seconds: float = 0.0
+    peak_bytes: int = Field(default=0, description="Peak resident memory of the process during the stage")
+
+
+class Quality(Value):
+    """How close one reloaded folder is to the original on the held-out items."""
 
     perplexity: float
     agreement: float = Field(
@@ -117,9 +129,14 @@ class Score(Value):
     )
     kl: float = Field(description="Mean KL(original ‖ this) per token, nats")
     bytes: int
+    tokens: int = Field(description="Positions scored")
+
+
+class Score(Quality):
+    """One reloaded folder, measured, with the runtime that serves it."""
+
     first_token_ms: float = Field(description="Median time to first token, milliseconds")
     per_token_ms: float = Field(description="Median time per following token, milliseconds")
-    tokens: int = Field(description="Positions scored")
 
 
 class GateCheck(Value):
@@ -143,6 +160,22 @@ class Scorecard(Value):
     baseline: Score
     checks: tuple[GateCheck, ...]
     sample: str = Field(default="", description="What the candidate writes for one fixed prompt")
+    exported_model: ModelRef | None = Field(
+        default=None, description="The exported folder; where there is one, the candidate's score is of it"
+    )
+    packed: Quality | None = Field(
+        default=None, description="The compressed folder's own figures where the exported one was scored"
+    )
+
+    @property
+    def served_model(self) -> ModelRef:
+        """The folder whose score is the candidate's."""
+        return self.exported_model or self.candidate_model
+
+    @property
+    def decode_speedup(self) -> float:
+        """Tokens a second after the first one, candidate ÷ original, each with the runtime that serves it."""
+        return self.baseline.per_token_ms / self.candidate.per_token_ms if self.candidate.per_token_ms else 0.0
 
     @property
     def passed(self) -> bool:
@@ -158,10 +191,14 @@ class RegisteredModel(Value):
     model: ModelRef
     run_id: str
     url: Annotated[str, Place]
+    exported: ModelRef | None = Field(default=None, description="The same model as a CPU serves it, where there is one")
 
 
 class ModelPackage(Value):
-    """A registered version as SageMaker wants it: files under an S3 prefix and an image."""
+    """A registered version as SageMaker wants it: files under an S3 prefix and an image.
+
+    ``digest`` is of those files: of the exported folder or of the compressed one, whichever this release serves.
+    """
 
     registered: RegisteredModel
     s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, for ModelDataSource.S3DataSource")
@@ -231,6 +268,7 @@ class Outcome(Value):
     data: DatasetRef
     stages: tuple[Compressed, ...]
     scorecard: Scorecard
+    exported: Exported | None = Field(default=None, description="None where the recipe asks for no export")
     registered: RegisteredModel
     tracked: Tracked
     rollout: Rollout | None = None

@@ -6,13 +6,19 @@ process dies. Here the rollout is asked for, watched, and judged by what the end
 
 from __future__ import annotations
 
+import re
+
 from tasks.adapters.store import Store
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
+from tasks.errors import RefusedRequest
 from tasks.recipes import ReleasePlan
 from tasks.retrying import network_task
 from tasks.settings import settings
 from tasks.watch import wait_until_serving
+
+# https://aws.amazon.com/sagemaker/pricing/: g and p have NVIDIA GPUs, inf and trn chips of Amazon's own.
+_ACCELERATED = re.compile(r"ml\.(g|p|inf|trn)\d")
 
 
 def unregistered(model: ModelRef) -> RegisteredModel:
@@ -20,10 +26,27 @@ def unregistered(model: ModelRef) -> RegisteredModel:
     return RegisteredModel(name=model.name, version="original", alias="", model=model, run_id="", url="")
 
 
+def served(registered: RegisteredModel, plan: ReleasePlan) -> ModelRef:
+    """Which folder of the version the plan's instances get."""
+    if plan.serve == "onnx" and registered.exported is None:
+        raise RefusedRequest(
+            "the version has no exported folder",
+            observed=f"{registered.name} {registered.version}: the compressed folder alone",
+            limit="a version that was registered with an export",
+            remedy="set plan.serve to auto or torch, or compress again with recipe.cpu_export = onnx",
+        )
+    wants_torch = plan.serve == "torch" or (plan.serve == "auto" and _ACCELERATED.match(plan.instance_type))
+    return registered.model if wants_torch else registered.exported or registered.model
+
+
 @network_task("package-{registered.name}-{registered.version}")
-def package(registered: RegisteredModel) -> ModelPackage:
-    """Upload the version's files to S3, uncompressed; files that are there already are not sent again."""
-    model = registered.model
+def package(registered: RegisteredModel, plan: ReleasePlan) -> ModelPackage:
+    """Upload the files that the plan serves to S3, uncompressed; files that are there already are not sent again.
+
+    Raises:
+        RefusedRequest: the plan asks for the exported folder of a version that has none.
+    """
+    model = served(registered, plan)
     folder = Store(settings().store).open(model.uri, model.digest)
     s3_uri = sagemaker().upload(folder, model.digest)
     return ModelPackage(registered=registered, s3_uri=s3_uri, image=settings().image, digest=model.digest)

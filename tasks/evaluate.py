@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tokenizers import Tokenizer
 
 from tasks.adapters.store import Store
 from tasks.adapters.tokens import read_dataset
 from tasks.caching import StageKey
-from tasks.contracts import Compressed, DatasetRef, GateCheck, ModelRef, Scorecard
+from tasks.contracts import Compressed, DatasetRef, GateCheck, ModelRef, Quality, Scorecard
 from tasks.errors import GateFailed, SlimlineError
 from tasks.reader_contracts import ReaderScorecard
 from tasks.recipes import Gate
 from tasks.retrying import compute_task
 from tasks.settings import settings
-from tasks.workbench import Progress, use_threads
+from tasks.workbench import Progress, open_model, use_threads
 
-MODULES = ("tasks.evaluate", "tasks.compression.scoring")
+if TYPE_CHECKING:
+    from tasks.compression.scoring import Scored
+
+MODULES = ("tasks.evaluate", "tasks.compression.scoring", "tasks.onnx_scoring", "tasks.serving.onnx_session")
 
 
 @compute_task("evaluate-{candidate.name}", cache_policy=StageKey(stage="evaluate", modules=MODULES))
-def evaluate(candidate: ModelRef, baseline: ModelRef, data: DatasetRef) -> Scorecard:
-    """Reload both folders and measure them on the same blocks. The gate is applied separately, so that moving a
-    limit measures nothing again.
+def evaluate(candidate: ModelRef, exported: ModelRef | None, baseline: ModelRef, data: DatasetRef) -> Scorecard:
+    """Reload the folders and measure them on the same blocks. Where the candidate was exported, its score is that of
+    the exported folder, computed by what serves it; the compressed folder's own quality stands beside it.
+
+    The gate is applied separately, so that moving a limit measures nothing again.
     """
     import torch
 
-    from tasks.compression.loading import load_for_compute
-    from tasks.compression.scoring import folder_bytes, sample, score_models
+    from tasks.compression.scoring import sample, score_models
 
     use_threads()
-    store = Store(settings().store)
-    splits = read_dataset(store.open(data.uri, data.digest)).splits
-    folders = [store.open(model.uri, model.digest) for model in (candidate, baseline)]
-    models = [load_for_compute(folder) for folder in folders]
-    prompt = splits.prompts[0]
+    splits = read_dataset(Store(settings().store).open(data.uri, data.digest)).splits
+    served = _loaded(exported or candidate)
+    prompt, folder = splits.prompts[0], open_model(exported or candidate)
     progress = Progress("evaluate")
     scores = score_models(
-        models[0],
-        models[1],
-        (folder_bytes(folders[0]), folder_bytes(folders[1])),
+        served,
+        _loaded(baseline),
         torch.from_numpy(splits.evaluation).long(),
-        prompt=torch.tensor(Tokenizer.from_file(str(folders[0] / "tokenizer.json")).encode(prompt).ids),
+        prompt=torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(prompt).ids),
+        beside=_loaded(candidate) if exported else None,
         on_progress=lambda share: progress.show(share, f"{share:.0%} of the held-out work"),
     )
     return Scorecard(
@@ -50,41 +54,72 @@ def evaluate(candidate: ModelRef, baseline: ModelRef, data: DatasetRef) -> Score
         candidate=scores[0],
         baseline=scores[1],
         checks=(),
-        sample=f"{prompt} …{sample(models[0], folders[0], prompt)}",
+        sample=f"{prompt} …{sample(served[0], folder, prompt)}",
+        exported_model=exported,
+        packed=scores[2],
     )
+
+
+def _loaded(model: ModelRef) -> tuple[Scored, int]:
+    """The model with what serves it on a CPU, and the bytes of its folder."""
+    from tasks.compression.loading import load_for_compute
+    from tasks.compression.scoring import TorchScored, folder_bytes
+    from tasks.onnx_scoring import OnnxScored
+
+    folder = open_model(model)
+    if model.runtime == "onnx":
+        return OnnxScored(folder, settings().threads), folder_bytes(folder)
+    return TorchScored(load_for_compute(folder)), folder_bytes(folder)
 
 
 def judge(scorecard: Scorecard, gate: Gate) -> Scorecard:
-    """Apply the gate to a measured scorecard."""
-    candidate, baseline = scorecard.candidate, scorecard.baseline
-    dense_bytes = 4 * scorecard.baseline_model.parameters
-    checks = (
+    """Apply the gate to a measured scorecard: to what a CPU serves, and to the compressed folder that a GPU serves."""
+    checks = _checks(scorecard, scorecard.candidate, gate, "")
+    if scorecard.packed is not None:
+        checks += _checks(scorecard, scorecard.packed, gate, "compressed folder, ")
+    if gate.min_decode_speedup:
+        checks += (
+            GateCheck(
+                metric="decode speed-up",
+                observed=scorecard.decode_speedup,
+                limit=gate.min_decode_speedup,
+                sense="at least",
+                passed=scorecard.decode_speedup >= gate.min_decode_speedup,
+                remedy="export to ONNX (recipe.cpu_export), fewer bits, or structured pruning",
+            ),
+        )
+    return scorecard.model_copy(update={"checks": checks})
+
+
+def _checks(scorecard: Scorecard, observed: Quality, gate: Gate, of: str) -> tuple[GateCheck, ...]:
+    """``of`` says whose figures they are, before each metric's name."""
+    baseline, dense_bytes = scorecard.baseline, 4 * scorecard.baseline_model.parameters
+    return (
         GateCheck(
-            metric="perplexity ratio",
-            observed=candidate.perplexity / baseline.perplexity,
+            metric=f"{of}perplexity ratio",
+            observed=observed.perplexity / baseline.perplexity,
             limit=gate.max_perplexity_ratio,
             sense="at most",
-            passed=candidate.perplexity <= gate.max_perplexity_ratio * baseline.perplexity,
+            passed=observed.perplexity <= gate.max_perplexity_ratio * baseline.perplexity,
             remedy="more bits, a smaller group, less sparsity, or more distillation",
         ),
         GateCheck(
-            metric="next-token agreement",
-            observed=candidate.agreement,
+            metric=f"{of}next-token agreement",
+            observed=observed.agreement,
             limit=gate.min_agreement,
             sense="at least",
-            passed=candidate.agreement >= gate.min_agreement,
+            passed=observed.agreement >= gate.min_agreement,
             remedy="more bits, a smaller group, less sparsity, or more distillation",
         ),
         GateCheck(
-            metric="bytes ratio",
-            observed=candidate.bytes / dense_bytes,
+            metric=f"{of}bytes ratio",
+            observed=observed.bytes / dense_bytes,
             limit=gate.max_bytes_ratio,
             sense="at most",
-            passed=candidate.bytes <= gate.max_bytes_ratio * dense_bytes,
+            passed=observed.bytes <= gate.max_bytes_ratio * dense_bytes,
             remedy="fewer bits or a larger group; pruning alone does not shrink the file",
         ),
     )
-    return scorecard.model_copy(update={"checks": checks})
 
 
 def require_passed(scorecard: Scorecard | ReaderScorecard) -> None:

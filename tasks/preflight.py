@@ -32,6 +32,8 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
     check_source(model.source)
     check_text_source(data.source)
     check_recipe(recipe)
+    if release is not None:
+        check_served(recipe, release)
     require_mlflow()
     if release is not None:
         sagemaker().check_plan(release)
@@ -57,25 +59,27 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     """Check the recipe against the model's architecture and shapes, from its headers alone.
 
     Raises:
-        Refused: an architecture that the engine does not know or cannot do this to, or a group size or pattern that
-            does not divide a layer's columns.
+        Refused: an architecture that the engine does not know or cannot do this to, or that cannot be exported where
+            that is asked for, or a group size or pattern that does not divide a layer's columns.
     """
     from tasks.compression.budget import check_mean_bits
     from tasks.compression.checks import check_recipe as check_shapes
     from tasks.compression.checks import check_zeros
+    from tasks.compression.conversion import check_shapes as check_layout
+    from tasks.compression.onnx_support import check_exportable
     from tasks.compression.structured import check_shares
 
     folder = Store(settings().store).open(model.uri, model.digest)
     check_architecture(recipe, folder)
     prune, prunes = recipe.prune, "prune" in recipe.order
-    from tasks.compression.conversion import check_shapes as check_layout
-
     columns_of, group_size = None, recipe.quantize.columns_a_scale or None if "quantize" in recipe.order else None
     if prunes and prune.method == "structured":
         check_shares(folder, prune.heads, prune.channels, prune.blocks, group_size)
     elif prunes:
         zeros = check_zeros(prune.sparsity, prune.pattern)
         columns_of = None if isinstance(zeros, float) else zeros.of
+    if recipe.cpu_export == "onnx":
+        check_exportable(folder)
     check_shapes(
         folder,
         prune=prunes,
@@ -86,6 +90,19 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
         check_layout(folder, recipe.quantize.layout)
     if "quantize" in recipe.order and recipe.quantize.mean_bits:
         check_mean_bits(folder, recipe.quantize.mean_bits, recipe.quantize.group_size)
+
+
+def check_served(recipe: Recipe, release: ReleasePlan) -> None:
+    """Refuse a release of an exported folder that the recipe does not make."""
+    integers = "quantize" in recipe.order and recipe.quantize.integers
+    dense = recipe.cpu_export == "auto" and not integers
+    if release.serve == "onnx" and (dense or recipe.cpu_export == "none"):
+        raise RefusedRecipe(
+            "the release serves an exported folder and the recipe makes none",
+            observed=f"plan.serve = onnx, recipe.cpu_export = {recipe.cpu_export}, {' → '.join(recipe.order)}",
+            limit="a quantized model with recipe.cpu_export auto or onnx",
+            remedy="set plan.serve to auto or torch, or recipe.cpu_export to onnx",
+        )
 
 
 def check_architecture(recipe: Recipe, folder: Path) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.contracts import Place
 
 CompressStage = Literal["prune", "quantize", "distill"]
+CpuExport = Literal["auto", "onnx", "none"]
 
 
 def _keep_order(schema: dict[str, Any]) -> None:
@@ -215,6 +216,12 @@ class Recipe(Choice):
         0.25, ge=0, le=1, description="A stage fails when more of its layers needed a numerical fallback, 0–1"
     )
     seed: int = Field(0, ge=0, description="Seed of everything random")
+    cpu_export: CpuExport = Field(
+        "auto",
+        description="What a CPU serves: onnx writes the compressed model once more, as an ONNX file with the same "
+        "integers, several times as fast to decode; none serves it with torch; auto exports what is quantized and of a "
+        "kind that can be exported",
+    )
 
 
 class Gate(Choice):
@@ -224,6 +231,9 @@ class Gate(Choice):
     min_agreement: float = Field(0.70, ge=0, le=1, description="Share of same next tokens, at least")
     max_bytes_ratio: float = Field(
         0.30, gt=0, le=2, description="Folder bytes, candidate ÷ original in float32, at most"
+    )
+    min_decode_speedup: float = Field(
+        0.0, ge=0, le=1000, description="Tokens a second after the first, candidate ÷ original, at least; 0: not asked"
     )
 
 
@@ -260,3 +270,8 @@ class ReleasePlan(Choice):
         "The capital of France is", min_length=1, description="The real inference that decides success"
     )
     rehearsal: Rehearsal = Rehearsal()
+    serve: Literal["auto", "onnx", "torch"] = Field(
+        "auto",
+        description="Which folder of the version is served: onnx the exported one, torch the compressed one; auto "
+        "takes the exported one where there is one and the instance has no accelerator",
+    )

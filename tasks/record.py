@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 
 from tasks import reporting
 from tasks.adapters.tracking import Tracking
-from tasks.contracts import Compressed, DatasetRef, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.contracts import Compressed, DatasetRef, Exported, RegisteredModel, Rollout, Scorecard, Tracked
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
@@ -88,6 +88,27 @@ def record_stage(tracked: Tracked, step: Compressed) -> None:
         tags={
             "slimline.cached": str(step.stage in cached_stages()).lower(),
             "slimline.digest": step.model.digest,
+            "slimline.prefect_run_url": flow_run.ui_url or "",
+        },
+    )
+
+
+@network_task("record-export")
+def record_export(tracked: Tracked, step: Exported) -> None:
+    """What was exported, or why nothing was: on the run page, and a child run in MLflow."""
+    reporting.report_export(step)
+    model = step.model
+    tracking().log_stage(
+        tracked.run_id,
+        "export",
+        params=step.choices
+        | ({"model": model.name, "digest": model.digest} if model else {"not_exported": step.reason}),
+        metrics={"seconds": step.seconds, "peak_bytes": step.peak_bytes}
+        | ({"bytes": model.bytes, "sparsity": model.sparsity, "bits": model.bits} if model else {}),
+        tags={
+            "slimline.cached": str("export" in cached_stages()).lower(),
+            "slimline.digest": model.digest if model else "",
+            "slimline.made_from": step.source,
             "slimline.prefect_run_url": flow_run.ui_url or "",
         },
     )

@@ -41,10 +41,11 @@ def register(
     known = registry().find(name, candidate, scorecard)
     if known is not None:
         return known
+    store, exported = Store(settings().store), scorecard.exported_model if isinstance(scorecard, Scorecard) else None
     registered = registry().register(
         tracked.run_id,
         name,
-        Store(settings().store).open(candidate.uri, candidate.digest),
+        store.open(candidate.uri, candidate.digest),
         candidate,
         scorecard,
         tags={
@@ -54,6 +55,7 @@ def register(
             "slimline.recipe": recipe.model_dump_json(),
             "slimline.prefect_run_url": flow_run.ui_url or "",
         },
+        exported=None if exported is None else store.open(exported.uri, exported.digest),
     )
     emit_event(
         "model.registered",

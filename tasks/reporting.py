@@ -6,12 +6,18 @@ from __future__ import annotations
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from tasks.contracts import Compressed, FleetShare, Observation, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.contracts import (
+    Compressed,
+    Exported,
+    FleetShare,
+    Observation,
+    RegisteredModel,
+    Rollout,
+    Scorecard,
+    Tracked,
+)
+from tasks.figures import HEAD, figures, megabytes
 from tasks.reader_contracts import ReaderScorecard
-
-
-def megabytes(count: float) -> str:
-    return f"{count / 1e6:,.1f} MB"
 
 
 def report_stage(step: Compressed) -> None:
@@ -43,6 +49,28 @@ def report_stage(step: Compressed) -> None:
     )
 
 
+def report_export(exported: Exported) -> None:
+    """What was exported, or why nothing was."""
+    create_markdown_artifact(export_markdown(exported), key="export", description="What a CPU container serves")
+
+
+def export_markdown(exported: Exported) -> str:
+    if exported.model is None:
+        return f"# Served with torch\n\nNot exported: {exported.reason}"
+    model = exported.model
+    return "\n".join(
+        [
+            f"# Exported: {megabytes(model.bytes)}",
+            f"{model.name}, {model.sparsity:.0%} zeros, {model.bits:g} bits; written in {exported.seconds:.0f} s, peak "
+            f"memory {megabytes(exported.peak_bytes)}.",
+            "",
+            f"- digest `{model.digest}`",
+            f"- made from `{exported.source}`",
+            *(f"- {name}: {value}" for name, value in exported.choices.items()),
+        ]
+    )
+
+
 def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     """The scorecard and the gate's verdict as Markdown, and a link to the MLflow run."""
     create_markdown_artifact(
@@ -65,35 +93,16 @@ def _report_run(tracked: Tracked) -> None:
 
 
 def verdict_markdown(scorecard: Scorecard) -> str:
-    """The verdict as it stands on the Prefect page; MLflow has a shorter text of its own."""
-    was, now = scorecard.baseline, scorecard.candidate
+    """The verdict as it stands on the Prefect page."""
     verdict = "PASSED" if scorecard.passed else "FAILED"
-    rows = [
-        ("bytes on disk", megabytes(was.bytes), megabytes(now.bytes), f"{now.bytes / was.bytes:.3f} ×"),
-        ("perplexity", f"{was.perplexity:.2f}", f"{now.perplexity:.2f}", f"{now.perplexity / was.perplexity:.3f} ×"),
-        ("same next token", "100.0%", f"{now.agreement:.1%}", ""),
-        ("KL from the original", "0", f"{now.kl:.4f} nats", ""),
-        (
-            "first token",
-            f"{was.first_token_ms:.0f} ms",
-            f"{now.first_token_ms:.0f} ms",
-            _ratio(now.first_token_ms, was.first_token_ms),
-        ),
-        (
-            "each following token",
-            f"{was.per_token_ms:.0f} ms",
-            f"{now.per_token_ms:.0f} ms",
-            _ratio(now.per_token_ms, was.per_token_ms),
-        ),
-    ]
     lines = [
         f"# Gate: {verdict}",
-        f"{scorecard.candidate_model.name} against {scorecard.baseline_model.name}, {now.tokens:,} held-out positions, "
-        "both measured from their reloaded folders.",
+        f"{scorecard.served_model.name} against {scorecard.baseline_model.name}, {scorecard.candidate.tokens:,} "
+        "held-out positions, both measured from their reloaded folders by what serves them.",
         "",
-        "| | original | compressed | ratio |",
+        "| " + " | ".join(HEAD) + " |",
         "|---|---|---|---|",
-        *(f"| {name} | {before} | {after} | {ratio} |" for name, before, after, ratio in rows),
+        *("| " + " | ".join(figure.cells) + " |" for figure in figures(scorecard)),
         "",
         "| gate | observed | limit | |",
         "|---|---|---|---|",
@@ -106,10 +115,6 @@ def verdict_markdown(scorecard: Scorecard) -> str:
     if scorecard.sample:
         lines += ["", "The compressed model writes:", "", *(f"> {line}" for line in scorecard.sample.splitlines())]
     return "\n".join(lines)
-
-
-def _ratio(now: float, was: float) -> str:
-    return f"{now / was:.2f} ×" if was else ""
 
 
 def report_registered(registered: RegisteredModel) -> None:

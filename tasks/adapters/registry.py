@@ -23,6 +23,8 @@ from tasks.reader_contracts import ReaderScorecard
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 DIGEST = "slimline.digest"
+EXPORTED = "slimline.exported_digest"
+EXPORTED_FOLDER = "onnx"  # of the version's files, below the compressed folder's
 RESTORED = "slimline.restored"
 _TAG_CHARS = 5000
 
@@ -42,10 +44,12 @@ class Registry:
         model: ModelRef,
         scorecard: Scorecard | ReaderScorecard,
         tags: Mapping[str, str],
+        exported: Path | None = None,
     ) -> RegisteredModel:
         """Upload ``folder`` and make it the challenger of ``name``. The same model of the same run is uploaded once.
 
-        ``tags`` are added to the ones taken from ``model`` and ``scorecard``: recipe, Prefect run, and so on.
+        ``exported``, the folder of ``scorecard.exported_model``, lies below it as ``onnx``. ``tags`` are added to the
+        ones taken from ``model`` and ``scorecard``: recipe, Prefect run, and so on.
 
         Raises:
             ArtifactDamaged: what MLflow then holds is not the folder. There is no version.
@@ -54,7 +58,7 @@ class Registry:
         version = self._find_version(name, run_id, model.digest)
         if version is None:
             every = {**_tags(model, scorecard), **{key: value[:_TAG_CHARS] for key, value in tags.items()}}
-            model_id = self._upload(run_id, name, folder, every)
+            model_id = self._upload(run_id, name, folder, exported, every)
             version = self._client.create_model_version(
                 name,
                 f"models:/{model_id}",
@@ -64,7 +68,7 @@ class Registry:
                 model_id=model_id,
                 await_creation_for=0,  # a database registry has it ready when it answers
             )
-        return self._challenging(name, model, version)
+        return self._challenging(name, model, scorecard, version)
 
     def find(self, name: str, model: ModelRef, scorecard: Scorecard | ReaderScorecard) -> RegisteredModel | None:
         """The newest version of the same bytes, proven on the same data against the same baseline, by any run.
@@ -75,13 +79,15 @@ class Registry:
         found = [
             version
             for version in self._client.search_model_versions(f"name = '{name}'")
-            if wanted.items() <= version.tags.items()
+            if wanted.items() <= version.tags.items() and (EXPORTED in wanted) == (EXPORTED in version.tags)
         ]
         if not found:
             return None
-        return self._challenging(name, model, max(found, key=lambda version: int(version.version)))
+        return self._challenging(name, model, scorecard, max(found, key=lambda version: int(version.version)))
 
-    def _challenging(self, name: str, model: ModelRef, version: ModelVersion) -> RegisteredModel:
+    def _challenging(
+        self, name: str, model: ModelRef, scorecard: Scorecard | ReaderScorecard, version: ModelVersion
+    ) -> RegisteredModel:
         number = str(version.version)
         alias = CHAMPION if self.champion(name) == number else CHALLENGER
         if alias == CHALLENGER:
@@ -93,6 +99,7 @@ class Registry:
             model=model,
             run_id=str(version.run_id),
             url=self.version_url(name, number),
+            exported=scorecard.exported_model if isinstance(scorecard, Scorecard) else None,
         )
 
     def promote(self, name: str, version: str) -> None:
@@ -154,7 +161,7 @@ class Registry:
         found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         return next((version for version in found if version.tags.get(DIGEST) == digest), None)
 
-    def _upload(self, run_id: str, name: str, folder: Path, tags: dict[str, str]) -> str:
+    def _upload(self, run_id: str, name: str, folder: Path, exported: Path | None, tags: dict[str, str]) -> str:
         """Upload into a logged model of the run, reusing what an earlier attempt left. Returns its id."""
         experiment = self._client.get_run(run_id).info.experiment_id
         condition = f"source_run_id = '{run_id}' and tags.`{DIGEST}` = '{tags[DIGEST]}'"
@@ -165,13 +172,15 @@ class Registry:
                 experiment, name=name, source_run_id=run_id, tags=tags, model_type="compressed-llm"
             )
         if logged.status != "READY":
-            self._client.log_model_artifacts(logged.model_id, str(folder))
-            self._check_upload(logged.model_id, folder)
+            folders = {"": folder} | ({EXPORTED_FOLDER: exported} if exported else {})
+            for where, each in folders.items():
+                self._client.log_model_artifacts(logged.model_id, str(each), where or None)
+            self._check_upload(logged.model_id, folders)
             self._client.finalize_logged_model(logged.model_id, "READY")
             self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         return str(logged.model_id)
 
-    def _check_upload(self, model_id: str, folder: Path) -> None:
+    def _check_upload(self, model_id: str, folders: Mapping[str, Path]) -> None:
         """Compare names and sizes: MLflow says nothing when the folder it is to upload is not there."""
         there: dict[str, int] = {}
         levels = [""]
@@ -182,14 +191,17 @@ class Registry:
                 else:
                     there[entry.path] = entry.file_size or 0
         here = {
-            path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+            (Path(where) / path.relative_to(folder)).as_posix(): path.stat().st_size
+            for where, folder in folders.items()
+            for path in folder.rglob("*")
+            if path.is_file()
         }
         if not here or here != there:
             raise ArtifactDamaged(
                 "the model folder did not arrive in MLflow as it is here",
                 observed=f"{len(there)} files, {sum(there.values())} bytes",
                 limit=f"{len(here)} files, {sum(here.values())} bytes, and at least 1",
-                remedy=f"look at {folder} and at the MLflow server's log, then run again",
+                remedy=f"look at {folders['']} and at the MLflow server's log, then run again",
             )
 
 
@@ -201,10 +213,21 @@ def _quality(scorecard: Scorecard | ReaderScorecard) -> dict[str, str]:
     if isinstance(scorecard, ReaderScorecard):
         score = scorecard.candidate
         return {"slimline.exact_match": f"{score.exact_match:.4f}", "slimline.f1": f"{score.f1:.4f}"}
-    return {
+    exported, packed = scorecard.exported_model, scorecard.packed
+    found = {
         "slimline.perplexity": f"{scorecard.candidate.perplexity:.4f}",
         "slimline.agreement": f"{scorecard.candidate.agreement:.4f}",
+        "slimline.decode_speedup": f"{scorecard.decode_speedup:.2f}",
+        "slimline.served_with": scorecard.served_model.runtime,
     }
+    if exported is not None:
+        found |= {EXPORTED: exported.digest, "slimline.exported_bytes": str(exported.bytes)}
+    if packed is not None:
+        found |= {
+            "slimline.compressed_perplexity": f"{packed.perplexity:.4f}",
+            "slimline.compressed_agreement": f"{packed.agreement:.4f}",
+        }
+    return found
 
 
 def _tags(model: ModelRef, scorecard: Scorecard | ReaderScorecard) -> dict[str, str]:

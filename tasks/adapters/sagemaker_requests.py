@@ -177,6 +177,7 @@ def _tags(package: ModelPackage, plan: ReleasePlan) -> list[TagTypeDef]:
         "slimline:model": registered.name,
         "slimline:version": registered.version,
         "slimline:digest": package.digest,
+        "slimline:compressed-digest": registered.model.digest,
         "slimline:run": registered.run_id,
         "slimline:endpoint": plan.endpoint,
     }

@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tasks.contracts import DatasetRef, LayerReport, Scorecard
+from tasks.figures import HEAD, figures, metrics
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 
 KEY = "slimline.key"
@@ -113,12 +114,7 @@ class Tracking:
 
     def log_scorecard(self, run_id: str, scorecard: Scorecard) -> None:
         """Metrics of both sides, ``scorecard.json``, ``scorecard.html``, and the verdict as the run's description."""
-        metrics: dict[str, float] = {"gate_passed": float(scorecard.passed)}
-        for side, score in (("candidate", scorecard.candidate), ("baseline", scorecard.baseline)):
-            metrics |= {f"{side}_{name}": float(value) for name, value in score.model_dump().items()}
-        metrics["perplexity_ratio"] = scorecard.candidate.perplexity / scorecard.baseline.perplexity
-        metrics["bytes_ratio"] = scorecard.candidate.bytes / scorecard.baseline.bytes
-        self._log(self._client.get_run(run_id), {}, metrics, {_NOTE: markdown(scorecard)})
+        self._log(self._client.get_run(run_id), {}, metrics(scorecard), {_NOTE: markdown(scorecard)})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
         self._client.log_text(run_id, _html(scorecard), "scorecard.html")
 
@@ -184,24 +180,12 @@ def markdown(scorecard: Scorecard) -> str:
     """The verdict as a short Markdown text with one table."""
     verdict = "passed" if scorecard.passed else "failed"
     tokens = f"{scorecard.candidate.tokens:,} held-out tokens"
-    lines = [f"**Gate {verdict}**: {scorecard.candidate_model.name}, compared on {tokens}", ""]
-    lines += ["| metric | original | candidate |", "|---|---|---|"]
-    lines += [f"| {name} | {before} | {after} |" for name, before, after in _rows(scorecard)]
+    lines = [f"**Gate {verdict}**: {scorecard.served_model.name}, compared on {tokens}", ""]
+    lines += ["| " + " | ".join(HEAD) + " |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(figure.cells) + " |" for figure in figures(scorecard)]
     lines += ["", "| check | observed | limit | |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in _checks(scorecard)]
     return "\n".join(lines) + "\n"
-
-
-def _rows(scorecard: Scorecard) -> list[tuple[str, str, str]]:
-    before, after = scorecard.baseline, scorecard.candidate
-    return [
-        ("perplexity", f"{before.perplexity:.2f}", f"{after.perplexity:.2f}"),
-        ("same next token", f"{before.agreement:.1%}", f"{after.agreement:.1%}"),
-        ("KL(original ‖ this), nats a token", f"{before.kl:.4f}", f"{after.kl:.4f}"),
-        ("bytes on disk", f"{before.bytes:,}", f"{after.bytes:,}"),
-        ("time to first token, ms", f"{before.first_token_ms:.1f}", f"{after.first_token_ms:.1f}"),
-        ("time per following token, ms", f"{before.per_token_ms:.1f}", f"{after.per_token_ms:.1f}"),
-    ]
 
 
 def _checks(scorecard: Scorecard) -> list[tuple[str, str, str, str]]:
@@ -229,7 +213,7 @@ def _html(scorecard: Scorecard) -> str:
     return (
         f"<!doctype html><meta charset=utf-8><title>Scorecard</title><style>{style}</style>"
         f"<h1>Gate {'passed' if scorecard.passed else 'failed'}</h1>"
-        + table(("metric", "original", "candidate"), _rows(scorecard))
+        + table(HEAD, [figure.cells for figure in figures(scorecard)])
         + table(("check", "observed", "limit", "verdict"), _checks(scorecard))
         + sample
     )

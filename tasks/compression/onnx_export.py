@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +37,7 @@ from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tasks.compression.checkpoint import Checkpoint, check_supported
-from tasks.compression.onnx_graph import MICROSOFT, GraphWriter
+from tasks.compression.onnx_graph import MICROSOFT, GraphWriter, stored_bits
 from tasks.compression.onnx_support import refuse_other_tokens, refuse_unknown
 from tasks.compression.packing import PackedLinear, Packing
 from tasks.compression.quantization import round_to_nearest
@@ -49,7 +51,12 @@ Head = Literal["int8", "float32"]
 
 
 def export_onnx(
-    source: Path, destination: Path, *, head: Head = "int8", accuracy_level: int = ACCURACY_LEVEL
+    source: Path,
+    destination: Path,
+    *,
+    head: Head = "int8",
+    accuracy_level: int = ACCURACY_LEVEL,
+    on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Write ``source`` as an ONNX folder: model.onnx, model.onnx.data, tokenizer, config.json, and ``onnx.json``.
 
@@ -57,9 +64,11 @@ def export_onnx(
         source: a folder of this house, packed or dense; a dense one becomes float32 multiplications.
         destination: absent, or an empty folder.
         head: what the output head is, whatever ``source`` holds: ``int8`` rounds each row in groups of 32 to the
-            nearest of 256 values (the embedding stays as it is stored), ``float32`` keeps it exact. The head of a small
-            model is read whole for every token, so it is most of the time that is left.
+            nearest of 256 values, ``float32`` keeps it exact. The head of a small model is read whole for every token,
+            so it is most of the time that is left. Where head and embedding are one matrix, the rounded one serves as
+            both and is in the file once; otherwise the embedding stays as it is stored.
         accuracy_level: of MatMulNBits: 4 rounds activations to int8, 0 keeps them in float32.
+        on_progress: told the share of the decoder blocks that are written, 0 to 1.
 
     Returns:
         What ``onnx.json`` says: every choice that decides what the file computes.
@@ -77,17 +86,18 @@ def export_onnx(
     destination.mkdir(parents=True, exist_ok=True)
     if any(destination.iterdir()):
         raise FileExistsError(f"{destination} is not empty")
-    packing = checkpoint.packing
-    record = {
+    record: dict[str, Any] = {
         "format": "onnx",
-        "weights": "float32" if packing is None else f"{packing}",
         "head": head,
+        "embedding": "the head's" if checkpoint.tied and head == "int8" else "as stored",
         "accuracy_level": accuracy_level,
         "context": int(config.max_position_embeddings),
     }
     try:
         with GraphWriter(destination) as graph:
-            _Decoder(graph, checkpoint, config, head, accuracy_level).write()
+            decoder = _Decoder(graph, checkpoint, config, head, accuracy_level)
+            decoder.write(on_progress or (lambda share: None))
+            record["weights"] = "; ".join(sorted(decoder.grids))
             graph.save({name: str(value) for name, value in record.items()})
         _write_companions(checkpoint, destination, record)
     except BaseException:
@@ -125,8 +135,10 @@ class _Decoder:
         self.kv_heads = int(getattr(config, "num_key_value_heads", None) or self.heads)
         self.head_size = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
         self.epsilon = float(config.rms_norm_eps)
+        self.shared = checkpoint.tied and head == "int8"
+        self.grids: set[str] = set()  # of the linear layers that were written
 
-    def write(self) -> None:
+    def write(self, on_progress: Callable[[float], None]) -> None:
         graph, entry = self.graph, self.checkpoint.architecture
         graph.input("input_ids", TensorProto.INT64, ["batch", "sequence"])
         graph.input("seqlens_k", TensorProto.INT32, ["batch"])
@@ -140,20 +152,36 @@ class _Decoder:
             last = index + 1 == self.checkpoint.blocks
             following = entry.norm if last else f"{entry.block(index + 1)}.input_layernorm"
             normed, hidden = self._block(index, normed, hidden, following)
+            on_progress((index + 1) / self.checkpoint.blocks)
         kept = graph.node("Gather", [normed, "logit_positions"], "kept", axis=1)
         graph.node("Identity", [self._multiply("head", kept, self._head(), None)], "logits")
 
     def _rotary(self) -> None:
-        """Cosines and sines of every position, (context, head size / 2), scaled as the model's own code does."""
-        positions = torch.arange(int(self.config.max_position_embeddings)).unsqueeze(0)
-        with torch.inference_mode():
-            cosines, sines = LlamaRotaryEmbedding(self.config)(torch.zeros(1), positions)
-        for name, values in (("cos_cache", cosines), ("sin_cache", sines)):
-            self.graph.constant(name, values[0, :, : self.head_size // 2].float().clone())
+        """Cosines and sines of every position, (context, head size / 2), scaled as the model's own code does.
+
+        The file holds what they are made of; ONNX Runtime computes the tables once, when it loads the graph.
+        """
+        rotary = LlamaRotaryEmbedding(self.config)
+        graph, context = self.graph, int(self.config.max_position_embeddings)
+        graph.constant("rotary.frequencies", rotary.inv_freq.float()[None])
+        graph.constant("rotary.scale", torch.tensor(float(rotary.attention_scaling)))
+        limits = [
+            graph.constant(f"rotary.{name}", torch.tensor(value, dtype=torch.int64))
+            for name, value in (("first", 0), ("end", context), ("step", 1), ("columns", [1]))
+        ]
+        whole = graph.node("Range", limits[:3], "rotary.positions")
+        positions = graph.node("Cast", [whole], "rotary.floating", to=TensorProto.FLOAT)
+        column = graph.node("Unsqueeze", [positions, limits[3]], "rotary.column")
+        angles = graph.node("Mul", [column, "rotary.frequencies"], "rotary.angles")
+        for operator, name in (("Cos", "cos_cache"), ("Sin", "sin_cache")):
+            turned = graph.node(operator, [angles], f"{name}.unscaled")
+            graph.node("Mul", [turned, "rotary.scale"], name)
 
     def _embed(self) -> str:
         # As stored: half the bytes of float32 where the folder holds float16, and the same values.
         name = f"{self.checkpoint.architecture.embeddings}.weight"
+        if self.shared:
+            return self.graph.rows("head", self._rounded_head, "input_ids", "hidden")
         self.checkpoint.values(name)  # refuses NaN and infinity
         table = self.graph.constant(name, self.checkpoint.tensor(name))
         rows = self.graph.node("Gather", [table, "input_ids"], "embedded")
@@ -205,10 +233,15 @@ class _Decoder:
     def _linear(self, module: str, names: tuple[str, ...], source: str) -> str:
         """The layers ``module.name`` for all ``names`` on one input, their outputs side by side."""
         prefixes = [f"{module}.{name}" for name in names]
-        weight = _stacked([self.checkpoint.packed(p) or self.checkpoint.values(f"{p}.weight") for p in prefixes])
+        layers = [self.checkpoint.packed(prefix) or self.checkpoint.values(f"{prefix}.weight") for prefix in prefixes]
         rows = [self.checkpoint.linear_shape(prefix)[0] for prefix in prefixes]
         biases = list(self._biases(prefixes, rows))
-        return self._multiply(f"{module}.{'+'.join(names)}", source, weight, torch.cat(biases) if biases else None)
+        self.grids |= {_grid(layer) for layer in layers}
+        bias, name = torch.cat(biases) if biases else None, f"{module}.{'+'.join(names)}"
+        if len({_kind(layer) for layer in layers}) == 1:
+            return self._multiply(name, source, _stacked(layers), bias)
+        parts = [self._multiply(prefix, source, layer, None) for prefix, layer in zip(prefixes, layers, strict=True)]
+        return self._biased(name, self.graph.node("Concat", parts, f"{name}.out", axis=-1), bias)
 
     def _biases(self, prefixes: list[str], rows: list[int]) -> Iterator[Tensor]:
         if any(f"{prefix}.bias" in self.checkpoint for prefix in prefixes):
@@ -217,33 +250,50 @@ class _Decoder:
                 yield self.checkpoint.values(name) if name in self.checkpoint else torch.zeros(count)
 
     def _multiply(self, name: str, source: str, weight: PackedLinear | Tensor, bias: Tensor | None) -> str:
-        product = self.graph.linear(name, source, weight, self.level)
+        return self._biased(name, self.graph.linear(name, source, weight, self.level), bias)
+
+    def _biased(self, name: str, product: str, bias: Tensor | None) -> str:
         if bias is None:
             return product
         return self.graph.node("Add", [product, self.graph.constant(f"{name}.bias", bias)], f"{name}.biased")
 
     def _head(self) -> PackedLinear | Tensor:
+        return self._rounded_head if self.head == "int8" else self._head_values()
+
+    def _head_values(self) -> Tensor:
         entry = self.checkpoint.architecture
-        weight = self.checkpoint.values(f"{entry.embeddings if self.checkpoint.tied else entry.head}.weight")
-        return weight if self.head == "float32" else round_to_nearest(weight, Packing(8, HEAD_GROUP, True))
+        return self.checkpoint.values(f"{entry.embeddings if self.checkpoint.tied else entry.head}.weight")
+
+    @cached_property
+    def _rounded_head(self) -> PackedLinear:
+        return round_to_nearest(self._head_values(), Packing(8, HEAD_GROUP, True))
 
 
 _CACHE = ("key", "value")
 
 
+def _kind(layer: PackedLinear | Tensor) -> object:
+    """Layers of one input and one kind can be one multiplication."""
+    return (stored_bits(layer.bits), layer.group_size, layer.symmetric) if isinstance(layer, PackedLinear) else None
+
+
+def _grid(layer: PackedLinear | Tensor) -> str:
+    """What ``onnx.json`` says of a layer."""
+    if isinstance(layer, Tensor):
+        return "float32"
+    return f"int{layer.bits}, groups of {layer.group_size}{'' if layer.symmetric else ' with zero points'}"
+
+
 def _stacked(layers: list[PackedLinear | Tensor]) -> PackedLinear | Tensor:
-    """Layers of one input as one, rows under rows; dense if one of them is dense."""
+    """Layers of one kind and one input as one, rows under rows."""
     packed = [layer for layer in layers if isinstance(layer, PackedLinear)]
-    if len(packed) < len(layers):
-        dense = [layer.dequantize() if isinstance(layer, PackedLinear) else layer for layer in layers]
-        return torch.cat(dense)
-    first = packed[0]
+    if not packed:
+        return torch.cat([layer for layer in layers if isinstance(layer, Tensor)])
     points = [layer.zero_point for layer in packed if layer.zero_point is not None]
-    return PackedLinear(
-        torch.cat([layer.codes for layer in packed]),
-        torch.cat([layer.scale for layer in packed]),
-        torch.cat(points) if points else None,
-        max(layer.bits for layer in packed),  # a narrower grid lies inside a wider one, around the same zero
-        first.group_size,
-        first.symmetric,
+    return replace(
+        packed[0],
+        codes=torch.cat([layer.codes for layer in packed]),
+        scale=torch.cat([layer.scale for layer in packed]),
+        zero_point=torch.cat(points) if points else None,
+        bits=max(layer.bits for layer in packed),  # a narrower grid lies inside a wider one, around the same zero
     )

@@ -6,17 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from tasks.compression.architectures import architecture_name
-from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.compression.packing import PACKED_SUFFIXES
 from tasks.errors import RefusedModel
 
 EXPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+LAYOUTS = ("pack-quantized",)  # of compressed-tensors
 ROTARY = ("default", "linear", "llama3")
 _PROBES = ("Hello", " The capital of France is", "Größe  42\n\nx=1;\t§ 你好 🙂", "a " * 40)
 _PARTS = ("weight", "bias", *PACKED_SUFFIXES)
+
+
+def check_exportable(folder: Path) -> None:
+    """Refuse a folder that ``export_onnx`` would refuse, from its configuration, tensor names and tokenizer alone.
+
+    Raises:
+        RefusedModel: what the graph does not know.
+    """
+    checkpoint = check_supported(folder)
+    refuse_unknown(checkpoint, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    refuse_other_tokens(folder)
 
 
 def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
@@ -24,6 +36,10 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
     name = architecture_name(checkpoint.config)
     if name not in EXPORTED:  # before anything else: other families' configurations have other names
         raise _unknown("architecture", name, EXPORTED)
+    quantized = checkpoint.config.get("quantization_config")
+    layout = quantized.get("format") or quantized.get("quant_method") if quantized else LAYOUTS[0]
+    if layout not in LAYOUTS:
+        raise _unknown("weight format", layout, LAYOUTS)
     positions = getattr(config, "rope_parameters", None) or {}
     turned = positions.get("partial_rotary_factor", 1.0)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -58,7 +74,7 @@ def _unknown(what: str, observed: object, known: tuple[object, ...]) -> RefusedM
         f"this {what} cannot be exported to ONNX",
         observed=observed,
         limit=", ".join(map(str, known)),
-        remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
+        remedy="serve the folder with torch (recipe.cpu_export = auto or none), or take another model",
     )
 
 

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from tasks.adapters.registry import Registry
 from tasks.adapters.tracking import Tracking, markdown, reachable
-from tasks.contracts import DatasetRef, GateCheck, LayerReport, ModelRef, Score, Scorecard
+from tasks.contracts import DatasetRef, GateCheck, LayerReport, ModelRef, Quality, Score, Scorecard
 from tasks.errors import ArtifactDamaged
 
 MODEL = ModelRef(
@@ -246,6 +246,35 @@ def test_a_version_carries_its_folder_its_lineage_and_the_challenger_alias(
     uploaded = {entry.path: entry.file_size for entry in client.list_logged_model_artifacts(model_id)}
     assert uploaded["model.safetensors"] == (folder / "model.safetensors").stat().st_size
     assert "sub" in uploaded
+
+
+def test_a_version_carries_the_exported_folder_beside_the_compressed_one(
+    tracking: Tracking, registry: Registry, client: MlflowClient, folder: Path, tmp_path: Path
+) -> None:
+    exported = MODEL.model_copy(update={"digest": "e" * 64, "runtime": "onnx", "bytes": 200})
+    packed = Quality(perplexity=10.9, agreement=0.91, kl=0.09, bytes=300, tokens=126)
+    both = SCORECARD.model_copy(update={"exported_model": exported, "packed": packed})
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "model.onnx").write_bytes(b"graph")
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    alone = registry.register(run_id, "both", folder, MODEL, SCORECARD, {})
+    assert registry.find("both", MODEL, both) is None, "a version without the export is another one"
+    run_id = tracking.open_run("flow-2", "balanced", {}, {})
+    made = registry.register(run_id, "both", folder, MODEL, both, {}, exported=tmp_path / "exported")
+    assert (made.version, made.model, made.exported) == ("2", MODEL, exported)
+    assert registry.find("both", MODEL, both) == made
+    assert registry.find("both", MODEL, SCORECARD) == alone
+    tags = registry.version_tags("both", "2")
+    assert (tags["slimline.digest"], tags["slimline.exported_digest"]) == (MODEL.digest, exported.digest)
+    assert (tags["slimline.decode_speedup"], tags["slimline.served_with"]) == ("1.33", "onnx")
+    assert tags["slimline.compressed_perplexity"] == "10.9000"
+    model_id = client.get_model_version("both", "2").source.removeprefix("models:/")
+    below = {entry.path: entry.file_size for entry in client.list_logged_model_artifacts(model_id, "onnx")}
+    assert below == {"onnx/model.onnx": 5}
+    assert "model.safetensors" in {entry.path for entry in client.list_logged_model_artifacts(model_id)}
+    tracking.log_scorecard(run_id, both)
+    metrics = client.get_run(run_id).data.metrics
+    assert metrics["decode_speedup"] == pytest.approx(4 / 3) and metrics["packed_perplexity"] == 10.9
 
 
 def test_the_same_digest_of_the_same_run_is_one_version(tracking: Tracking, registry: Registry, folder: Path) -> None:

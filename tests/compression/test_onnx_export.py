@@ -14,6 +14,7 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
@@ -25,7 +26,8 @@ from transformers import (
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.loading import load_for_compute
-from tasks.compression.onnx_export import Head, export_onnx
+from tasks.compression.onnx_export import Head, _Decoder, export_onnx
+from tasks.compression.onnx_graph import GraphWriter
 from tasks.compression.packing import Packing
 from tasks.compression.quantization import round_to_nearest
 from tasks.errors import RefusedModel
@@ -69,19 +71,60 @@ def test_logits_are_those_of_the_folder(
     assert difference(decoder.logits(tokens.numpy()), meant_logits(packed, tokens)) < limit
 
 
-@pytest.mark.parametrize(("bits", "symmetric", "group"), [(8, True, 32), (4, False, 32), (3, True, 64), (2, False, 64)])
-def test_every_grid_is_carried_over(llama: Path, tmp_path: Path, bits: int, symmetric: bool, group: int) -> None:
-    folder, packing = tmp_path / "packed", Packing(bits, group, symmetric)
+def rounded(llama: Path, folder: Path, packing: Packing, dense: tuple[str, ...] = ()) -> Path:
+    """``llama`` with every linear layer rounded, but those named in ``dense``."""
     shutil.copytree(llama, folder)
     stored = load_file(llama / "model.safetensors")
     for name in LINEARS:
-        stored |= round_to_nearest(stored.pop(f"{name}.weight"), packing).to_tensors(name)
+        if name not in dense:
+            stored |= round_to_nearest(stored.pop(f"{name}.weight"), packing).to_tensors(name)
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": packing.to_config()}))
+    said = {"quantization_config": packing.to_config(("lm_head", *dense))}
+    (folder / "config.json").write_text(json.dumps(config | said))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("bits", "symmetric", "group"), [(8, True, 32), (4, False, 32), (3, True, 64), (2, False, 64), (4, True, 0)]
+)
+def test_every_grid_is_carried_over(llama: Path, tmp_path: Path, bits: int, symmetric: bool, group: int) -> None:
+    folder = rounded(llama, tmp_path / "packed", Packing(bits, group, symmetric))
     tokens = blocks(1, 12)
     decoder = exported(folder, tmp_path / "onnx")
     assert difference(decoder.logits(tokens.numpy()), meant_logits(folder, tokens)) < 1e-4
+
+
+def test_layers_that_do_not_share_a_grid_are_multiplied_one_by_one(llama: Path, tmp_path: Path) -> None:
+    dense = ("model.layers.0.self_attn.v_proj", "model.layers.1.mlp.gate_proj")
+    folder = rounded(llama, tmp_path / "packed", Packing(4, 32, True), dense)
+    tokens = blocks(1, 12)
+    shutil.copytree(folder, tmp_path / "onnx")
+    with GraphWriter(tmp_path / "onnx") as graph:  # no stage writes such a folder yet, so export_onnx refuses it
+        _Decoder(graph, Checkpoint(folder), AutoConfig.from_pretrained(folder), "float32", 0).write(lambda share: None)
+        graph.save({})
+    decoder = OnnxDecoder(tmp_path / "onnx", 1)
+    assert difference(decoder.logits(tokens.numpy()), meant_logits(folder, tokens)) < 1e-4
+    written = {node.op_type for node in onnx.load(tmp_path / "onnx" / "model.onnx").graph.node}
+    assert {"FusedMatMul", "MatMulNBits", "Concat"} <= written
+
+
+def test_a_tied_rounded_head_is_the_embedding_too_and_is_stored_once(packed: Path, tmp_path: Path) -> None:
+    tokens = blocks(1, 12)
+    rounded_head = exported(packed, tmp_path / "int8", head="int8", accuracy_level=4)
+    record = json.loads((tmp_path / "int8" / "onnx.json").read_text())
+    assert (record["head"], record["embedding"]) == ("int8", "the head's")
+    table = {
+        item.name: item
+        for item in onnx.load(tmp_path / "int8" / "model.onnx", load_external_data=False).graph.initializer
+    }
+    assert "model.embed_tokens.weight" not in table
+    offsets = [
+        {entry.key: entry.value for entry in table[name].external_data}["offset"]
+        for name in ("head.rows", "head.codes")
+    ]
+    assert offsets[0] == offsets[1]
+    assert difference(rounded_head.logits(tokens.numpy()), meant_logits(packed, tokens)) < 0.4
 
 
 def test_a_dense_folder_is_exported_too(llama: Path, tmp_path: Path) -> None:

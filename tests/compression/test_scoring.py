@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tasks.compression.checkpoint import Checkpoint, describe
 from tasks.compression.loading import head_weight, load_for_compute
-from tasks.compression.scoring import sample, score_pair
+from tasks.compression.scoring import TorchScored, sample, score_pair
 from tasks.errors import RefusedData, RefusedModel, SlimlineError
 from tests.compression.small import LINEARS, blocks, perturb, quantize, write_llama
 
@@ -133,6 +133,5 @@ def test_sample_is_what_generate_writes(home: Path) -> None:
     written = generated.tolist()
     until_end = written[: written.index(2)] if 2 in written else written
     assert until_end
-    for loaded in (home / "teacher", load_for_compute(home / "teacher")):
-        text = sample(loaded, home / "teacher", words, new_tokens=6)
-        assert text.split() == [f"w{token}" for token in until_end if token > 2]
+    text = sample(TorchScored(load_for_compute(home / "teacher")), home / "teacher", words, new_tokens=6)
+    assert text.split() == [f"w{token}" for token in until_end if token > 2]

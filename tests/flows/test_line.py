@@ -27,7 +27,7 @@ data = DataChoice(source="python-docs", block_tokens=64, **blocks)
 recipe = Recipe(name="flaky", order=("quantize",), quantize=QuantizeRecipe(format="gptq", symmetric=False))
 compress(ModelChoice(source="tiny"), data, recipe, Gate(max_bytes_ratio=0.5), "flaky")
 """
-STAGES = ("fetch", "prune", "quantize", "distill", "evaluate")
+STAGES = ("fetch", "prune", "quantize", "distill", "export", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_plain_boto3_sees_the_promoted_version_and_gets_an_answer(line: Line, re
 
 def test_the_run_page_has_progress_tables_a_verdict_and_links(line: Line, released: Finished) -> None:
     artifacts = line.artifacts(released.flow_run_id)
-    for stage in ("prune", "quantize", "distill", "evaluate"):
+    for stage in ("prune", "quantize", "distill", "export", "evaluate"):
         assert artifacts[f"{stage}-progress"]["data"] == 100.0
     assert len(values(artifacts["quantize-layers"])) == 2 * 7, "two blocks of seven linear layers"
     assert "Gate: PASSED" in artifacts["verdict"]["data"]
@@ -84,9 +84,31 @@ def test_mlflow_has_the_lineage(line: Line, released: Finished) -> None:
         experiment_ids=[experiment],
         filter=f"tags.`mlflow.parentRunId` = '{version['run_id']}'",
     )["runs"]
-    assert {child["info"]["run_name"] for child in children} == {"prune", "quantize", "distill"}
+    assert {child["info"]["run_name"] for child in children} == {"prune", "quantize", "distill", "export"}
     metrics = {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
     assert metrics["gate_passed"] == 1.0 and 0 < metrics["candidate_agreement"] <= 1
+    assert metrics["decode_speedup"] > 0 and metrics["packed_bytes"] != metrics["candidate_bytes"]
+
+
+def test_what_is_served_is_the_exported_folder_that_was_scored(line: Line, released: Finished) -> None:
+    """Endpoint → version → exported digest → compressed digest, each of them a folder that is there."""
+    version = line.alias(MODEL, "champion") or ""
+    tags = {tag["key"]: tag["value"] for tag in line.mlflow_version(MODEL, version)["tags"]}
+    exported, compressed = tags["slimline.exported_digest"], tags["slimline.digest"]
+    assert tags["slimline.served_with"] == "onnx" and exported != compressed
+    sagemaker = line.client("sagemaker")
+    model = sagemaker.describe_model(ModelName=line.serving(ENDPOINT))
+    source = model["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]["S3Uri"]
+    told = {tag["Key"]: tag["Value"] for tag in sagemaker.list_tags(ResourceArn=model["ModelArn"])["Tags"]}
+    assert (told["slimline:digest"], told["slimline:compressed-digest"]) == (exported, compressed)
+    bucket, _, prefix = source.removeprefix("s3://").partition("/")
+    served = line.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+    assert f"{prefix}model.onnx" in {item["Key"] for item in served}
+    manifest = json.loads((line.stack.home / "store" / "models" / exported / "manifest.json").read_text())
+    assert manifest["made_from"]["model"] == compressed
+    assert (line.stack.home / "store" / "models" / compressed / "model.safetensors.index.json").exists()
+    verdict = line.artifacts(released.flow_run_id)["verdict"]["data"]
+    assert "| served with | torch | ONNX Runtime |" in verdict and "decoded tokens a second" in verdict
 
 
 def test_a_second_run_computes_nothing_and_moves_nothing(line: Line, released: Finished) -> None:
@@ -134,6 +156,7 @@ def test_a_bad_canary_is_restored_with_no_manual_step(line: Line, released: Fini
         (["data.source=no-such-text.txt"], "RefusedData"),
         (['recipe.order=["quantize","prune"]'], "RefusedRecipe"),
         (["plan.instances=1"], "RefusedRequest"),
+        (["plan.serve=onnx", "recipe.cpu_export=none"], "RefusedRecipe"),
     ],
 )
 def test_what_cannot_work_is_refused_before_work(line: Line, parameters: list[str], word: str) -> None:

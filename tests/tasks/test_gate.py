@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.contracts import Compressed, LayerReport, ModelRef, Score, Scorecard
+from tasks.contracts import Compressed, LayerReport, ModelRef, Quality, Score, Scorecard
 from tasks.errors import GateFailed, SlimlineError
 from tasks.evaluate import judge, require_passed, require_sound
 from tasks.recipes import Gate
@@ -48,6 +48,23 @@ def test_one_metric_outside_stops_and_is_named(changed: dict[str, float], metric
         require_passed(judged)
     assert metric in str(stopped.value.observed) and metric in str(stopped.value.limit)
     assert stopped.value.remedy
+
+
+def test_the_compressed_folder_must_hold_too_where_the_exported_one_was_scored() -> None:
+    exported = scorecard().candidate_model.model_copy(update={"digest": "e", "runtime": "onnx"})
+    packed = Quality(perplexity=12.0, agreement=0.9, kl=0.0, bytes=90, tokens=10)
+    both = scorecard().model_copy(update={"exported_model": exported, "packed": packed})
+    judged = judge(both, Gate(max_perplexity_ratio=1.1, min_agreement=0.9, max_bytes_ratio=0.25))
+    assert [check.metric for check in judged.checks if not check.passed] == ["compressed folder, perplexity ratio"]
+    assert both.served_model is exported
+
+
+@pytest.mark.parametrize(("least", "checks", "passes"), [(0.0, 3, True), (2.9, 4, True), (3.1, 4, False)])
+def test_a_decode_speed_up_is_asked_for_only_where_the_gate_says_so(least: float, checks: int, passes: bool) -> None:
+    card = scorecard(perplexity=10.0, agreement=1.0)
+    card = card.model_copy(update={"baseline": card.baseline.model_copy(update={"per_token_ms": 3.0})})
+    judged = judge(card, Gate(min_decode_speedup=least))
+    assert (card.decode_speedup, len(judged.checks), judged.passed) == (3.0, checks, passes)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

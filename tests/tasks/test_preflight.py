@@ -8,8 +8,8 @@ import pytest
 
 from tasks.contracts import identity
 from tasks.errors import RefusedModel, RefusedRecipe
-from tasks.preflight import check_architecture, check_recipe
-from tasks.recipes import QuantizeRecipe, Recipe
+from tasks.preflight import check_architecture, check_recipe, check_served
+from tasks.recipes import QuantizeRecipe, Recipe, ReleasePlan
 from tests.compression.families import write_family
 
 
@@ -97,6 +97,25 @@ def test_the_format_is_the_last_tasks_and_the_integers_are_not_chosen_again_for_
     plain, other = QuantizeRecipe(), QuantizeRecipe(format="gptq")
     assert identity(plain) == identity(other)
     assert identity(plain) != identity(QuantizeRecipe(symmetric=False))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "works"),
+    [
+        ({}, True),
+        ({"order": ("prune",)}, False),
+        ({"order": ("prune",), "cpu_export": "onnx"}, True),
+        ({"cpu_export": "none"}, False),
+    ],
+)
+def test_an_exported_folder_is_released_only_where_the_recipe_makes_one(recipe: dict[str, object], works: bool) -> None:
+    made = Recipe.model_validate(recipe)
+    check_served(made, ReleasePlan())
+    if works:
+        check_served(made, ReleasePlan(serve="onnx"))
+        return
+    with pytest.raises(RefusedRecipe, match="makes none"):
+        check_served(made, ReleasePlan(serve="onnx"))
 
 
 def test_what_an_architecture_cannot_do_is_refused_by_its_name(tmp_path: Path) -> None:
