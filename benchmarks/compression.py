@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 
 from benchmarks.compression_stages import QUICK_BLOCKS, QUICK_TOKENS, model_folder
 from tasks.adapters.children import run_child
+from tasks.adapters.engine_kinds import ENGINES
 from tasks.adapters.engine_runs import EngineRun, run_engine
-from tasks.adapters.engines import ENGINES, build_environment, find_environment
+from tasks.adapters.engines import build_environment, find_environment
 from tasks.errors import SlimlineError
 from tasks.recipes import DataChoice
 from tasks.settings import settings

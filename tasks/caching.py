@@ -45,11 +45,16 @@ class StageKey(CachePolicy):
             "code": code_digest(self.modules),
             "libraries": {name: version(name) for name in LIBRARIES},
             "device": device_class(),
+            **self.more(inputs),
         }
         key = f"{self.stage}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]}"
         _drop_if_damaged(key)
         _record(self.stage, key, parts)
         return key
+
+    def more(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Further parts of the key, by name; for a stage whose result depends on more than the above."""
+        return {}
 
 
 def device_class() -> str:

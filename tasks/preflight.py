@@ -8,6 +8,7 @@ from tasks.adapters.texts import check_text_source
 from tasks.adapters.tracking import reachable
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
+from tasks.engines import check_engines, check_engines_fit
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.recipes import DataChoice, ModelChoice, Recipe, ReleasePlan
 from tasks.retrying import network_task
@@ -53,6 +54,7 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     from tasks.compression.checks import check_zeros
     from tasks.compression.structured import check_shares
 
+    check_engines_fit(recipe, model)
     folder = Store(settings().store).open(model.uri, model.digest)
     prune, prunes = recipe.prune, "prune" in recipe.order
     columns_of, group_size = None, recipe.quantize.group_size or None if "quantize" in recipe.order else None
@@ -108,3 +110,4 @@ def check_recipe(recipe: Recipe) -> None:
             limit="prune or quantize before it",
             remedy="add prune or quantize to recipe.order",
         )
+    check_engines(recipe)

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.caching import StageKey, stage_key
+from tasks.adapters.engine_kinds import OWN
+from tasks.caching import stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
+from tasks.engines import EngineKey, compress_by_engine
 from tasks.recipes import PruneRecipe
 from tasks.retrying import compute_task
 from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
@@ -22,7 +24,7 @@ MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slim
 
 @compute_task(
     "prune-{recipe.method}-{recipe.amount}",
-    cache_policy=StageKey(stage="prune", modules=MODULES),
+    cache_policy=EngineKey(stage="prune", modules=MODULES),
 )
 def prune(
     model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0, keep_statistics: bool = False
@@ -33,6 +35,8 @@ def prune(
     """
     from tasks.compression.checkpoint import linear_count
 
+    if recipe.engine != OWN:
+        return compress_by_engine(model, data, recipe, seed)
     use_threads()
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []

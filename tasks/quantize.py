@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.caching import StageKey, stage_key
+from tasks.adapters.engine_kinds import OWN
+from tasks.caching import stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
+from tasks.engines import EngineKey, compress_by_engine
 from tasks.recipes import QuantizeRecipe
 from tasks.retrying import compute_task
 from tasks.workbench import followed, measured, open_model, open_tokens, use_threads, write_model
@@ -19,13 +21,15 @@ MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.q
 
 @compute_task(
     "quantize-{recipe.method}-{recipe.grid}",
-    cache_policy=StageKey(stage="quantize", modules=MODULES),
+    cache_policy=EngineKey(stage="quantize", modules=MODULES),
 )
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
     """Turn each decoder linear's weights into packed integers, block by block. Zeros stay zero."""
     from tasks.compression.checkpoint import linear_count
     from tasks.compression.layerwise import quantize_folder
 
+    if recipe.engine != OWN:
+        return compress_by_engine(model, data, recipe)
     use_threads()
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
@@ -52,7 +56,7 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
             make,
             stage="quantize",
             key=stage_key(),
-            name=f"{model.name}-int{recipe.bits}",
+            name=f"{model.name}-{recipe.suffix}",
             licence=model.licence,
         )
     return Compressed(

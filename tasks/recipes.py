@@ -82,6 +82,11 @@ class PruneRecipe(Choice):
     channels: float = Field(0.25, ge=0, lt=1, description="Structured: share of MLP channels removed, 0–1")
     blocks: float = Field(0.0, ge=0, lt=1, description="Structured: share of decoder blocks removed, 0–1")
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
+    engine: Literal["slimline", "llm-compressor"] = Field(
+        "slimline",
+        description="What computes it. llm-compressor (sparsegpt, wanda) runs in an environment of its own, built when "
+        "first used: minutes and more than a gigabyte",
+    )
 
     @property
     def amount(self) -> str:
@@ -95,9 +100,11 @@ class PruneRecipe(Choice):
 class QuantizeRecipe(Choice):
     """Store the decoder blocks' weights as small integers."""
 
-    method: Literal["gptq", "rtn"] = Field(
+    method: Literal["gptq", "rtn", "awq", "smoothquant", "fp8"] = Field(
         "gptq",
-        description="gptq rounds column by column and repairs what is left from calibration data; rtn only rounds",
+        description="gptq rounds column by column and repairs what is left from calibration data; rtn only rounds. "
+        "With the engine llm-compressor also: awq scales up what large inputs meet, then rounds; smoothquant: 8-bit "
+        "weights and activations (8 bits, group size 0); fp8: 8-bit floats (8 bits, group size 0)",
     )
     bits: Literal[8, 4, 3, 2] = Field(4, description="Bits a weight")
     group_size: Literal[0, 32, 64, 128] = Field(
@@ -105,6 +112,17 @@ class QuantizeRecipe(Choice):
     )
     act_order: bool = Field(True, description="GPTQ settles the columns with the largest inputs first")
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
+
+    engine: Literal["slimline", "llm-compressor", "optimum", "auto-gptq"] = Field(
+        "slimline",
+        description="What computes it. The others run in an environment of their own, built when first used: minutes "
+        "and more than a gigabyte. optimum (with GPTQModel) and auto-gptq: gptq without pruned zeros",
+    )
+
+    @property
+    def suffix(self) -> str:
+        """What the made model's name ends with."""
+        return {"smoothquant": "w8a8", "fp8": "fp8"}.get(self.method, f"int{self.bits}")
 
     @property
     def grid(self) -> str:
