@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tasks.compression.architectures import Architecture, architecture_name, architecture_of, block_count
+from tasks.compression.eight_bits import BY_ROW, eight_bits, read_eight_bits
 from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear, Packing, read_packed
 from tasks.errors import RefusedModel
 
@@ -51,8 +52,8 @@ class Checkpoint:
 
     @cached_property
     def packing(self) -> Packing | None:
-        """The grid of the packed linear layers, or none when the folder is dense."""
-        return Packing.from_config(self.config)
+        """The grid of the quantized linear layers, or none when the folder is dense."""
+        return BY_ROW if eight_bits(self.config) else Packing.from_config(self.config)
 
     @property
     def blocks(self) -> int:
@@ -113,6 +114,9 @@ class Checkpoint:
 
     def packed(self, prefix: str) -> PackedLinear | None:
         """A linear layer's integers, or none when it is stored dense. ``prefix`` has no ``.weight``."""
+        kind = eight_bits(self.config)
+        if kind is not None:
+            return read_eight_bits(self, prefix, kind)
         if self.packing is None or f"{prefix}.weight_packed" not in self._shards:
             return None
         return read_packed(self, prefix, self.packing)
@@ -204,7 +208,8 @@ def check_supported(folder: Path) -> Checkpoint:
     if not (folder / "tokenizer.json").exists():
         raise _damaged(folder / "tokenizer.json", "missing")
     wanted = {f"{architecture.embeddings}.weight", f"{architecture.norm}.weight"}
-    stored = "weight" if checkpoint.packing is None else "weight_packed"
+    plain = checkpoint.packing is None or eight_bits(checkpoint.config) is not None
+    stored = "weight" if plain else "weight_packed"
     wanted |= {f"{linear}.{stored}" for linear in architecture.all_linears(checkpoint.config)}
     lost = sorted(wanted - set(checkpoint.names))
     if lost:
@@ -250,7 +255,7 @@ def describe(folder: Path) -> FolderFacts:
     values: Counter[str] = Counter()
     for name, dtype, count in _headers(checkpoint):
         twice = checkpoint.tied and name.startswith(f"{checkpoint.architecture.head}.")
-        if not name.endswith(PACKED_SUFFIXES) and not twice:
+        if dtype in _DTYPES.values() and not name.endswith(PACKED_SUFFIXES) and not twice:
             values[dtype] += count
     parameters = sum(values.values()) + (weights if checkpoint.packing else 0)
     dtype = values.most_common(1)[0][0]

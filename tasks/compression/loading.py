@@ -5,6 +5,8 @@ A packed folder is decompressed once while it loads (``CompressedTensorsConfig(d
 configuration the library decompresses at the first forward pass and leaves an offloading wrapper on every layer, which
 costs about a third more time per token. The library multiplies codes and scales in the scales' own type, so a weight is
 rounded to float16 once; that is how vLLM and others serve it too.
+
+A folder with 8-bit inputs (``eight_bits.py``) computes with them wherever it is served, so it does here too.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, Co
 from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.eight_bits import eight_bits, round_inputs
 from tasks.errors import RefusedData, RefusedModel
 
 SHOWN = 3
@@ -33,9 +36,15 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
         RefusedModel: the folder cannot be read, or its tensors are not exactly those of its architecture (transformers
             would fill a missing one with random numbers and go on).
     """
-    packing = Checkpoint(folder).packing
-    quantization = {} if packing is None else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
-    return _load(AutoModelForCausalLM, folder, ("missing_keys", "unexpected_keys", "mismatched_keys"), quantization)
+    checkpoint = Checkpoint(folder)
+    dense = checkpoint.packing is None
+    quantization = {} if dense else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    model = _load(AutoModelForCausalLM, folder, kinds, quantization)
+    kind = eight_bits(checkpoint.config)
+    for name in checkpoint.architecture.all_linears(checkpoint.config) if kind else ():
+        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0], kind),))
+    return model
 
 
 def load_reader(folder: Path) -> PreTrainedModel:
