@@ -134,7 +134,7 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, list[Figures]]]:
 
 
 def _ready(name: str, peers: str) -> bool:
-    engine, home = ENGINES[name], settings().root / "engines"
+    engine, home = ENGINES[name], settings().engines
     if find_environment(engine, home) is None and peers == "all":
         print(f"building the environment of {name} …", file=sys.stderr, flush=True)
         build_environment(engine, home)
@@ -209,7 +209,7 @@ def _figures(
 
 
 def _peer(bench: Bench, name: str, row: Row, folder: Path) -> EngineRun:
-    environment = build_environment(ENGINES[name], settings().root / "engines")
+    environment = build_environment(ENGINES[name], settings().engines)
     return run_engine(
         environment,
         bench.model,

@@ -100,12 +100,12 @@ def check_engines(recipe: Recipe) -> None:
             "set recipe.quantize.engine to llm-compressor",
         )
     zeros = "prune" in order and prune.method != "structured"
-    if zeros and quantize.engine != OWN and not ENGINES[quantize.engine].keeps_zeros:
+    if zeros and quantize.engine != OWN and quantize.method not in ENGINES[quantize.engine].keeps_zeros:
         _refuse(
-            f"GPTQ of {quantize.engine} spreads errors over pruned weights too, so that they are zero no longer",
-            f"prune {prune.method}, then quantize by {quantize.engine}",
-            "slimline or llm-compressor after pruning",
-            "set recipe.quantize.engine to one of these, prune structures, or leave prune out of recipe.order",
+            f"{quantize.method} of {quantize.engine} spreads errors over pruned weights too: some are zero no longer",
+            f"prune {prune.method}, then quantize {quantize.method} by {quantize.engine}",
+            "engine slimline after pruning, or a method that only rounds: awq, fp8",
+            "set recipe.quantize.engine to slimline, prune structures, or leave prune out of recipe.order",
         )
     if quantize.method in EIGHT_BITS and "distill" in order[order.index("quantize") :]:
         _refuse(
