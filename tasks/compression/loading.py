@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, Co
 from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.eight_bits import eight_bits, round_inputs
+from tasks.compression.eight_bits import Kind, eight_bits, round_inputs
 from tasks.errors import RefusedData, RefusedModel
 
 SHOWN = 3
@@ -42,9 +42,14 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     model = _load(AutoModelForCausalLM, folder, kinds, quantization)
     kind = eight_bits(checkpoint.config)
-    for name in checkpoint.architecture.all_linears(checkpoint.config) if kind else ():
-        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0], kind),))
+    if kind is not None:
+        _round_inputs(model, checkpoint, kind)
     return model
+
+
+def _round_inputs(model: PreTrainedModel, checkpoint: Checkpoint, kind: Kind) -> None:
+    for name in checkpoint.architecture.all_linears(checkpoint.config):
+        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0], kind),))
 
 
 def load_reader(folder: Path) -> PreTrainedModel:
