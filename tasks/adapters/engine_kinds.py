@@ -90,7 +90,7 @@ _LLM_COMPRESSOR = Engine(
     prunes=("sparsegpt", "wanda"),
     quantizes={
         "gptq": _GPTQ,
-        "awq": Grid((8, 4), (32, 64, 128)),
+        "awq": Grid((4,), (32, 64, 128)),
         "smoothquant": Grid((8,), (0,)),
         "fp8": Grid((8,), (0,)),
     },

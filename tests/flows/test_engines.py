@@ -5,7 +5,6 @@ and the real libraries where their environments are built (``slimline engines --
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,9 +41,7 @@ print("OUTCOME", done.model_dump_json())
 def run_stand_in(line: Line, folder: Path, name: str, recipe: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     (folder / "pins.txt").touch()
-    script = folder / "stand_in.py"
-    if not script.exists():
-        script.write_text((Path(__file__).parent / "stand_in.py").read_text())
+    (folder / "stand_in.py").write_text((Path(__file__).parent / "stand_in.py").read_text())
     site = str(Path(np.__file__).parents[1])
     return subprocess.run(
         [sys.executable, "-c", STAND_IN, str(folder), site, name, json.dumps(recipe)],
@@ -90,22 +87,10 @@ def test_a_folder_in_gptq_format_goes_through_evaluate_and_register(
 def test_its_page_says_who_did_it(line: Line, quantized: tuple[Path, dict[str, Any]]) -> None:
     flow_run = last_run(line, "compress-tiny-by-engine")
     runs, artifacts = line.task_runs(flow_run), line.artifacts(flow_run)
-    assert runs["prepare-engine"]["state_name"] == "Completed"
+    assert runs["prepare_engine"]["state_name"] == "Completed"
     assert artifacts["engine-optimum-progress"]["data"] == 100.0
     assert "by optimum: stand-in 1.0" in artifacts["quantize-layers"]["description"]
     assert values(artifacts["quantize-layers"])[0]["bits"] == "4"
-
-
-def test_its_script_is_part_of_the_key(line: Line, quantized: tuple[Path, dict[str, Any]]) -> None:
-    folder, first = quantized
-    again = outcome(run_stand_in(line, folder, "optimum", QUANTIZE))
-    assert line.task_runs(last_run(line, "compress-tiny-by-engine"))["quantize"]["state_name"] == "Cached"
-    assert again["stages"][0]["model"]["digest"] == first["stages"][0]["model"]["digest"]
-    script = folder / "stand_in.py"
-    script.write_text(script.read_text() + "\n# another line\n")
-    outcome(run_stand_in(line, folder, "optimum", QUANTIZE))
-    assert line.task_runs(last_run(line, "compress-tiny-by-engine"))["quantize"]["state_name"] == "Completed"
-    assert "engine.script" in line.slimline("why", "quantize").text
 
 
 def test_pruned_by_an_engine_and_quantized_by_us(line: Line, tmp_path: Path) -> None:
@@ -118,18 +103,6 @@ def test_pruned_by_an_engine_and_quantized_by_us(line: Line, tmp_path: Path) -> 
     assert (pruned["engine"], packed["engine"]) == ("llm-compressor", "slimline")
     assert 0.49 < pruned["model"]["sparsity"] < 0.52 and packed["model"]["sparsity"] >= pruned["model"]["sparsity"]
     assert all(layer["error"] > 0 for layer in pruned["layers"])
-
-
-def test_what_an_engine_left_undone_stops_the_line(line: Line, tmp_path: Path) -> None:
-    """The stand-in prunes without a pattern; 2:4 was asked for."""
-    recipe = {
-        "name": "undone",
-        "order": ["prune"],
-        "prune": {"engine": "llm-compressor", "method": "wanda", "pattern": "2:4"},
-    }
-    done = run_stand_in(line, tmp_path, "llm-compressor", recipe)
-    assert done.returncode == 1
-    assert re.search(r"groups of 4 have more than 2 weights", done.stderr), done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", ["optimum", "auto-gptq"])
