@@ -44,7 +44,7 @@ def _row(engine: Engine, home: Path) -> dict[str, str]:
         "engine": engine.name,
         "prunes": ", ".join(engine.prunes) or "–",
         "quantizes": ", ".join(engine.quantizes),
-        "version": pins[engine.packages[0]],
-        "transformers": pins["transformers"],
+        "version": next((pins[name] for name in engine.packages if name in pins), "–"),
+        "transformers": pins.get("transformers", "–"),
         "environment": f"built, {environment_bytes(found) / 1e9:.1f} GB" if found else f"about {engine.gigabytes:g} GB",
     }

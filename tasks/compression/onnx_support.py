@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from tasks.compression.architectures import architecture_name
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.eight_bits import eight_bits
 from tasks.errors import RefusedModel
 
 EXPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
@@ -24,6 +25,13 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
     turned = positions.get("partial_rotary_factor", 1.0)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if eight_bits(checkpoint.config) is not None:
+        raise RefusedModel(
+            "the ONNX graph does not round the inputs of a layer",
+            observed="8-bit weights and inputs (W8A8, FP8)",
+            limit="packed integers, or dense weights",
+            remedy="serve the folder with torch or vLLM, or quantize with gptq",
+        )
     for what, observed, known in (
         ("architecture", architecture_name(checkpoint.config), EXPORTED),
         ("activation", config.hidden_act, ("silu",)),

@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM
 from tasks.compression.checkpoint import Checkpoint, check_supported, describe
 from tasks.compression.eight_bits import Kind
 from tasks.compression.foreign_layers import measure_layers
+from tasks.compression.layerwise import quantize_folder
 from tasks.compression.loading import load_for_compute
+from tasks.compression.onnx_export import export_onnx
 from tasks.compression.pruning import Pattern
 from tasks.errors import RefusedModel
 from tests.compression.small import LINEARS, blocks, prune, quantize, write_llama
@@ -85,9 +87,13 @@ def test_a_variant_that_is_not_read_is_refused(tmp_path: Path) -> None:
         load_for_compute(folder)
 
 
-def test_errors_are_those_of_a_pass_of_ours(tmp_path: Path) -> None:
-    from tasks.compression.layerwise import quantize_folder
+def test_it_is_not_exported_as_if_inputs_were_not_rounded(tmp_path: Path) -> None:
+    with pytest.raises(RefusedModel, match="does not round the inputs"):
+        export_onnx(write(tmp_path / "float", "float"), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
 
+
+def test_errors_are_those_of_a_pass_of_ours(tmp_path: Path) -> None:
     source, made = write_llama(tmp_path / "source"), tmp_path / "made"
     ours = list(quantize_folder(source, made, blocks(4), method="rtn", bits=4, group_size=32, damping=0.01))
     again = list(measure_layers(source, made, blocks(4), method="rtn"))
