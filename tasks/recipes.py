@@ -104,7 +104,7 @@ class QuantizeRecipe(Choice):
         "gptq",
         description="gptq rounds column by column and repairs what is left from calibration data; rtn only rounds. "
         "With the engine llm-compressor also: awq scales up what large inputs meet, then rounds; smoothquant: 8-bit "
-        "weights and activations (8 bits, group size 0); fp8: 8-bit floats (8 bits, group size 0)",
+        "weights and activations (8 bits, group size 0); fp8: 8-bit floats, fast on GPUs only (8 bits, group size 0)",
     )
     bits: Literal[8, 4, 3, 2] = Field(4, description="Bits a weight")
     group_size: Literal[0, 32, 64, 128] = Field(

@@ -105,8 +105,11 @@ def test_pruned_by_an_engine_and_quantized_by_us(line: Line, tmp_path: Path) -> 
     assert all(layer["error"] > 0 for layer in pruned["layers"])
 
 
-@pytest.mark.parametrize("name", ["optimum", "auto-gptq"])
-def test_a_real_engine_is_released(line: Line, name: str) -> None:
+FP8 = ("-p", "recipe.quantize.method=fp8", "-p", "recipe.quantize.bits=8", "-p", "recipe.quantize.group_size=0")
+
+
+@pytest.mark.parametrize(("name", "more"), [("optimum", ()), ("auto-gptq", ()), ("llm-compressor", FP8)])
+def test_a_real_engine_is_released(line: Line, name: str, more: tuple[str, ...]) -> None:
     if find_environment(ENGINES[name], settings().engines) is None:
         pytest.skip(f"the environment of {name} is not built; `slimline engines --build {name}` builds it")
     home = line.stack.home / "engines"
@@ -115,7 +118,8 @@ def test_a_real_engine_is_released(line: Line, name: str) -> None:
         home.symlink_to(settings().engines)
     released = line.slimline(
         "run", "tiny", "-p", 'recipe.order=["quantize"]', "-p", f"recipe.quantize.engine={name}",
-        "-p", f"recipe.name={name}", "-p", f"registered_name=by-{name}", "-p", "plan.endpoint=by-engines",
+        "-p", f"recipe.name={name}", "-p", f"registered_name=by-{name}", "-p", "plan.endpoint=by-engines", *more,
+        "-p", "gate.max_bytes_ratio=0.5",
     )  # fmt: skip
     assert released.code == 0, released.text
     assert "promoted" in released.text or "created" in released.text
