@@ -156,7 +156,7 @@ def _work(stage: str, recipe: Recipe, source: Path, original: Path, destination:
         keep = ("prune", "quantize") in itertools.pairwise(recipe.order)  # as the flow does
         return prune_folder(source, destination, tokens, **chosen, seed=recipe.seed, keep_statistics=keep)
     if stage == "quantize":
-        return quantize_folder(source, destination, tokens, **recipe.quantize.model_dump())
+        return quantize_folder(source, destination, tokens, **recipe.quantize.model_dump(exclude={"format"}))
     return distill_folder(source, original, destination, tokens, **recipe.distill.model_dump(), seed=recipe.seed)
 
 

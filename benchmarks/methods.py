@@ -24,6 +24,7 @@ from tasks.recipes import DataChoice
 
 SPARSE = {"damping": 0.01}
 GRID = {"symmetric": True, "damping": 0.01}
+ZERO_POINTS = {"symmetric": False, "damping": 0.01}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "magnitude 50 %": ("prune", SPARSE | {"method": "magnitude", "sparsity": 0.5}),
     "Wanda 50 %": ("prune", SPARSE | {"method": "wanda", "sparsity": 0.5}),
@@ -42,6 +43,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "GPTQ 4 bit row": ("quantize", GRID | {"method": "gptq", "bits": 4, "group_size": 0}),
     "GPTQ 3 bit g64": ("quantize", GRID | {"method": "gptq", "bits": 3, "group_size": 64}),
     "GPTQ 2 bit g64": ("quantize", GRID | {"method": "gptq", "bits": 2, "group_size": 64}),
+    "GPTQ 4 asym g64": ("quantize", ZERO_POINTS | {"method": "gptq", "bits": 4, "group_size": 64}),
+    "GPTQ 3 asym g64": ("quantize", ZERO_POINTS | {"method": "gptq", "bits": 3, "group_size": 64}),
+    "GPTQ 2 asym g64": ("quantize", ZERO_POINTS | {"method": "gptq", "bits": 2, "group_size": 64}),
+    "W8A8": ("w8a8", GRID | {"method": "gptq", "bits": 8, "group_size": 0}),
+    "float16": ("cast", {"name": "float16"}),
+    "bfloat16": ("cast", {"name": "bfloat16"}),
 }
 
 
@@ -98,6 +105,8 @@ def _row(method: str, original: Path, destination: Path, calibration: Path, eval
     import numpy as np
     import torch
 
+    from tasks.compression.casting import CASTS, cast_folder
+    from tasks.compression.conversion import convert_folder
     from tasks.compression.layerwise import prune_folder, quantize_folder
     from tasks.compression.scoring import score_pair
     from tasks.compression.slimming import slim_folder
@@ -105,7 +114,16 @@ def _row(method: str, original: Path, destination: Path, calibration: Path, eval
     if threads:
         torch.set_num_threads(threads)
     tokens, held_out = (torch.from_numpy(np.load(file, allow_pickle=False)) for file in (calibration, evaluation))
+
+    def w8a8(source: Path, made: Path, tokens: torch.Tensor, **choice: Any) -> Iterator[object]:
+        """As the flow does it: integers first, then the format whose activations are rounded when it is measured."""
+        packed = made.with_name(f"{made.name}-packed")
+        yield from quantize_folder(source, packed, tokens, **choice)
+        yield from convert_folder(packed, made, "int-quantized")
+
     engines: dict[str, Callable[..., Iterator[object]]] = {
+        "w8a8": w8a8,
+        "cast": lambda source, made, _, name: cast_folder(source, made, CASTS[name]),
         "prune": prune_folder,
         "slim": slim_folder,
         "quantize": quantize_folder,

@@ -17,6 +17,7 @@ FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 slimline && useradd --uid 10001 --gid slimline --no-create-home --shell /usr/sbin/nologin slimline
 COPY --from=build /venv /venv
 COPY tasks/__init__.py /app/tasks/__init__.py
+COPY tasks/gptq_codes.py /app/tasks/gptq_codes.py
 COPY tasks/serving /app/tasks/serving
 
 WORKDIR /app

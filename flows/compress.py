@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.contracts import Compressed, Outcome
+from tasks.convert import convert
 from tasks.distill import distill
 from tasks.engines import engines_of, prepare_engine, statistics_are_of_use
 from tasks.evaluate import evaluate, judge, require_passed, require_sound
@@ -60,6 +61,11 @@ def compress(
                 done = distill(candidate, original, blocks, recipe.distill, recipe.seed)
             record_stage(tracked, done)
             require_sound(done, recipe.max_fallback_share)
+            stages.append(done)
+            candidate = done.model
+        if "quantize" in recipe.order and recipe.quantize.layout:
+            done = convert(candidate, recipe.quantize.layout)
+            record_stage(tracked, done)
             stages.append(done)
             candidate = done.model
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Stage = Literal["fetch", "prune", "quantize", "distill", "evaluate", "register", "deploy"]
+Stage = Literal["fetch", "prune", "quantize", "distill", "convert", "evaluate", "register", "deploy"]
 
 
 class Value(BaseModel):

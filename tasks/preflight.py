@@ -10,7 +10,7 @@ from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
 from tasks.engines import check_engines, check_engines_fit
 from tasks.errors import RefusedRecipe, SlimlineError
-from tasks.recipes import DataChoice, ModelChoice, Recipe, ReleasePlan
+from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe, ReleasePlan
 from tasks.retrying import network_task
 from tasks.settings import settings
 
@@ -57,7 +57,9 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     check_engines_fit(recipe, model)
     folder = Store(settings().store).open(model.uri, model.digest)
     prune, prunes = recipe.prune, "prune" in recipe.order
-    columns_of, group_size = None, recipe.quantize.group_size or None if "quantize" in recipe.order else None
+    from tasks.compression.conversion import check_shapes as check_layout
+
+    columns_of, group_size = None, recipe.quantize.columns_a_scale or None if "quantize" in recipe.order else None
     if prunes and prune.method == "structured":
         check_shares(folder, prune.heads, prune.channels, prune.blocks, group_size)
     elif prunes:
@@ -69,6 +71,8 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
         columns_of=columns_of,
         group_size=group_size,
     )
+    if "quantize" in recipe.order and recipe.quantize.layout:
+        check_layout(folder, recipe.quantize.layout)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -96,6 +100,8 @@ def check_recipe(recipe: Recipe) -> None:
             limit="prune before quantize",
             remedy="put prune first in recipe.order",
         )
+    if "quantize" in order:
+        _check_format(recipe.quantize)
     if "distill" in order and recipe.distill.hidden_weight and recipe.distill.cached_top_k:
         raise RefusedRecipe(
             "a teacher's answers that are kept on disk hold no hidden states",
@@ -111,3 +117,30 @@ def check_recipe(recipe: Recipe) -> None:
             remedy="add prune or quantize to recipe.order",
         )
     check_engines(recipe)
+
+
+def _check_format(recipe: QuantizeRecipe) -> None:
+    """Refuse what could be written but not be loaded again."""
+    if recipe.format == "compressed-tensors" and recipe.method in ("gptq", "rtn") and not recipe.symmetric:
+        # transformers builds the packed layout on the meta device, where compressed-tensors 0.20 leaves zero points
+        # unpacked, so from_pretrained raises on their shape; only CompressedTensorsConfig(dequantize=True) loads them.
+        raise RefusedRecipe(
+            "plain transformers does not load compressed-tensors folders with zero points",
+            observed="symmetric = False with format = compressed-tensors",
+            limit="symmetric grids in this format, with compressed-tensors 0.20 and transformers 5.23",
+            remedy="set recipe.quantize.format to gptq, or symmetric to True",
+        )
+    if recipe.format != "compressed-tensors" and recipe.method not in ("gptq", "rtn"):
+        raise RefusedRecipe(
+            "the GPTQ format holds weights as integers and nothing else",
+            observed=f"method = {recipe.method} with format = {recipe.format}",
+            limit="methods gptq and rtn",
+            remedy="set recipe.quantize.format to compressed-tensors",
+        )
+    if recipe.method not in ("gptq", "rtn") and not recipe.symmetric:
+        raise RefusedRecipe(
+            f"{recipe.method} has no zero points",
+            observed="symmetric = False",
+            limit="methods gptq and rtn",
+            remedy="set recipe.quantize.symmetric to True",
+        )

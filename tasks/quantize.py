@@ -16,7 +16,12 @@ from tasks.workbench import followed, measured, open_model, open_tokens, use_thr
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
 
-MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.quantization")
+MODULES = (
+    "tasks.quantize",
+    "tasks.compression.layerwise",
+    "tasks.compression.quantization",
+    "tasks.compression.casting",
+)
 
 
 @compute_task(
@@ -24,7 +29,10 @@ MODULES = ("tasks.quantize", "tasks.compression.layerwise", "tasks.compression.q
     cache_policy=EngineKey(stage="quantize", modules=MODULES),
 )
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
-    """Turn each decoder linear's weights into packed integers, block by block. Zeros stay zero."""
+    """Turn each decoder linear's weights into packed integers, or cast every tensor, block by block. Zeros stay
+    zero.
+    """
+    from tasks.compression.casting import CASTS, cast_folder
     from tasks.compression.checkpoint import linear_count
     from tasks.compression.layerwise import quantize_folder
 
@@ -35,17 +43,22 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
     layers: list[LayerReport] = []
 
     def make(folder: Path, partial: Partial) -> None:
-        made = quantize_folder(
-            source,
-            folder,
-            tokens,
-            method=recipe.method,
-            bits=recipe.bits,
-            group_size=recipe.group_size,
-            symmetric=True,
-            act_order=recipe.act_order,
-            damping=recipe.damping,
-            partial=partial,
+        w8a8 = recipe.method == "w8a8"
+        made = (
+            quantize_folder(
+                source,
+                folder,
+                tokens,
+                method="gptq" if w8a8 else recipe.method,
+                bits=8 if w8a8 else recipe.bits,
+                group_size=recipe.columns_a_scale,
+                symmetric=w8a8 or recipe.symmetric,
+                act_order=recipe.act_order,
+                damping=recipe.damping,
+                partial=partial,
+            )
+            if recipe.integers
+            else cast_folder(source, folder, CASTS[recipe.method])
         )
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
@@ -63,7 +76,7 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
         stage="quantize",
         model=packed,
         layers=tuple(layers),
-        tokens=tokens.numel(),
+        tokens=tokens.numel() if recipe.integers else 0,
         resumed=resumed,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,

@@ -98,11 +98,13 @@ class PruneRecipe(Choice):
 
 
 class QuantizeRecipe(Choice):
-    """Store the decoder blocks' weights as small integers."""
+    """Store the decoder blocks' weights as small integers, or the whole model in 16 bits."""
 
-    method: Literal["gptq", "rtn", "awq", "smoothquant", "fp8"] = Field(
+    method: Literal["gptq", "rtn", "w8a8", "float16", "bfloat16", "awq", "smoothquant", "fp8"] = Field(
         "gptq",
-        description="gptq rounds column by column and repairs what is left from calibration data; rtn only rounds. "
+        description="gptq rounds column by column and repairs what is left from calibration data; rtn only rounds; "
+        "w8a8 is gptq with 8 bits and one scale a row, served with activations in 8 bits too (bits, group size and "
+        "symmetry are then given); float16 and bfloat16 cast every tensor and use no calibration. "
         "With the engine llm-compressor also: awq scales up what large inputs meet, then rounds; smoothquant: 8-bit "
         "weights and activations (8 bits, group size 0); fp8: 8-bit floats, fast on GPUs only (8 bits, group size 0)",
     )
@@ -112,6 +114,15 @@ class QuantizeRecipe(Choice):
     )
     act_order: bool = Field(True, description="GPTQ settles the columns with the largest inputs first")
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
+    symmetric: bool = Field(
+        True, description="No zero points; without symmetry each group has one (format gptq or gptq_v2 only)"
+    )
+    # Not part of what the quantize stage makes: the integers are written in this format after the last stage.
+    format: Annotated[Literal["compressed-tensors", "gptq", "gptq_v2"], Place] = Field(
+        "compressed-tensors",
+        description="How the finished model is stored: compressed-tensors (transformers, vLLM, LMI), or gptq, "
+        "version 1 or 2 (transformers with GPTQModel; vLLM reads symmetric 4 and 8 bits)",
+    )
 
     engine: Literal["slimline", "llm-compressor", "optimum", "auto-gptq"] = Field(
         "slimline",
@@ -120,14 +131,36 @@ class QuantizeRecipe(Choice):
     )
 
     @property
-    def suffix(self) -> str:
-        """What the made model's name ends with."""
-        return {"smoothquant": "w8a8", "fp8": "fp8"}.get(self.method, f"int{self.bits}")
+    def integers(self) -> bool:
+        """Whether weights become integers: not for casts."""
+        return self.method not in ("float16", "bfloat16")
+
+    @property
+    def layout(self) -> Literal["int-quantized", "gptq", "gptq_v2"] | None:
+        """What the finished folder is converted to, or none where it stays as the stages write it."""
+        if self.method == "w8a8":
+            return "int-quantized"
+        return self.format if self.integers and self.format != "compressed-tensors" else None
+
+    @property
+    def columns_a_scale(self) -> int:
+        """Input columns that share one scale; 0 for a whole row, and where there are no scales."""
+        return self.group_size if self.method in ("gptq", "rtn", "awq") else 0
 
     @property
     def grid(self) -> str:
         """What run names show."""
-        return f"{self.bits}bit-g{self.group_size}" if self.group_size else f"{self.bits}bit-channel"
+        if self.method == "w8a8":
+            return "channel"
+        if not self.integers:
+            return "cast"
+        kind = "" if self.symmetric else "-asymmetric"
+        return f"{self.bits}bit-g{self.group_size}{kind}" if self.group_size else f"{self.bits}bit-channel{kind}"
+
+    @property
+    def suffix(self) -> str:
+        """What the made model's name ends with."""
+        return f"int{self.bits}" if self.method in ("gptq", "rtn", "awq") else self.method
 
 
 class DistillRecipe(Choice):

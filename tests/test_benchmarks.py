@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "compression_stages": [],
     "methods": ["--rows", "channels"],
+    "round_trips": ["--rows", "w8a8"],
 }
 
 

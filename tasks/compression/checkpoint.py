@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tasks.compression.architectures import Architecture, architecture_name, architecture_of, block_count
-from tasks.compression.eight_bits import BY_ROW, eight_bits, read_eight_bits
-from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear, Packing, read_packed
+from tasks.compression.layouts import Layout, first_tensor, layout_of, packing_of, read_linear
+from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear, Packing
 from tasks.errors import RefusedModel
 
 INDEX = "model.safetensors.index.json"
@@ -53,7 +53,12 @@ class Checkpoint:
     @cached_property
     def packing(self) -> Packing | None:
         """The grid of the quantized linear layers, or none when the folder is dense."""
-        return BY_ROW if eight_bits(self.config) else Packing.from_config(self.config)
+        return packing_of(self.config)
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """How the quantized linear layers are stored, or none when the folder is dense."""
+        return layout_of(self.config)
 
     @property
     def blocks(self) -> int:
@@ -105,6 +110,8 @@ class Checkpoint:
 
     def linear_shape(self, prefix: str) -> tuple[int, int]:
         """(rows, columns) of a linear layer, packed or dense, without reading its weights."""
+        if f"{prefix}.qweight" in self._shards:
+            return self.tensor(f"{prefix}.scales").shape[1], self.tensor(f"{prefix}.g_idx").numel()
         if f"{prefix}.weight" not in self._shards:
             rows, columns = self.tensor(f"{prefix}.weight_shape").tolist()
             return rows, columns
@@ -114,12 +121,9 @@ class Checkpoint:
 
     def packed(self, prefix: str) -> PackedLinear | None:
         """A linear layer's integers, or none when it is stored dense. ``prefix`` has no ``.weight``."""
-        kind = eight_bits(self.config)
-        if kind is not None:
-            return read_eight_bits(self, prefix, kind)
-        if self.packing is None or f"{prefix}.weight_packed" not in self._shards:
+        if self.packing is None or self.layout is None or f"{prefix}.{first_tensor(self.layout)}" not in self._shards:
             return None
-        return read_packed(self, prefix, self.packing)
+        return read_linear(self, prefix, self.packing, self.layout)
 
     def linear(self, prefix: str) -> Tensor:
         """A linear layer's weight in float32, (rows, columns), dequantized when it is packed."""
@@ -208,8 +212,7 @@ def check_supported(folder: Path) -> Checkpoint:
     if not (folder / "tokenizer.json").exists():
         raise _damaged(folder / "tokenizer.json", "missing")
     wanted = {f"{architecture.embeddings}.weight", f"{architecture.norm}.weight"}
-    plain = checkpoint.packing is None or eight_bits(checkpoint.config) is not None
-    stored = "weight" if plain else "weight_packed"
+    stored = first_tensor(checkpoint.layout if checkpoint.packing else None)
     wanted |= {f"{linear}.{stored}" for linear in architecture.all_linears(checkpoint.config)}
     lost = sorted(wanted - set(checkpoint.names))
     if lost:

@@ -9,7 +9,7 @@ from torch import Tensor
 from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.compression.loading import check_tokens
 from tasks.compression.pruning import Pattern, Zeros
-from tasks.errors import RefusedData, RefusedRecipe
+from tasks.errors import RefusedData, RefusedModel, RefusedRecipe
 
 
 def check_recipe(
@@ -18,7 +18,6 @@ def check_recipe(
     prune: bool = False,
     columns_of: int | None = None,
     group_size: int | None = None,
-    symmetric: bool = True,
 ) -> None:
     """Refuse what the model's shapes or format make impossible, from config.json and shard headers alone.
 
@@ -27,14 +26,13 @@ def check_recipe(
         prune: whether the recipe prunes.
         columns_of: m of an n:m pattern, or none.
         group_size: of the quantization, or none when the recipe does not quantize.
-        symmetric: whether the quantization does without zero points.
 
     Raises:
         RefusedModel: the folder cannot be compressed at all.
-        RefusedRecipe: the group size or m does not divide a layer's columns, a packed model would be pruned, or zero
-            points are asked for.
+        RefusedRecipe: the group size or m does not divide a layer's columns, or a packed model would be pruned.
     """
     checkpoint = check_supported(folder)
+    refuse_final(checkpoint)
     if prune and checkpoint.packing is not None:
         raise RefusedRecipe(
             "pruning a quantized model would move its weights off their integer grid",
@@ -42,18 +40,25 @@ def check_recipe(
             limit="a dense source",
             remedy="prune before quantizing",
         )
-    if not symmetric:
-        # transformers builds the packed layout on the meta device, where compressed-tensors 0.20 leaves zero points
-        # unpacked, so from_pretrained raises on their shape; only CompressedTensorsConfig(dequantize=True) loads them.
-        raise RefusedRecipe(
-            "a folder with zero points cannot be loaded by plain transformers",
-            observed="symmetric = False",
-            limit="symmetric grids, with compressed-tensors 0.20 and transformers 5.23",
-            remedy="set symmetric to True; a smaller group size gives back what the zero point would",
-        )
     for what, size in (("group size", group_size), ("the pattern's m,", columns_of)):
         if size is not None:
             _check_divides(checkpoint, what, size)
+
+
+def refuse_final(checkpoint: Checkpoint) -> None:
+    """Refuse a folder in a format that is written last and read by servers: no stage goes on from it.
+
+    Raises:
+        RefusedModel: its integers are stored in another layout than the stages' own.
+    """
+    if checkpoint.packing is not None and checkpoint.layout != "pack-quantized":
+        raise RefusedModel(
+            "no stage goes on from this format",
+            observed=f"layers stored as {checkpoint.layout}",
+            limit="a dense folder, or compressed-tensors pack-quantized",
+            remedy="start from the folder that it was converted from; a GPTQ folder can be repacked "
+            "(tasks/compression/gptq_format.py, repack_gptq)",
+        )
 
 
 def _check_divides(checkpoint: Checkpoint, what: str, size: int) -> None:

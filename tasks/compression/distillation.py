@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.checks import refuse_final
 from tasks.compression.divergences import DivergenceName
 from tasks.compression.loading import check_tokens
 from tasks.compression.resuming import Partial
@@ -107,6 +108,7 @@ def distill_folder(
         SlimlineError: the loss or a gradient is no longer finite; nothing is written.
     """
     folders = Checkpoint(student), Checkpoint(teacher)
+    refuse_final(folders[0])
     vocabularies = [int(folder.config["vocab_size"]) for folder in folders]
     if vocabularies[0] != vocabularies[1]:
         raise RefusedModel(

@@ -15,11 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tasks.compression.packing import PackedLinear, Packing, TensorSource
+from tasks.compression.packing import PackedLinear, TensorSource
 from tasks.errors import RefusedModel
 
 Kind = Literal["int", "float"]
-BY_ROW = Packing(8, 0, True)
 _FORMATS: dict[str, Kind] = {"int-quantized": "int", "float-quantized": "float"}
 _STORED = {"int": torch.int8, "float": torch.float8_e4m3fn}
 

@@ -310,7 +310,8 @@ def quantize_folder(
         method: ``gptq``, or ``rtn`` (round to nearest, the reference).
         bits: 8, 4, 3 or 2.
         group_size: input columns that share one scale; 0 for one scale a row (per channel).
-        symmetric: no zero points; the only kind that plain transformers reloads, see ``check_recipe``.
+        symmetric: no zero points. With them the folder is one to convert (``conversion``): plain transformers loads
+            pack-quantized with zero points only when it is told to dequantize.
         act_order: GPTQ settles the columns with the largest inputs first; else from left to right.
         damping: added to the Hessian's diagonal, share of its mean.
         partial: where finished blocks wait, see ``compress_folder``.
@@ -324,7 +325,7 @@ def quantize_folder(
     """
     check_choice("quantization method", method, ("gptq", "rtn"))
     check_choice("number of bits", bits, (8, 4, 3, 2))
-    check_recipe(source, group_size=group_size or None, symmetric=symmetric)
+    check_recipe(source, group_size=group_size or None)
     checkpoint = Checkpoint(source)
     transform = Quantize(method, Packing(bits, group_size, symmetric), damping, act_order)
     check_calibration(checkpoint, tokens)

@@ -6,7 +6,9 @@ configuration the library decompresses at the first forward pass and leaves an o
 costs about a third more time per token. The library multiplies codes and scales in the scales' own type, so a weight is
 rounded to float16 once; that is how vLLM and others serve it too.
 
-A folder with 8-bit inputs (``eight_bits.py``) computes with them wherever it is served, so it does here too.
+A folder with 8-bit inputs (W8A8, FP8; ``layouts.py``) computes with rounded activations wherever it is served, so it
+does here too. A folder in the GPTQ format is dequantized here: transformers reads it through GPTQModel only, which does
+not fit beside our versions.
 """
 
 from __future__ import annotations
@@ -19,12 +21,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, CompressedTensorsConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    CompressedTensorsConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.eight_bits import Kind, eight_bits, round_inputs
 from tasks.errors import RefusedData, RefusedModel
+from tasks.gptq_codes import dense_state
 
 SHOWN = 3
 
@@ -37,19 +46,38 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
             would fill a missing one with random numbers and go on).
     """
     checkpoint = Checkpoint(folder)
-    dense = checkpoint.packing is None
-    quantization = {} if dense else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    model = _load(AutoModelForCausalLM, folder, kinds, quantization)
+    options: dict[str, Any] = {}
+    if checkpoint.packing is not None and checkpoint.layout in ("gptq", "gptq_v2"):
+        model = _load(AutoModelForCausalLM, folder, _EXACT, _dequantized(checkpoint))
+    else:
+        if checkpoint.packing is not None:
+            options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+        model = _load(AutoModelForCausalLM, folder, _EXACT, options)
     kind = eight_bits(checkpoint.config)
     if kind is not None:
-        _round_inputs(model, checkpoint, kind)
+        _round_activations(model, checkpoint, kind)
     return model
 
 
-def _round_inputs(model: PreTrainedModel, checkpoint: Checkpoint, kind: Kind) -> None:
+def _round_activations(model: PreTrainedModel, checkpoint: Checkpoint, kind: Kind) -> None:
+    """Let the linear layers compute as 8-bit kernels do: rounded inputs, and scales that multiply in float32."""
     for name in checkpoint.architecture.all_linears(checkpoint.config):
-        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0], kind),))
+        layer = model.get_submodule(name)
+        layer.get_parameter("weight").copy_(checkpoint.linear(name))
+        layer.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0], kind),))
+
+
+_EXACT = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+
+def _dequantized(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of a folder in the GPTQ format: its tensors, dense, and no quantization."""
+    for name in checkpoint.architecture.all_linears(checkpoint.config):
+        checkpoint.packed(name)  # refuses damage by the layer's name
+    config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    quantization = config.quantization_config
+    del config.quantization_config
+    return {"config": config, "state_dict": dense_state(checkpoint.folder, quantization)}
 
 
 def load_reader(folder: Path) -> PreTrainedModel:
@@ -64,17 +92,21 @@ def load_reader(folder: Path) -> PreTrainedModel:
     return _load(AutoModelForQuestionAnswering, folder, ("missing_keys", "mismatched_keys"), {})
 
 
-def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mapping[str, Any]) -> PreTrainedModel:
+def _load(kind: Any, folder: Path, refused: tuple[str, ...], options: Mapping[str, Any]) -> PreTrainedModel:
+    where: Path | None = folder
+    if "state_dict" in options:
+        # Tensors are taken from here only by a model's own class, and only where no folder is named.
+        kind, where = kind._model_mapping[type(options["config"])], None
     with quiet():
         # With output_loading_info a pair comes back, which the published type does not say.
         model, info = kind.from_pretrained(
-            folder,
+            where,
             dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **quantization,
+            **options,
         )
     wrong = {kind: sorted(map(str, info[kind])) for kind in refused}
     if any(wrong.values()):

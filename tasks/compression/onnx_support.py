@@ -10,13 +10,13 @@ from transformers import AutoTokenizer
 
 from tasks.compression.architectures import architecture_name
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.eight_bits import eight_bits
+from tasks.compression.packing import PACKED_SUFFIXES
 from tasks.errors import RefusedModel
 
 EXPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 ROTARY = ("default", "linear", "llama3")
 _PROBES = ("Hello", " The capital of France is", "Größe  42\n\nx=1;\t§ 你好 🙂", "a " * 40)
-_PARTS = ("weight", "bias", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
+_PARTS = ("weight", "bias", *PACKED_SUFFIXES)
 
 
 def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
@@ -25,15 +25,10 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
     turned = positions.get("partial_rotary_factor", 1.0)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    if eight_bits(checkpoint.config) is not None:
-        raise RefusedModel(
-            "the ONNX graph does not round the inputs of a layer",
-            observed="8-bit weights and inputs (W8A8, FP8)",
-            limit="packed integers, or dense weights",
-            remedy="serve the folder with torch or vLLM, or quantize with gptq",
-        )
     for what, observed, known in (
         ("architecture", architecture_name(checkpoint.config), EXPORTED),
+        # W8A8 rounds activations with one scale a token, the graph's operator with one a group.
+        ("format", checkpoint.layout or "dense", ("dense", "pack-quantized", "gptq", "gptq_v2")),
         ("activation", config.hidden_act, ("silu",)),
         ("position encoding", positions.get("rope_type", "default"), ROTARY),
         ("share of a head that positions turn", turned, (1.0,)),

@@ -34,8 +34,9 @@ from compressed_tensors.quantization import (
 from torch import Tensor
 
 from tasks.errors import RefusedModel
+from tasks.gptq_codes import GPTQ_SUFFIXES
 
-PACKED_SUFFIXES = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
+PACKED_SUFFIXES = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", *GPTQ_SUFFIXES)
 
 
 class TensorSource(Protocol):

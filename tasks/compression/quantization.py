@@ -48,11 +48,14 @@ def _grids(low: Tensor, high: Tensor, packing: Packing, dtype: torch.dtype) -> t
     if packing.symmetric:
         scale, zero = torch.maximum(-low, high) / packing.highest, torch.zeros_like(low)
     else:
-        scale = (high - low) / (packing.highest - packing.lowest)
+        # Room for one code below the zero point even where no weight is negative: version 1 of the GPTQ format stores
+        # zero points less one and has no -1.
+        steps = packing.highest - packing.lowest
+        scale = torch.maximum((high - low) / steps, high / (steps - 1))
     # The smallest positive float16: a group of zeros needs a scale too, and zero would divide.
     scale = scale.clamp_(2.0**-24, torch.finfo(dtype).max).to(dtype).to(torch.float32)
     if not packing.symmetric:
-        zero = torch.round(packing.lowest - low / scale).clamp_(packing.lowest, packing.highest)
+        zero = torch.round(packing.lowest - low / scale).clamp_(packing.lowest + 1, packing.highest)
     return scale, zero
 
 

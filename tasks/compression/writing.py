@@ -66,6 +66,7 @@ class FolderWriter:
         destination: absent, or an empty folder.
         packing: the grid when linear layers are packed, or none for a dense folder.
         config: config.json of the new folder where it is another shape than the source's.
+        quantization: ``quantization_config`` of the new folder where it is not that of ``packing``.
         partial: where shards wait until all are written, so that another process can go on with them (``resume``,
             ``save``); without it an interrupted write starts from the beginning.
     """
@@ -77,7 +78,9 @@ class FolderWriter:
         packing: Packing | None = None,
         partial: Partial | None = None,
         config: dict[str, Any] | None = None,
+        quantization: dict[str, Any] | None = None,
     ) -> None:
+        self._quantization = quantization
         self._source, self._destination, self._packing, self._partial = source, destination, packing, partial
         self._shape = source.config if config is None else config
         self._blocks = block_count(self._shape)
@@ -138,7 +141,7 @@ class FolderWriter:
         for name, tensor in tensors.items():
             self._shards[name] = self._shard(number)
             self._bytes += tensor.nbytes
-            if not name.endswith(PACKED_SUFFIXES):
+            if tensor.is_floating_point() and not name.endswith(PACKED_SUFFIXES):
                 self._values[tensor.dtype] += tensor.numel()
 
     def _finish(self) -> None:
@@ -154,8 +157,8 @@ class FolderWriter:
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
         index = {"metadata": {"total_size": self._bytes}, "weight_map": dict(sorted(self._shards.items()))}
-        _write_json(self._destination / INDEX, index)
-        _write_json(self._destination / "config.json", self._config())
+        write_json(self._destination / INDEX, index)
+        write_json(self._destination / "config.json", self._config())
 
     def _config(self) -> dict[str, Any]:
         config = {key: value for key, value in self._shape.items() if key != "torch_dtype"}
@@ -165,8 +168,10 @@ class FolderWriter:
         config.pop("quantization_config", None)
         if self._packing is not None:
             config["quantization_config"] = self._packing.to_config((self._source.architecture.head,))
+        if self._quantization is not None:
+            config["quantization_config"] = self._quantization
         return config
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

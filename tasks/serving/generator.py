@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     CompressedTensorsConfig,
@@ -20,6 +21,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from tasks.gptq_codes import dense_state
 from tasks.serving.payload import Interrupted, Request, before_stop, check_lengths
 
 
@@ -31,26 +33,37 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.wanted(), dtype=torch.bool)
 
 
+def _load(folder: Path) -> Any:
+    """The model and what was found of its tensors."""
+    quantization = json.loads((folder / "config.json").read_text()).get("quantization_config") or {}
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+    if quantization.get("quant_method") == "gptq":
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        del config.quantization_config  # transformers would ask for GPTQModel
+        options |= {"config": config, "state_dict": dense_state(folder, quantization)}
+        # Tensors are taken from here only by a model's own class, and only where no folder is named.
+        return AutoModelForCausalLM._model_mapping[type(config)].from_pretrained(None, **options)  # type: ignore[attr-defined]
+    groups = (quantization.get("config_groups") or {}).values()
+    # Dequantized weights alone would lose the rounding of activations (W8A8), with which the quality was measured.
+    if quantization.get("quant_method") == "compressed-tensors" and not any(
+        group.get("input_activations") for group in groups
+    ):
+        options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)
+
+
 class Generator:
     """A loaded model and its tokenizer. Not thread-safe: one thread owns it."""
 
     def __init__(self, folder: Path) -> None:
-        """Load ``folder``. Packed compressed-tensors weights become dense float32 once, here, not at every step.
+        """Load ``folder``. Packed weights become dense float32 once, here, not at every step.
 
         Raises:
             OSError, ValueError: the folder is missing, incomplete, or of a kind that plain transformers does not load.
         """
-        # transformers fills a missing tensor with random numbers and goes on, so what it found is looked at.
-        config = json.loads((folder / "config.json").read_text())
-        safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        packed = (config.get("quantization_config") or {}).get("quant_method") == "compressed-tensors"
-        if packed:
-            safe["quantization_config"] = CompressedTensorsConfig(dequantize=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **safe
-        )
         self.model: Any
-        self.model, found = loaded
+        self.model, found = _load(folder)
+        # transformers fills a missing tensor with random numbers and goes on, so what it found is looked at.
         wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if kind.endswith("_keys") and names}
         if wrong:
             raise ValueError(f"tensors that do not fit the architecture: {str(wrong)[:500]}")

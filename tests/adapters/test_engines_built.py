@@ -11,13 +11,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tasks.adapters.children import run_child
 from tasks.adapters.engine_kinds import ENGINES
 from tasks.adapters.engine_runs import run_engine
 from tasks.adapters.engines import Environment, find_environment
 from tasks.compression.checkpoint import describe
+from tasks.compression.conversion import convert_folder
 from tasks.compression.foreign_layers import measure_layers
 from tasks.compression.gptq_format import repack_gptq
-from tasks.compression.layerwise import prune_folder
+from tasks.compression.layerwise import prune_folder, quantize_folder
+from tasks.compression.layouts import Layout
 from tasks.compression.loading import load_for_compute
 from tasks.settings import settings
 from tests.compression.small import LINEARS, VOCABULARY, write_llama
@@ -25,6 +28,16 @@ from tests.compression.small import LINEARS, VOCABULARY, write_llama
 TOKENS = np.random.default_rng(0).integers(3, VOCABULARY, (8, 32))
 TENSOR = torch.from_numpy(TOKENS)
 PRUNE = {"method": "sparsegpt", "sparsity": 0.5, "pattern": "2:4", "damping": 0.01}
+FOREIGN = Path(__file__).parents[2] / "benchmarks" / "foreign_logits.py"
+# Bits, symmetric, layout, GPTQModel's kernel, largest difference of a logit as a share of the largest one.
+OURS: tuple[tuple[int, bool, Layout, str, float], ...] = (
+    (8, True, "gptq", "torch", 1e-5),
+    (4, True, "gptq", "auto", 0.1),
+    (4, True, "gptq_v2", "torch", 1e-5),
+    (4, False, "gptq", "torch", 1e-5),
+    (3, True, "gptq", "torch", 1e-5),
+    (2, False, "gptq_v2", "torch", 1e-5),
+)
 GPTQ = {"method": "gptq", "bits": 4, "group_size": 32, "damping": 0.01}
 
 
@@ -116,3 +129,37 @@ def test_auto_gptq_sees_the_models_own_rotation(tmp_path: Path) -> None:
         for name in ("other", "source")
     )
     assert right < wrong
+
+
+def test_gptqmodel_computes_what_we_compute_from_our_folders(tmp_path: Path) -> None:
+    """Its kernels with float16 weights: the very same logits. The default one for 4 bits multiplies in bfloat16."""
+    environment = built("optimum")
+    source, tokens = write_llama(tmp_path / "source"), torch.from_numpy(TOKENS[:2])
+    made = []
+    for bits, symmetric, layout, kernel, limit in OURS:
+        grid = {"method": "gptq", "bits": bits, "group_size": 32, "symmetric": symmetric}
+        packed, folder = tmp_path / f"packed{len(made)}", tmp_path / f"made{len(made)}"
+        list(quantize_folder(source, packed, torch.from_numpy(TOKENS), **grid))
+        list(convert_folder(packed, folder, layout))
+        made.append((folder, kernel, limit))
+    job = {
+        "tokens": str(tmp_path / "tokens.npy"),
+        "folders": [str(folder) for folder, _, _ in made],
+        "kernels": [kernel for _, kernel, _ in made],
+        "logits": [f"{folder}.npy" for folder, _, _ in made],
+    }
+    np.save(tmp_path / "tokens.npy", tokens.numpy())
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    run_child(
+        [environment.python, "-I", FOREIGN, tmp_path / "job.json"],
+        what="GPTQModel",
+        log=tmp_path / "log",
+        variables=environment.variables | {"TORCHDYNAMO_DISABLE": "1"},
+        limit_s=600,
+    )
+    for folder, _, limit in made:
+        assert "Linear" in Path(f"{folder}.npy.txt").read_text(), Path(f"{folder}.npy.txt").read_text()
+        theirs = torch.from_numpy(np.load(f"{folder}.npy"))
+        with torch.inference_mode():
+            ours = load_for_compute(folder)(input_ids=tokens).logits
+        assert float((ours - theirs).abs().max() / ours.abs().max()) <= limit, folder

@@ -64,7 +64,9 @@ def test_every_code_arrives(tmp_path: Path, bits: int) -> None:
         assert bool(torch.isfinite(model(input_ids=blocks(1)).logits).all())
 
 
-@pytest.mark.parametrize("config", [{"format": "gptq_v2"}, {"desc_act": True}, {"sym": False}, {"group_size": -1}])
+@pytest.mark.parametrize(
+    "config", [{"format": "gptq_v2"}, {"desc_act": True}, {"checkpoint_format": "marlin"}, {"group_size": -1}]
+)
 def test_what_would_be_read_wrongly_is_refused(tmp_path: Path, config: dict[str, object]) -> None:
     _write(tmp_path / "gptq", 4, **config)
     with pytest.raises(RefusedModel, match="GPTQ format cannot be read"):

@@ -10,10 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tasks.compression.conversion import convert_folder
+from tasks.compression.layouts import Layout
+from tasks.compression.loading import load_for_compute
 from tasks.compression.packing import Packing
 from tasks.compression.quantization import round_to_nearest
 from tasks.serving.generator import Generator, Interrupted
 from tasks.serving.payload import BadRequest, Request
+from tests.compression.small import write_llama
 from tests.serving.tiny_folder import CONTEXT, write_tiny_folder
 
 
@@ -60,6 +64,18 @@ def test_a_packed_folder_is_dense_float32_after_loading_and_says_the_same(
         assert torch.equal(parameter, expected[name]), name
     request = Request(prompts=("hello", "a longer prompt"), max_new_tokens=12)
     assert packed.generate(request, lambda: False) == dense.generate(request, lambda: False)
+
+
+@pytest.mark.parametrize("layout", ["gptq", "gptq_v2", "int-quantized"])
+def test_other_formats_are_served_with_what_the_gate_measured(tmp_path: Path, layout: Layout) -> None:
+    packing = Packing(8, 0, True) if layout == "int-quantized" else Packing(3, 32, False)
+    packed, _ = _packed_and_dense(write_llama(tmp_path / "model"), tmp_path, packing)
+    list(convert_folder(packed, tmp_path / "converted", layout))
+    tokens = torch.arange(3, 40).unsqueeze(0)
+    with torch.inference_mode():
+        served = Generator(tmp_path / "converted").model(input_ids=tokens).logits
+        measured = load_for_compute(tmp_path / "converted")(input_ids=tokens).logits
+    assert float((served - measured).abs().max() / measured.abs().max()) < 1e-5
 
 
 def test_a_folder_without_one_of_its_tensors_is_refused(folder: Path, tmp_path: Path) -> None:

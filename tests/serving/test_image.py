@@ -30,8 +30,10 @@ def test_the_serving_package_imports_only_what_the_image_installs() -> None:
     installed = re.search(r"pip install [^\n]*\\\n\s+([^\n]+)", (ROOT / "docker/inference.Dockerfile").read_text())
     assert installed
     packages = {name.replace("-", "_") for name in installed.group(1).split()}
-    needed = {name for path in SERVING for name in imports(path)}
-    assert {name for name in needed if name.startswith("tasks")} <= {f"tasks.serving.{path.stem}" for path in SERVING}
+    needed = {name for path in [*SERVING, ROOT / "tasks/gptq_codes.py"] for name in imports(path)}
+    copied = {f"tasks.serving.{path.stem}" for path in SERVING} | {"tasks.gptq_codes"}
+    assert "COPY tasks/gptq_codes.py " in (ROOT / "docker/inference.Dockerfile").read_text()
+    assert {name for name in needed if name.startswith("tasks")} <= copied
     assert {name.partition(".")[0] for name in needed} - {"tasks"} <= packages
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from tasks.contracts import identity
 from tasks.engines import engines_of, statistics_are_of_use
 from tasks.errors import RefusedRecipe
 from tasks.preflight import check_recipe
-from tasks.recipes import Recipe
+from tasks.recipes import QuantizeRecipe, Recipe
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,43 @@ def test_statistics_are_kept_only_for_an_engine_that_takes_them() -> None:
     assert statistics_are_of_use(Recipe())
     assert not statistics_are_of_use(Recipe.model_validate({"quantize": LLM | {"method": "awq"}}))
     assert not statistics_are_of_use(Recipe.model_validate({"prune": LLM}))
+
+
+@pytest.mark.parametrize(
+    ("choice", "word"),
+    [
+        ({"symmetric": False}, "does not load compressed-tensors folders with zero points"),
+        ({"method": "w8a8", "format": "gptq"}, "holds weights as integers and nothing else"),
+        ({"method": "float16", "format": "gptq_v2"}, "holds weights as integers and nothing else"),
+        ({"method": "w8a8", "symmetric": False}, "w8a8 has no zero points"),
+        ({"method": "bfloat16", "symmetric": False}, "bfloat16 has no zero points"),
+    ],
+)
+def test_what_would_not_load_again_is_refused(choice: dict[str, object], word: str) -> None:
+    with pytest.raises(RefusedRecipe, match=word):
+        check_recipe(Recipe.model_validate({"quantize": choice}))
+    check_recipe(Recipe.model_validate({"order": ["prune"], "quantize": choice}))  # not used, so not checked
+
+
+@pytest.mark.parametrize(
+    ("choice", "layout", "columns", "grid"),
+    [
+        ({}, None, 64, "4bit-g64"),
+        ({"format": "gptq", "symmetric": False}, "gptq", 64, "4bit-g64-asymmetric"),
+        ({"format": "gptq_v2", "bits": 2, "group_size": 0}, "gptq_v2", 0, "2bit-channel"),
+        ({"method": "w8a8"}, "int-quantized", 0, "channel"),
+        ({"method": "float16"}, None, 0, "cast"),
+    ],
+)
+def test_a_choice_says_how_the_finished_folder_is_stored(
+    choice: dict[str, object], layout: str | None, columns: int, grid: str
+) -> None:
+    check_recipe(Recipe.model_validate({"quantize": choice}))
+    recipe = QuantizeRecipe.model_validate(choice)
+    assert (recipe.layout, recipe.columns_a_scale, recipe.grid) == (layout, columns, grid)
+
+
+def test_the_format_is_the_last_tasks_and_the_integers_are_not_chosen_again_for_it() -> None:
+    plain, other = QuantizeRecipe(), QuantizeRecipe(format="gptq")
+    assert identity(plain) == identity(other)
+    assert identity(plain) != identity(QuantizeRecipe(symmetric=False))
