@@ -66,7 +66,7 @@ def convert_folder(source: Path, destination: Path, layout: Layout) -> Iterator[
 
 def _convert(checkpoint: Checkpoint, packing: Packing, destination: Path, layout: Layout) -> Iterator[LayerReport]:
     architecture = checkpoint.architecture
-    quantization = quantization_config(packing, layout, architecture.head)
+    quantization = quantization_config(packing, layout, architecture.outside)
     with FolderWriter(checkpoint, destination, quantization=quantization) as writer:
         for index in range(checkpoint.blocks):
             tensors: dict[str, Tensor] = {}

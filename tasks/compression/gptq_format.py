@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.gptq_layers import gptq_packing, read_gptq
+from tasks.compression.limits import check_packable
 from tasks.compression.packing import Packing
 from tasks.compression.writing import FolderWriter
 from tasks.errors import RefusedModel
@@ -39,6 +40,7 @@ def repack_gptq(source: Path, destination: Path) -> Packing:
             remedy="use the folder as it is",
         )
     version = stored_version(checkpoint.config["quantization_config"])
+    check_packable(checkpoint)
     architecture = checkpoint.architecture
     with FolderWriter(checkpoint, destination, packing) as writer:
         for index in range(checkpoint.blocks):

@@ -82,10 +82,10 @@ def first_tensor(layout: Layout | None) -> str:
     return {"pack-quantized": "weight_packed", "gptq": "qweight", "gptq_v2": "qweight"}.get(str(layout), "weight")
 
 
-def quantization_config(packing: Packing, layout: Layout, head: str) -> dict[str, Any]:
-    """``quantization_config`` of config.json; ``head`` stays as it is."""
+def quantization_config(packing: Packing, layout: Layout, outside: tuple[str, ...]) -> dict[str, Any]:
+    """``quantization_config`` of config.json; the layers ``outside`` the blocks stay as they are."""
     if layout == "pack-quantized":
-        return packing.to_config((head,))
+        return packing.to_config(outside)
     if layout != "int-quantized":
         return gptq_config(packing, 2 if layout == "gptq_v2" else 1)
     weights = QuantizationArgs(
@@ -101,7 +101,7 @@ def quantization_config(packing: Packing, layout: Layout, head: str) -> dict[str
         config_groups={"group_0": scheme},
         format=CompressionFormat.int_quantized.value,
         quantization_status=QuantizationStatus.COMPRESSED,
-        ignore=[head],
+        ignore=list(outside),
     )
     dumped: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
     return dumped

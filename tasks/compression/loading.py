@@ -32,6 +32,8 @@ from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.eight_bits import Kind, eight_bits, round_inputs
+from tasks.compression.heads import capped, head_cap
+from tasks.compression.limits import check_language_model
 from tasks.errors import RefusedData, RefusedModel
 from tasks.gptq_codes import dense_state
 
@@ -42,21 +44,12 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
     """The causal language model in ``folder``, float32, in evaluation mode, no parameter asking for a gradient.
 
     Raises:
-        RefusedModel: the folder cannot be read, or its tensors are not exactly those of its architecture (transformers
-            would fill a missing one with random numbers and go on).
+        RefusedModel: the folder cannot be read, is an encoder, or its tensors are not exactly those of its architecture
+            (transformers would fill a missing one with random numbers and go on).
     """
-    checkpoint = Checkpoint(folder)
-    options: dict[str, Any] = {}
-    if checkpoint.packing is not None and checkpoint.layout in ("gptq", "gptq_v2"):
-        model = _load(AutoModelForCausalLM, folder, _EXACT, _dequantized(checkpoint))
-    else:
-        if checkpoint.packing is not None:
-            options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
-        model = _load(AutoModelForCausalLM, folder, _EXACT, options)
-    kind = eight_bits(checkpoint.config)
-    if kind is not None:
-        _round_activations(model, checkpoint, kind)
-    return model
+    check_language_model(folder)
+    wrong = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    return _load(AutoModelForCausalLM, folder, wrong, _unpacking(folder))
 
 
 def _round_activations(model: PreTrainedModel, checkpoint: Checkpoint, kind: Kind) -> None:
@@ -65,9 +58,6 @@ def _round_activations(model: PreTrainedModel, checkpoint: Checkpoint, kind: Kin
         layer = model.get_submodule(name)
         layer.get_parameter("weight").copy_(checkpoint.linear(name))
         layer.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0], kind),))
-
-
-_EXACT = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 def _dequantized(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -88,8 +78,17 @@ def load_reader(folder: Path) -> PreTrainedModel:
     Raises:
         RefusedModel: the folder cannot be read, or tensors of the encoder or its head are missing.
     """
-    Checkpoint(folder)
-    return _load(AutoModelForQuestionAnswering, folder, ("missing_keys", "mismatched_keys"), {})
+    return _load(AutoModelForQuestionAnswering, folder, ("missing_keys", "mismatched_keys"), _unpacking(folder))
+
+
+def _unpacking(folder: Path) -> dict[str, Any]:
+    """What makes a packed folder dense while it loads."""
+    checkpoint = Checkpoint(folder)
+    if checkpoint.packing is None:
+        return {}
+    if checkpoint.layout in ("gptq", "gptq_v2"):
+        return _dequantized(checkpoint)
+    return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
 
 
 def _load(kind: Any, folder: Path, refused: tuple[str, ...], options: Mapping[str, Any]) -> PreTrainedModel:
@@ -108,7 +107,9 @@ def _load(kind: Any, folder: Path, refused: tuple[str, ...], options: Mapping[st
             output_loading_info=True,
             **options,
         )
-    wrong = {kind: sorted(map(str, info[kind])) for kind in refused}
+    checkpoint = Checkpoint(folder)
+    made = checkpoint.made
+    wrong = {kind: sorted(str(name) for name in info[kind] if not str(name).endswith(made)) for kind in refused}
     if any(wrong.values()):
         shown = "; ".join(f"{kind} {len(names)}: {', '.join(names[:SHOWN])}" for kind, names in wrong.items() if names)
         raise RefusedModel(
@@ -117,7 +118,11 @@ def _load(kind: Any, folder: Path, refused: tuple[str, ...], options: Mapping[st
             limit="every tensor of the architecture, and no other",
             remedy="make or get the folder again",
         )
-    return cast(PreTrainedModel, model.eval().requires_grad_(False))
+    model.eval().requires_grad_(False)
+    kind = eight_bits(checkpoint.config)
+    if kind is not None:
+        _round_activations(model, checkpoint, kind)
+    return cast(PreTrainedModel, model)
 
 
 def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
@@ -129,19 +134,21 @@ def head_weight(model: PreTrainedModel) -> Tensor:
     """The output head as one matrix (vocabulary, width), so that logits can be made in chunks.
 
     Raises:
-        RefusedModel: this model's logits are not ``hidden @ head.T`` (a bias, a cap, a factor).
+        RefusedModel: this model's logits are not ``hidden @ head.T``, capped as ``heads.head_cap`` says (a bias, a
+            factor).
     """
     weight = cast(Tensor, model.get_output_embeddings().weight)
     probe = torch.arange(min(4, weight.shape[0])).unsqueeze(0)
     with torch.inference_mode():
         logits = model(input_ids=probe, use_cache=False).logits
-        error = float((logits - hidden_states(model, probe) @ weight.T).abs().max() / logits.abs().max())
+        plain = capped(hidden_states(model, probe) @ weight.T, head_cap(model.config))
+        error = float((logits - plain).abs().max() / logits.abs().max())
     if error >= 1e-3:  # not so when weights are NaN: whoever computes with them says that better
         raise RefusedModel(
             "the model's head is not a plain matrix",
             observed=f"relative difference {error:.1e} between its logits and hidden states times head",
             limit="1e-3",
-            remedy="choose a model whose head has no bias, cap or factor",
+            remedy="choose a model whose head has no bias or factor",
         )
     return weight
 

@@ -48,7 +48,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 def quantized(source: Path, into: Path, **choice: Any) -> Path:
-    list(quantize_folder(source, into, blocks(4), **({"method": "gptq", "bits": 4, "group_size": 32} | choice)))
+    list(quantize_folder(source, into, blocks(4), **({"method": "rtn", "bits": 4, "group_size": 32} | choice)))
     return into
 
 
@@ -69,7 +69,7 @@ def w8a8(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return converted(quantized(llama, tmp_path_factory.mktemp("w8a8") / "int8", bits=8, group_size=0), "int-quantized")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     bits=st.sampled_from([8, 4, 3, 2]),
     symmetric=st.booleans(),
@@ -98,8 +98,10 @@ def test_the_integers_come_back_and_zeros_are_exactly_zero(
     assert bool(read.zeros[weight == 0].all())
 
 
-@pytest.mark.parametrize("layout", ["gptq", "gptq_v2"])
-@pytest.mark.parametrize(("bits", "group", "symmetric"), [(8, 32, True), (4, 0, True), (3, 32, False), (2, 32, False)])
+@pytest.mark.parametrize(
+    ("layout", "bits", "group", "symmetric"),
+    [("gptq", 8, 32, True), ("gptq_v2", 4, 0, True), ("gptq", 3, 32, False), ("gptq_v2", 2, 32, False)],
+)
 def test_a_gptq_folder_computes_what_its_source_does(
     llama: Path, tmp_path: Path, layout: Layout, bits: int, group: int, symmetric: bool
 ) -> None:
@@ -142,7 +144,7 @@ def test_w8a8_is_what_the_libraries_own_compressor_writes(w8a8: Path) -> None:
 
 
 def test_tokens_are_rounded_as_compressed_tensors_rounds_them() -> None:
-    config = quantization_config(ROW_INT8, "int-quantized", "lm_head")
+    config = quantization_config(ROW_INT8, "int-quantized", ("lm_head",))
     args = QuantizationArgs.model_validate(config["config_groups"]["group_0"]["input_activations"])
     inputs = torch.randn(3, 7, 64, generator=torch.Generator().manual_seed(0))
     scale, zero = compute_dynamic_scales_and_zp(inputs, args, nn.Linear(64, 1))

@@ -21,10 +21,11 @@ from tests.flows.flaky import FlakyProxy
 ENDPOINT, MODEL = "slimline-tiny", "slimline-tiny"
 FLAKY_RUN = """
 from flows.compress import compress
-from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
+from tasks.recipes import DataChoice, Gate, ModelChoice, QuantizeRecipe, Recipe
 blocks = {name: 16 for name in ("calibration_blocks", "training_blocks", "evaluation_blocks")}
 data = DataChoice(source="python-docs", block_tokens=64, **blocks)
-compress(ModelChoice(source="tiny"), data, Recipe(name="flaky", order=("quantize",)), Gate(), "flaky")
+recipe = Recipe(name="flaky", order=("quantize",), quantize=QuantizeRecipe(format="gptq", symmetric=False))
+compress(ModelChoice(source="tiny"), data, recipe, Gate(max_bytes_ratio=0.5), "flaky")
 """
 STAGES = ("fetch", "prune", "quantize", "distill", "evaluate")
 
@@ -157,5 +158,6 @@ def test_only_the_stage_that_failed_is_tried_again(line: Line, released: Finishe
     )
     counts = {name: run["run_count"] for name, run in line.task_runs(runs[0]["id"]).items()}
     assert counts.pop("register") == 2
+    assert "convert" in counts, "the model was written in the GPTQ format after its last stage"
     assert set(counts.values()) == {1}, counts
     assert os.environ.get("PREFECT_API_URL") is None, "the tests' own process talks to no Prefect"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.contracts import identity
 from tasks.engines import engines_of, statistics_are_of_use
-from tasks.errors import RefusedRecipe
-from tasks.preflight import check_recipe
+from tasks.errors import RefusedModel, RefusedRecipe
+from tasks.preflight import check_architecture, check_recipe
 from tasks.recipes import QuantizeRecipe, Recipe
+from tests.compression.families import write_family
 
 
 @pytest.mark.parametrize(
@@ -135,3 +137,14 @@ def test_the_format_is_the_last_tasks_and_the_integers_are_not_chosen_again_for_
     plain, other = QuantizeRecipe(), QuantizeRecipe(format="gptq")
     assert identity(plain) == identity(other)
     assert identity(plain) != identity(QuantizeRecipe(symmetric=False))
+
+
+def test_what_an_architecture_cannot_do_is_refused_by_its_name(tmp_path: Path) -> None:
+    gpt2, reader = write_family("gpt2", tmp_path / "gpt2"), write_family("bert", tmp_path / "bert")
+    pruning = Recipe.model_validate({"order": ("prune", "distill")})
+    check_architecture(pruning, gpt2)
+    with pytest.raises(RefusedRecipe, match="GPT2LMHeadModel"):
+        check_architecture(Recipe.model_validate({"order": ("prune", "quantize")}), gpt2)
+    check_architecture(Recipe.model_validate({"order": ("quantize",), "quantize": {"method": "bfloat16"}}), gpt2)
+    with pytest.raises(RefusedModel, match="BertForQuestionAnswering"):
+        check_architecture(pruning, reader)
