@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.synthetic_questions import LENGTH, make_questions, write_encoder
 from tasks.compression.encoder_students import keep_encoder_blocks
 from tasks.compression.question_answering import distill_reader, evaluate_reader
-from tasks.compression.spans import Question
+from tasks.compression.synthetic_questions import LENGTH, make_questions, write_encoder
+from tasks.reader_contracts import Question
 
 STRIDE = 16
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.local.stack import Stack, stack_here
+from deployments.rehearse import app as faults
 from tasks.errors import SlimlineError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compress a language model, prove it still answers like the original, and release it a little at a time.",
 )
+app.add_typer(faults, name="fault")
 # No markup: a model may write [/INST], and a path may be in brackets.
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -69,7 +71,9 @@ def status(base_port: BasePort = None, as_json: Annotated[bool, typer.Option("--
 
 @app.command()
 def run(
-    deployment: Annotated[str, typer.Argument(help="demo, tiny or compress-only; see deployments/prefect.yaml")],
+    deployment: Annotated[
+        str, typer.Argument(help="demo, tiny, compress-only, reader, …; see deployments/prefect.yaml")
+    ],
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="recipe.quantize.bits=8, JSON values")
     ] = None,

@@ -20,11 +20,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.text import Text
 
 from tasks.contracts import Outcome
 from tasks.errors import RefusedRecipe, SlimlineError
+from tasks.reader_contracts import ReaderOutcome
 
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.
@@ -36,7 +38,9 @@ class RunFailed(SlimlineError):
     """The flow run ended in another state than Completed."""
 
 
-def run_and_follow(deployment: str, parameters: dict[str, Any], prefect_url: str, console: Console) -> Outcome:
+def run_and_follow(
+    deployment: str, parameters: dict[str, Any], prefect_url: str, console: Console
+) -> Outcome | ReaderOutcome:
     """Run ``deployment`` and print a line for each stage as it ends, and its progress while it works.
 
     Raises:
@@ -66,7 +70,10 @@ def run_and_follow(deployment: str, parameters: dict[str, Any], prefect_url: str
     if run.state is None or not run.state.is_completed():
         raise _failure(run, page)
     result = run.state.result(raise_on_failure=True)
-    return Outcome.model_validate(result.model_dump() if isinstance(result, Outcome) else result)
+    # Prefect hands back the class, or plain values where it does not resolve; unknown fields are refused by each class.
+    plain = result.model_dump() if isinstance(result, Outcome | ReaderOutcome) else result
+    found: Outcome | ReaderOutcome = TypeAdapter(Outcome | ReaderOutcome).validate_python(plain)
+    return found
 
 
 def _trigger(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:

@@ -6,18 +6,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tasks.contracts import Outcome, Rollout, Scorecard
+from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard
+from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import megabytes, release_markdown, rollout_rows
 
 
-def print_outcome(outcome: Outcome, console: Console) -> None:
+def print_outcome(outcome: Outcome | ReaderOutcome, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
-    _print_scorecard(outcome.scorecard, console)
+    if isinstance(outcome, ReaderOutcome):
+        _print_reader(outcome.scorecard, console)
+    else:
+        _print_scorecard(outcome.scorecard, console)
     registered = outcome.registered
     console.print(
         f"Registered  {registered.name} version {registered.version}, alias {registered.alias}  {registered.url}"
     )
-    if outcome.rollout is not None:
+    if isinstance(outcome, Outcome) and outcome.rollout is not None:
         _print_rollout(outcome.rollout, console)
 
 
@@ -35,7 +39,19 @@ def _print_scorecard(scorecard: Scorecard, console: Console) -> None:
     table.add_row("time to first token", f"{was.first_token_ms:.0f} ms", f"{now.first_token_ms:.0f} ms", "")
     table.add_row("time per following token", f"{was.per_token_ms:.0f} ms", f"{now.per_token_ms:.0f} ms", "")
     console.print(table)
-    for check in scorecard.checks:
+    _print_checks(scorecard.checks, console)
+
+
+def _print_reader(scorecard: ReaderScorecard, console: Console) -> None:
+    table = Table("", "teacher", "student", title="Scorecard")
+    for row in scorecard.rows():
+        table.add_row(*row)
+    console.print(table)
+    _print_checks(scorecard.checks, console)
+
+
+def _print_checks(checks: tuple[GateCheck, ...], console: Console) -> None:
+    for check in checks:
         verdict = ("passed", "green") if check.passed else ("failed", "red")
         console.print(
             Text.assemble(f"Gate        {check.metric} {check.observed:.3f}, {check.sense} {check.limit:g}: ", verdict)

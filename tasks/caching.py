@@ -49,7 +49,8 @@ class StageKey(CachePolicy):
         }
         key = f"{self.stage}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]}"
         _drop_if_damaged(key)
-        _record(self.stage, key, parts)
+        run = getattr(task_ctx, "task_run", None)  # there is none where a key is computed outside a run
+        _record(self.stage, key, parts, None if run is None else str(run.id))
         return key
 
     def more(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -98,11 +99,14 @@ def _handles(value: Any) -> Iterator[tuple[str, str]]:
             yield from _handles(item)
 
 
-def _record(stage: str, key: str, parts: dict[str, Any]) -> None:
+def _record(stage: str, key: str, parts: dict[str, Any], run: str | None) -> None:
+    """Note what a task run asked for. A retry of the same task run asks again and is noted once."""
+    if run is not None and run in {noted.get("run") for noted in _recorded(stage)[-1:]}:
+        return
     folder = settings().keys
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{stage}.jsonl").open("a") as log:
-        log.write(json.dumps({"key": key, "parts": parts}, sort_keys=True) + "\n")
+        log.write(json.dumps({"key": key, "parts": parts, "run": run}, sort_keys=True) + "\n")
 
 
 def stage_key() -> str | None:

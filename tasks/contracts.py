@@ -12,7 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Stage = Literal["fetch", "prune", "quantize", "distill", "evaluate", "register", "deploy"]
+Stage = Literal[
+    "fetch", "prune", "quantize", "distill", "evaluate", "register", "deploy",
+    "train-teacher", "drop-blocks", "teach-reader",
+]  # fmt: skip
 
 
 class Value(BaseModel):

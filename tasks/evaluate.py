@@ -9,6 +9,7 @@ from tasks.adapters.tokens import read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import Compressed, DatasetRef, GateCheck, ModelRef, Scorecard
 from tasks.errors import GateFailed, SlimlineError
+from tasks.reader_contracts import ReaderScorecard
 from tasks.recipes import Gate
 from tasks.retrying import compute_task
 from tasks.settings import settings
@@ -86,7 +87,7 @@ def judge(scorecard: Scorecard, gate: Gate) -> Scorecard:
     return scorecard.model_copy(update={"checks": checks})
 
 
-def require_passed(scorecard: Scorecard) -> None:
+def require_passed(scorecard: Scorecard | ReaderScorecard) -> None:
     """Stop here unless every check passed.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
 from tasks.adapters.texts import check_text_source
@@ -31,6 +33,17 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
     check_source(model.source)
     check_text_source(data.source)
     check_recipe(recipe)
+    require_mlflow()
+    if release is not None:
+        sagemaker().check_plan(release)
+
+
+def require_mlflow() -> None:
+    """Stop here unless MLflow answers.
+
+    Raises:
+        MlflowUnreachable: it does not.
+    """
     if not reachable(settings().mlflow_url):
         raise MlflowUnreachable(
             "MLflow does not answer, and a run without lineage is not worth its time",
@@ -38,8 +51,6 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
             limit="an answer within 3 s",
             remedy="start it (`slimline up`) or set SLIMLINE_MLFLOW_URL",
         )
-    if release is not None:
-        sagemaker().check_plan(release)
 
 
 @network_task("fit-{recipe.name}")
@@ -47,8 +58,8 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     """Check the recipe against the model's architecture and shapes, from its headers alone.
 
     Raises:
-        Refused: an architecture that the engine does not know, or a group size or pattern that does not divide a
-            layer's columns.
+        Refused: an architecture that the engine does not know or cannot do this to, or a group size or pattern that
+            does not divide a layer's columns.
     """
     from tasks.compression.checks import check_recipe as check_shapes
     from tasks.compression.checks import check_zeros
@@ -56,6 +67,7 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
 
     check_engines_fit(recipe, model)
     folder = Store(settings().store).open(model.uri, model.digest)
+    check_architecture(recipe, folder)
     prune, prunes = recipe.prune, "prune" in recipe.order
     columns_of, group_size = None, recipe.quantize.group_size or None if "quantize" in recipe.order else None
     if prunes and prune.method == "structured":
@@ -69,6 +81,20 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
         columns_of=columns_of,
         group_size=group_size,
     )
+
+
+def check_architecture(recipe: Recipe, folder: Path) -> None:
+    """What this line of stages cannot do to the model in ``folder``, by the name of its architecture.
+
+    Raises:
+        Refused: an encoder, or quantization of layers that have no packed form.
+    """
+    from tasks.compression.checkpoint import Checkpoint
+    from tasks.compression.limits import check_language_model, check_packable
+
+    check_language_model(folder)
+    if "quantize" in recipe.order:
+        check_packable(Checkpoint(folder))
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -16,6 +16,8 @@ from prefect.runtime import flow_run
 from tasks import reporting
 from tasks.adapters.tracking import Tracking
 from tasks.contracts import Compressed, DatasetRef, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.reader_contracts import QuestionsRef, ReaderScorecard
+from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
 from tasks.retrying import network_task
 from tasks.runpages import cached_stages
@@ -29,7 +31,7 @@ def tracking() -> Tracking:
 
 
 @contextmanager
-def recorded_run(name: str, recipe: Recipe) -> Iterator[Tracked]:
+def recorded_run(name: str, recipe: Recipe | ReaderRecipe) -> Iterator[Tracked]:
     """An MLflow run that ends FINISHED or FAILED as the block does."""
     tracked = open_record(name, recipe)
     try:
@@ -44,7 +46,7 @@ def recorded_run(name: str, recipe: Recipe) -> Iterator[Tracked]:
 
 
 @network_task("open-record-{name}")
-def open_record(name: str, recipe: Recipe) -> Tracked:
+def open_record(name: str, recipe: Recipe | ReaderRecipe) -> Tracked:
     """Open the MLflow run of this Prefect run, or find it again after a restart."""
     books = tracking()
     run_id = books.open_run(
@@ -57,9 +59,9 @@ def open_record(name: str, recipe: Recipe) -> Tracked:
 
 
 @network_task("record-{data.name}")
-def record_data(tracked: Tracked, data: DatasetRef) -> None:
+def record_data(tracked: Tracked, data: DatasetRef | QuestionsRef, context: str = "calibration") -> None:
     """Log the data set and its digest as the run's input."""
-    tracking().log_dataset(tracked.run_id, data, "calibration")
+    tracking().log_dataset(tracked.run_id, data, context)
 
 
 @network_task("record-{step.stage}")
@@ -98,8 +100,12 @@ def record_stage(tracked: Tracked, step: Compressed) -> None:
 
 
 @network_task("record-verdict")
-def record_verdict(tracked: Tracked, scorecard: Scorecard) -> None:
+def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> None:
     """The scorecard, passed or not."""
+    if isinstance(scorecard, ReaderScorecard):
+        reporting.report_reader(scorecard, tracked)
+        tracking().log_reader(tracked.run_id, scorecard)
+        return
     reporting.report_verdict(scorecard, tracked)
     tracking().log_scorecard(tracked.run_id, scorecard)
 

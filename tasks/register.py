@@ -9,6 +9,8 @@ from tasks.adapters.registry import Registry
 from tasks.adapters.store import Store
 from tasks.contracts import DatasetRef, RegisteredModel, Rollout, Scorecard, Tracked
 from tasks.evaluate import require_passed
+from tasks.reader_contracts import QuestionsRef, ReaderScorecard
+from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
 from tasks.retrying import network_task
 from tasks.settings import settings
@@ -21,7 +23,13 @@ def registry() -> Registry:
 # Not cached by key: the registry itself is asked whether this digest has a version, since a registry can be emptied
 # under us.
 @network_task("register-{scorecard.candidate_model.name}")
-def register(tracked: Tracked, scorecard: Scorecard, recipe: Recipe, data: DatasetRef, name: str) -> RegisteredModel:
+def register(
+    tracked: Tracked,
+    scorecard: Scorecard | ReaderScorecard,
+    recipe: Recipe | ReaderRecipe,
+    data: DatasetRef | QuestionsRef,
+    name: str,
+) -> RegisteredModel:
     """Upload the candidate's folder and make it a version, alias ``challenger``. The same bytes and scorecard are
     one version.
 

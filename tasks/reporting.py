@@ -7,6 +7,7 @@ from __future__ import annotations
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from tasks.contracts import Compressed, FleetShare, Observation, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.reader_contracts import ReaderScorecard
 
 
 def megabytes(count: float) -> str:
@@ -30,6 +31,7 @@ def report_stage(step: Compressed) -> None:
         ]
     else:
         rows = [{"step": number, "loss": f"{loss:.4f}"} for number, loss in enumerate(step.losses, start=1)]
+        rows = rows or [{"parameters": f"{step.model.parameters:,}"}]  # blocks were dropped: nothing was learnt
     model = step.model
     create_table_artifact(
         rows,
@@ -50,6 +52,17 @@ def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     create_markdown_artifact(
         verdict_markdown(scorecard), key="verdict", description="Does it still answer like the original?"
     )
+    _report_run(tracked)
+
+
+def report_reader(scorecard: ReaderScorecard, tracked: Tracked) -> None:
+    """As ``report_verdict``, of a reader."""
+    text = f"# Gate: {'PASSED' if scorecard.passed else 'FAILED'}\n{scorecard.markdown()}"
+    create_markdown_artifact(text, key="verdict", description="Does it still answer like its teacher?")
+    _report_run(tracked)
+
+
+def _report_run(tracked: Tracked) -> None:
     create_link_artifact(
         tracked.url, "MLflow run", key="mlflow-run", description="Metrics, layers and lineage in MLflow"
     )

@@ -18,7 +18,8 @@ def cached_stages() -> set[str]:
         return set()
     with get_client(sync_client=True) as client:
         runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
-    return {run.task_key.rsplit("-", 1)[0].rsplit(".", 1)[-1] for run in runs if run.state_name == "Cached"}
+    names = (run.task_key.rsplit("-", 1)[0].rsplit(".", 1)[-1] for run in runs if run.state_name == "Cached")
+    return {name.replace("_", "-") for name in names}
 
 
 @contextmanager

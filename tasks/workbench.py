@@ -117,11 +117,14 @@ def write_model(
     key: str | None,
     name: str,
     licence: str,
+    describe: Callable[..., ModelRef] | None = None,
 ) -> tuple[ModelRef, int]:
     """Write a model folder into the store with ``make`` and describe what was really written.
 
     ``make`` gets the new folder and a place for finished parts. Those outlive a process that is killed: the next
     attempt at the same stage key goes on after them. Parts of another key of this stage are discarded, and said to be.
+
+    ``describe`` makes the handle, ``describe_model`` unless told: for folders that are no language models.
 
     Returns:
         The model's handle, and how many parts an earlier process had finished.
@@ -147,7 +150,7 @@ def write_model(
             logger().warning("another process is at this very %s: this one works beside it, from the beginning", stage)
         partial = Partial(draft.partial or draft.path.with_name("partial"), tell)
         make(draft.path, partial)
-    return describe_model(draft.stored, name=name, licence=licence), partial.resumed
+    return (describe or describe_model)(draft.stored, name=name, licence=licence), partial.resumed
 
 
 def logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "compression_stages": [],
     "methods": ["--rows", "channels"],
+    "students": [],
 }
+ROW_COUNTS = {"compression_stages": 3, "methods": 1, "students": 3}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -28,7 +30,7 @@ def test_the_quick_form_prints_json_lines(name: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == (3 if name == "compression_stages" else 1)
+    assert len(rows) == ROW_COUNTS[name]
     assert all(value is not None for row in rows for value in row.values())
 
 

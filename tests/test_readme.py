@@ -33,10 +33,15 @@ def test_slimline_commands_exist() -> None:
 
 def test_parameters_that_are_set_exist() -> None:
     from flows.compress_and_release import compress_and_release
+    from flows.distill_reader import distill_reader
 
-    defaults = compress_and_release.validate_parameters({})
-    for path in re.findall(r"-p ([a-z_.]+)=", README):
-        here = defaults[path.split(".")[0]]
+    defaults = {False: compress_and_release.validate_parameters({}), True: distill_reader.validate_parameters({})}
+    set_there = [
+        ("run reader" in line, path) for line in README.splitlines() for path in re.findall(r"-p ([a-z_.]+)=", line)
+    ]
+    assert any(reader for reader, _ in set_there)
+    for reader, path in set_there:
+        here = defaults[reader][path.split(".")[0]]
         for name in path.split(".")[1:]:
             here = getattr(here, name)
 

@@ -19,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from tasks.adapters.tracking import markdown
 from tasks.contracts import ModelRef, RegisteredModel, Scorecard
 from tasks.errors import ArtifactDamaged
+from tasks.reader_contracts import ReaderScorecard
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 DIGEST = "slimline.digest"
@@ -34,7 +35,13 @@ class Registry:
         self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     def register(
-        self, run_id: str, name: str, folder: Path, model: ModelRef, scorecard: Scorecard, tags: Mapping[str, str]
+        self,
+        run_id: str,
+        name: str,
+        folder: Path,
+        model: ModelRef,
+        scorecard: Scorecard | ReaderScorecard,
+        tags: Mapping[str, str],
     ) -> RegisteredModel:
         """Upload ``folder`` and make it the challenger of ``name``. The same model of the same run is uploaded once.
 
@@ -53,13 +60,13 @@ class Registry:
                 f"models:/{model_id}",
                 run_id=run_id,
                 tags=every,
-                description=markdown(scorecard),
+                description=_description(scorecard),
                 model_id=model_id,
                 await_creation_for=0,  # a database registry has it ready when it answers
             )
         return self._challenging(name, model, version)
 
-    def find(self, name: str, model: ModelRef, scorecard: Scorecard) -> RegisteredModel | None:
+    def find(self, name: str, model: ModelRef, scorecard: Scorecard | ReaderScorecard) -> RegisteredModel | None:
         """The newest version of the same bytes, proven on the same data against the same baseline, by any run.
 
         It becomes the challenger unless it is the champion already.
@@ -186,8 +193,22 @@ class Registry:
             )
 
 
-def _tags(model: ModelRef, scorecard: Scorecard) -> dict[str, str]:
+def _description(scorecard: Scorecard | ReaderScorecard) -> str:
+    return scorecard.markdown() if isinstance(scorecard, ReaderScorecard) else markdown(scorecard)
+
+
+def _quality(scorecard: Scorecard | ReaderScorecard) -> dict[str, str]:
+    if isinstance(scorecard, ReaderScorecard):
+        score = scorecard.candidate
+        return {"slimline.exact_match": f"{score.exact_match:.4f}", "slimline.f1": f"{score.f1:.4f}"}
     return {
+        "slimline.perplexity": f"{scorecard.candidate.perplexity:.4f}",
+        "slimline.agreement": f"{scorecard.candidate.agreement:.4f}",
+    }
+
+
+def _tags(model: ModelRef, scorecard: Scorecard | ReaderScorecard) -> dict[str, str]:
+    return _quality(scorecard) | {
         DIGEST: model.digest,
         "slimline.baseline_digest": scorecard.baseline_model.digest,
         "slimline.dataset_digest": scorecard.dataset_digest,
@@ -196,7 +217,5 @@ def _tags(model: ModelRef, scorecard: Scorecard) -> dict[str, str]:
         "slimline.bytes": str(model.bytes),
         "slimline.bits": f"{model.bits:g}",
         "slimline.sparsity": f"{model.sparsity:.3f}",
-        "slimline.perplexity": f"{scorecard.candidate.perplexity:.4f}",
-        "slimline.agreement": f"{scorecard.candidate.agreement:.4f}",
         "slimline.gate": "passed" if scorecard.passed else "failed",
     }

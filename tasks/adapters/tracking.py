@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tasks.contracts import DatasetRef, LayerReport, Scorecard
+from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 
 KEY = "slimline.key"
 STAGE = "slimline.stage"
@@ -29,7 +30,6 @@ _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _DIGEST_CHARS = 36  # MLflow's column for data set digests
 _PARAM_CHARS = 6000
-_SPLITS = ("calibration", "training", "evaluation")
 _LAYER_METRICS = ("error", "sparsity", "bits", "seconds")
 
 Status = Literal["FINISHED", "FAILED"]
@@ -66,18 +66,19 @@ class Tracking:
         self._log(run, params, {}, tags)
         return str(run.info.run_id)
 
-    def log_dataset(self, run_id: str, dataset: DatasetRef, context: str) -> None:
+    def log_dataset(self, run_id: str, dataset: DatasetRef | QuestionsRef, context: str) -> None:
         """Record ``dataset`` as an input of the run; ``context`` says what for: calibration, training, evaluation.
 
         MLflow keeps 36 characters of a digest; the whole one stands in the data set's source.
         """
-        counts = dataset.model_dump(include={"block_tokens", *(f"{split}_blocks" for split in _SPLITS)})
+        counts = dataset.model_dump(exclude={"uri", "digest", "name", "licence"})
+        name, kind = ("question", "string") if isinstance(dataset, QuestionsRef) else ("tokens", "integer")
         entity = Dataset(
             name=dataset.name,
             digest=dataset.digest[:_DIGEST_CHARS],
             source_type="slimline-store",
             source=json.dumps({"uri": dataset.uri, "sha256": dataset.digest, "licence": dataset.licence}),
-            schema=json.dumps({"mlflow_colspec": [{"name": "tokens", "type": "integer", "required": True}]}),
+            schema=json.dumps({"mlflow_colspec": [{"name": name, "type": kind, "required": True}]}),
             profile=json.dumps(counts),
         )
         self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
@@ -120,6 +121,11 @@ class Tracking:
         self._log(self._client.get_run(run_id), {}, metrics, {_NOTE: markdown(scorecard)})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
         self._client.log_text(run_id, _html(scorecard), "scorecard.html")
+
+    def log_reader(self, run_id: str, scorecard: ReaderScorecard) -> None:
+        """As ``log_scorecard``, of a reader: metrics, ``scorecard.json``, and the verdict as the run's description."""
+        self._log(self._client.get_run(run_id), {}, scorecard.metrics(), {_NOTE: scorecard.markdown()})
+        self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
 
     def close_run(self, run_id: str, status: Status) -> None:
         self._client.set_terminated(run_id, status)

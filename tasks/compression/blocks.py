@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.compression.decoder import Call
 from tasks.compression.hessian import InputStatistics, accumulate, empty
 from tasks.errors import SlimlineError
 
@@ -42,7 +43,7 @@ class BlockPass:
         self._statistics: InputStatistics | None = None
 
     @torch.no_grad()
-    def run(self, batches: list[Tensor], positions: tuple[Tensor, Tensor]) -> None:
+    def run(self, batches: list[Tensor], call: Call) -> None:
         """Replace each batch (blocks, block_tokens, hidden) in the list by the changed block's output for it.
 
         Raises:
@@ -56,20 +57,19 @@ class BlockPass:
         waiting = list(range(len(batches)))
         try:
             while waiting:
-                waiting = [batch for batch in waiting if not self._advance(batch, batches, positions)]
+                waiting = [batch for batch in waiting if not self._advance(batch, batches, call)]
         finally:
             for hook in hooks:
                 hook.remove()
         _check_finite(self._prefix, all(bool(torch.isfinite(batch).all()) for batch in batches))
 
-    def _advance(self, batch: int, batches: list[Tensor], positions: tuple[Tensor, Tensor]) -> bool:
+    def _advance(self, batch: int, batches: list[Tensor], call: Call) -> bool:
         """Run one batch as far as it gets; whether it got through the block."""
         self._batch = batch
         try:
-            output = self._layer(batches[batch], position_embeddings=positions)
+            batches[batch] = call(self._layer, batches[batch])
         except _Wait:
             return False
-        batches[batch] = output[0] if isinstance(output, tuple) else output
         return True
 
     def _arrive(self, number: int) -> Callable[[nn.Module, Any], None]:

@@ -18,8 +18,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tasks.compression.architectures import Architecture, architecture_name, architecture_of, block_count
+from tasks.compression.architectures import (
+    Architecture,
+    architecture_name,
+    architecture_of,
+    block_count,
+    find_architecture,
+)
 from tasks.compression.eight_bits import BY_ROW, eight_bits, read_eight_bits
+from tasks.compression.naming import by_entry
 from tasks.compression.packing import PACKED_SUFFIXES, PackedLinear, Packing, read_packed
 from tasks.errors import RefusedModel
 
@@ -31,6 +38,7 @@ class Checkpoint:
     """A folder with config.json and safetensors shards, read lazily.
 
     Tensors are copies: a shard is mapped only while one is being read, so resident memory is what the caller keeps.
+    They go by the names that the architecture's entry uses, whatever a folder leaves out of them.
 
     Raises:
         RefusedModel: no readable config.json, no safetensors weights, or a shard that is missing or damaged.
@@ -39,7 +47,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config: dict[str, Any] = _read_json(folder / "config.json")
-        self._shards = _shards(folder)
+        self._shards, self._stored = by_entry(_shards(folder), find_architecture(self.config))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +70,16 @@ class Checkpoint:
     @property
     def tied(self) -> bool:
         """Whether the output head is the embedding matrix; a folder may store it twice all the same."""
-        return bool(self.config.get("tie_word_embeddings", False))
+        if not self.architecture.head:
+            return False
+        said = self.config.get("tie_word_embeddings")
+        return self.architecture.tied if said is None else bool(said)
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Endings of stored tensors that are no weights; they are made anew and not among ``names``."""
+        entry = find_architecture(self.config)
+        return () if entry is None else entry.buffers
 
     def __contains__(self, name: str) -> bool:
         return name in self._shards
@@ -77,7 +94,7 @@ class Checkpoint:
             raise _damaged(self.folder, f"tensor {name} is missing")
         try:
             with safe_open(self._shards[name], framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
+                tensor: Tensor = file.get_tensor(self._stored.get(name, name))
                 return tensor.clone()
         except (SafetensorError, OSError) as error:
             raise _damaged(self._shards[name], str(error)) from error
@@ -97,7 +114,7 @@ class Checkpoint:
     def dtype(self, name: str) -> torch.dtype:
         """How a tensor is stored, from its shard's header."""
         with safe_open(self._shards[name], framework="pt") as file:
-            stored: str = file.get_slice(name).get_dtype()
+            stored: str = file.get_slice(self._stored.get(name, name)).get_dtype()
         dtype = getattr(torch, _DTYPES.get(stored, ""), None)
         if not isinstance(dtype, torch.dtype):
             raise _damaged(self._shards[name], f"{name} is stored as {stored}")
@@ -108,9 +125,19 @@ class Checkpoint:
         if f"{prefix}.weight" not in self._shards:
             rows, columns = self.tensor(f"{prefix}.weight_shape").tolist()
             return rows, columns
-        with safe_open(self._shards[f"{prefix}.weight"], framework="pt") as file:
-            rows, columns = file.get_slice(f"{prefix}.weight").get_shape()
-            return rows, columns
+        rows, columns = self.shape(f"{prefix}.weight")
+        return (columns, rows) if self.architecture.transposed else (rows, columns)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """How a tensor is stored, from its shard's header.
+
+        Raises:
+            RefusedModel: it is not in the folder.
+        """
+        if name not in self._shards:
+            raise _damaged(self.folder, f"tensor {name} is missing")
+        with safe_open(self._shards[name], framework="pt") as file:
+            return tuple(file.get_slice(self._stored.get(name, name)).get_shape())
 
     def packed(self, prefix: str) -> PackedLinear | None:
         """A linear layer's integers, or none when it is stored dense. ``prefix`` has no ``.weight``."""
@@ -124,7 +151,10 @@ class Checkpoint:
     def linear(self, prefix: str) -> Tensor:
         """A linear layer's weight in float32, (rows, columns), dequantized when it is packed."""
         packed = self.packed(prefix)
-        return self.values(f"{prefix}.weight") if packed is None else packed.dequantize()
+        if packed is not None:
+            return packed.dequantize()
+        weight = self.values(f"{prefix}.weight")
+        return weight.T.contiguous() if self.architecture.transposed else weight
 
     def block_names(self, index: int) -> tuple[str, ...]:
         """Every stored tensor of decoder block ``index``."""
@@ -207,14 +237,16 @@ def check_supported(folder: Path) -> Checkpoint:
     architecture = checkpoint.architecture
     if not (folder / "tokenizer.json").exists():
         raise _damaged(folder / "tokenizer.json", "missing")
-    wanted = {f"{architecture.embeddings}.weight", f"{architecture.norm}.weight"}
+    wanted = {f"{architecture.embeddings}.weight"}
+    if architecture.norm and not architecture.norm_optional:
+        wanted.add(f"{architecture.norm}.weight")
     plain = checkpoint.packing is None or eight_bits(checkpoint.config) is not None
     stored = "weight" if plain else "weight_packed"
     wanted |= {f"{linear}.{stored}" for linear in architecture.all_linears(checkpoint.config)}
     lost = sorted(wanted - set(checkpoint.names))
     if lost:
         raise _damaged(folder, f"{len(lost)} tensors are missing, first {lost[0]}")
-    if not checkpoint.tied and f"{architecture.head}.weight" not in checkpoint:
+    if architecture.head and not checkpoint.tied and f"{architecture.head}.weight" not in checkpoint:
         raise _damaged(folder, f"{architecture.head}.weight is missing and the embeddings are not tied")
     return checkpoint
 
@@ -255,7 +287,8 @@ def describe(folder: Path) -> FolderFacts:
     values: Counter[str] = Counter()
     for name, dtype, count in _headers(checkpoint):
         twice = checkpoint.tied and name.startswith(f"{checkpoint.architecture.head}.")
-        if dtype in _DTYPES.values() and not name.endswith(PACKED_SUFFIXES) and not twice:
+        own = dtype in _DTYPES.values() and not name.endswith((*PACKED_SUFFIXES, *checkpoint.made))
+        if own and not twice:
             values[dtype] += count
     parameters = sum(values.values()) + (weights if checkpoint.packing else 0)
     dtype = values.most_common(1)[0][0]

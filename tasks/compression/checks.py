@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint, check_supported
+from tasks.compression.limits import position_count
 from tasks.compression.loading import check_tokens
 from tasks.compression.pruning import Pattern, Zeros
 from tasks.errors import RefusedData, RefusedRecipe
@@ -91,19 +92,18 @@ def check_zeros(sparsity: float, pattern: str) -> Zeros:
 
 
 def check_calibration(checkpoint: Checkpoint, tokens: Tensor) -> None:
-    """Refuse calibration tokens with ids that the model does not know, or blocks longer than it attends at once.
+    """Refuse calibration tokens with ids that the model does not know, or blocks with more positions than it has.
 
     Raises:
         RefusedData: either of these, or no tokens.
     """
-    config = checkpoint.config
-    check_tokens(tokens, int(config["vocab_size"]))
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    if window and tokens.shape[1] > int(window):
+    check_tokens(tokens, int(checkpoint.config["vocab_size"]))
+    most = position_count(checkpoint)
+    if most is not None and tokens.shape[1] > most:
         raise RefusedData(
-            "calibration blocks are longer than the model's attention window",
+            "calibration blocks are longer than the model's table of positions",
             observed=f"{tokens.shape[1]} tokens",
-            limit=f"{window} tokens",
+            limit=f"{most} tokens",
             remedy="lower the tokens a block",
         )
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.limits import check_packable
 from tasks.compression.packing import PackedLinear, Packing, TensorSource
 from tasks.compression.writing import FolderWriter
 from tasks.errors import RefusedModel
@@ -62,6 +63,7 @@ def repack_gptq(source: Path, destination: Path) -> Packing:
     packing = gptq_packing(checkpoint.config)
     if packing is None:
         raise _unreadable("no quant_method gptq in config.json")
+    check_packable(checkpoint)
     architecture = checkpoint.architecture
     with FolderWriter(checkpoint, destination, packing) as writer:
         for index in range(checkpoint.blocks):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.compression.architectures import block_count
+from tasks.compression.architectures import block_count, size_of
 from tasks.errors import RefusedModel
 
 KEPT_BLOCKS = "kept_blocks"
@@ -35,7 +35,7 @@ def matching_blocks(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> t
     Raises:
         RefusedModel: widths differ, the student is deeper, or ``kept_blocks`` does not fit.
     """
-    widths = int(student["hidden_size"]), int(teacher["hidden_size"])
+    widths = size_of(student, "hidden_size"), size_of(teacher, "hidden_size")
     if widths[0] != widths[1]:
         raise _refused(f"widths {widths[0]} and {widths[1]}", "students of the teacher's own width")
     blocks, depth = block_count(student), block_count(teacher)

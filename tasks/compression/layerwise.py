@@ -21,8 +21,9 @@ from torch import Tensor
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
-from tasks.compression.decoder import Decoder
+from tasks.compression.decoder import Call, Decoder
 from tasks.compression.hessian import InputStatistics, output_error
+from tasks.compression.limits import check_packable
 from tasks.compression.packing import Packing
 from tasks.compression.pruning import Pattern
 from tasks.compression.resuming import Partial
@@ -105,14 +106,14 @@ class _Pass:
 
     def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
         decoder = Decoder(self.checkpoint)
-        positions = decoder.positions(tokens.shape[1])
+        calls = decoder.calls(tokens.shape[1])
         digest = digest_of(tokens) if self.keep_statistics else None
         with FolderWriter(self.checkpoint, destination, self.transform.packing, partial) as writer:
             yield from walk(
                 writer,
                 self.checkpoint.blocks,
                 lambda: batches_of(decoder, tokens),
-                lambda index, batches: self._block(index, decoder, batches, positions, writer, digest),
+                lambda index, batches: self._block(index, decoder, batches, calls[index], writer, digest),
             )
             outer, reports = self._rest(self.checkpoint.outer_names())
             writer.write_outer(outer)
@@ -125,7 +126,7 @@ class _Pass:
         index: int,
         decoder: Decoder,
         batches: list[Tensor],
-        positions: tuple[Tensor, Tensor],
+        call: Call,
         writer: FolderWriter,
         digest: str | None,
     ) -> list[LayerReport]:
@@ -139,15 +140,15 @@ class _Pass:
 
         def change(group: tuple[str, ...], statistics: InputStatistics) -> None:
             for name in group:
-                weight = layer.get_submodule(name).get_parameter("weight")
-                tensors, changed, report = self._linear(f"{prefix}.{name}", weight, statistics)
+                weight = architecture.weight(layer.get_submodule(name))
+                tensors, changed, report = self._linear(f"{prefix}.{name}", weight.contiguous(), statistics)
                 weight.copy_(changed)
                 kept.update(tensors)
                 reports.append(report)
             if digest is not None:
                 groups[group[0]] = statistics
 
-        BlockPass(prefix, layer, architecture.groups, change).run(batches, positions)
+        BlockPass(prefix, layer, architecture.groups, change).run(batches, call)
         if digest is not None:
             writer.write_statistics(index, groups, digest)
         writer.write_block(index, kept)
@@ -172,6 +173,9 @@ class _Pass:
         name = f"{prefix}.weight"
         stored = self.checkpoint.dtype(name) if name in self.checkpoint else torch.float16
         changed = self.transform.apply(prefix, weight, statistics, stored)
+        tensors = changed.tensors
+        if self.checkpoint.architecture.transposed and name in tensors:
+            tensors = tensors | {name: tensors[name].T.contiguous()}
         report = LayerReport(
             layer=prefix,
             method=self.transform.method,
@@ -183,7 +187,7 @@ class _Pass:
             seconds=time.perf_counter() - began,
             fallback=changed.fallback,
         )
-        return changed.tensors, changed.weight, report
+        return tensors, changed.weight, report
 
     def _rest(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], list[LayerReport]]:
         """Tensors that no transform changes, as they will be stored, and a report for each that had to stay float32."""
@@ -326,6 +330,7 @@ def quantize_folder(
     check_choice("number of bits", bits, (8, 4, 3, 2))
     check_recipe(source, group_size=group_size or None, symmetric=symmetric)
     checkpoint = Checkpoint(source)
+    check_packable(checkpoint)
     transform = Quantize(method, Packing(bits, group_size, symmetric), damping, act_order)
     check_calibration(checkpoint, tokens)
     kept = KeptStatistics.of(source, tokens, checkpoint.blocks)

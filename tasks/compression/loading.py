@@ -24,6 +24,8 @@ from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.eight_bits import Kind, eight_bits, round_inputs
+from tasks.compression.heads import capped, head_cap
+from tasks.compression.limits import check_language_model
 from tasks.errors import RefusedData, RefusedModel
 
 SHOWN = 3
@@ -33,14 +35,13 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
     """The causal language model in ``folder``, float32, in evaluation mode, no parameter asking for a gradient.
 
     Raises:
-        RefusedModel: the folder cannot be read, or its tensors are not exactly those of its architecture (transformers
-            would fill a missing one with random numbers and go on).
+        RefusedModel: the folder cannot be read, is an encoder, or its tensors are not exactly those of its architecture
+            (transformers would fill a missing one with random numbers and go on).
     """
+    check_language_model(folder)
+    wrong = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    model = _load(AutoModelForCausalLM, folder, wrong, _unpacking(folder))
     checkpoint = Checkpoint(folder)
-    dense = checkpoint.packing is None
-    quantization = {} if dense else {"quantization_config": CompressedTensorsConfig(dequantize=True)}
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    model = _load(AutoModelForCausalLM, folder, kinds, quantization)
     kind = eight_bits(checkpoint.config)
     if kind is not None:
         _round_inputs(model, checkpoint, kind)
@@ -60,8 +61,13 @@ def load_reader(folder: Path) -> PreTrainedModel:
     Raises:
         RefusedModel: the folder cannot be read, or tensors of the encoder or its head are missing.
     """
-    Checkpoint(folder)
-    return _load(AutoModelForQuestionAnswering, folder, ("missing_keys", "mismatched_keys"), {})
+    return _load(AutoModelForQuestionAnswering, folder, ("missing_keys", "mismatched_keys"), _unpacking(folder))
+
+
+def _unpacking(folder: Path) -> dict[str, Any]:
+    """What makes a packed folder dense while it loads."""
+    packed = Checkpoint(folder).packing is not None
+    return {"quantization_config": CompressedTensorsConfig(dequantize=True)} if packed else {}
 
 
 def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mapping[str, Any]) -> PreTrainedModel:
@@ -76,7 +82,8 @@ def _load(kind: Any, folder: Path, refused: tuple[str, ...], quantization: Mappi
             output_loading_info=True,
             **quantization,
         )
-    wrong = {kind: sorted(map(str, info[kind])) for kind in refused}
+    made = Checkpoint(folder).made
+    wrong = {kind: sorted(str(name) for name in info[kind] if not str(name).endswith(made)) for kind in refused}
     if any(wrong.values()):
         shown = "; ".join(f"{kind} {len(names)}: {', '.join(names[:SHOWN])}" for kind, names in wrong.items() if names)
         raise RefusedModel(
@@ -97,19 +104,21 @@ def head_weight(model: PreTrainedModel) -> Tensor:
     """The output head as one matrix (vocabulary, width), so that logits can be made in chunks.
 
     Raises:
-        RefusedModel: this model's logits are not ``hidden @ head.T`` (a bias, a cap, a factor).
+        RefusedModel: this model's logits are not ``hidden @ head.T``, capped as ``heads.head_cap`` says (a bias, a
+            factor).
     """
     weight = cast(Tensor, model.get_output_embeddings().weight)
     probe = torch.arange(min(4, weight.shape[0])).unsqueeze(0)
     with torch.inference_mode():
         logits = model(input_ids=probe, use_cache=False).logits
-        error = float((logits - hidden_states(model, probe) @ weight.T).abs().max() / logits.abs().max())
+        plain = capped(hidden_states(model, probe) @ weight.T, head_cap(model.config))
+        error = float((logits - plain).abs().max() / logits.abs().max())
     if error >= 1e-3:  # not so when weights are NaN: whoever computes with them says that better
         raise RefusedModel(
             "the model's head is not a plain matrix",
             observed=f"relative difference {error:.1e} between its logits and hidden states times head",
             limit="1e-3",
-            remedy="choose a model whose head has no bias, cap or factor",
+            remedy="choose a model whose head has no bias or factor",
         )
     return weight
 

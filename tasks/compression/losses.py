@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.compression.divergences import DIVERGENCES, Divergence
+from tasks.compression.heads import cap_slope_, capped
 
 CHUNK_TOKENS = 128
 """128 × 49,152 float32 logits are 25 MB; smaller chunks make the head's matrix product slower."""
@@ -69,6 +70,7 @@ def distillation_loss(
     hard_share: float,
     divergence: str = "forward_kl",
     chunk_tokens: int = CHUNK_TOKENS,
+    caps: tuple[float | None, float | None] = (None, None),
 ) -> DistillationLoss:
     """Mean distillation loss over positions, in chunks.
 
@@ -82,6 +84,7 @@ def distillation_loss(
         hard_share: weight of the true next token, 0 to 1.
         divergence: a key of ``divergences.DIVERGENCES``.
         chunk_tokens: positions whose logits exist at once.
+        caps: of the student's and the teacher's logits, see ``heads``.
 
     Raises:
         ValueError: shapes do not agree (a programming error; bad data is refused earlier).
@@ -90,10 +93,10 @@ def distillation_loss(
     compare = DIVERGENCES[divergence]
 
     def soft(part: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        teacher = functional.linear(teacher_hidden[part], teacher_head)
+        teacher = capped(functional.linear(teacher_hidden[part], teacher_head), caps[1])
         return compare(functional.log_softmax(teacher.div_(temperature), dim=-1), log_q)
 
-    return _loss(student_hidden, student_head, targets, soft, temperature, hard_share, chunk_tokens)
+    return _loss(student_hidden, student_head, targets, soft, temperature, hard_share, chunk_tokens, caps[0])
 
 
 def distillation_loss_from_largest(
@@ -106,8 +109,10 @@ def distillation_loss_from_largest(
     hard_share: float,
     divergence: str = "forward_kl",
     chunk_tokens: int = CHUNK_TOKENS,
+    cap: float | None = None,
 ) -> DistillationLoss:
-    """As ``distillation_loss``, from what was kept of the teacher. ``temperature``: the one that it was kept at.
+    """As ``distillation_loss``, from what was kept of the teacher. ``temperature``: the one that it was kept at;
+    ``cap``: of the student's logits.
 
     D over k + 1 classes is at most D over the vocabulary (data processing inequality) and nears it as k grows.
     """
@@ -118,7 +123,7 @@ def distillation_loss_from_largest(
         log_p = torch.cat([largest.log_probabilities[part], largest.log_remainder[part].unsqueeze(1)], dim=1)
         return _compare_classes(compare, largest.ids[part], log_p, log_q)
 
-    return _loss(student_hidden, student_head, targets, soft, temperature, hard_share, chunk_tokens)
+    return _loss(student_hidden, student_head, targets, soft, temperature, hard_share, chunk_tokens, cap)
 
 
 def _compare_classes(compare: Divergence, ids: Tensor, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,9 +146,16 @@ def _check_positions(student: Tensor, teacher: Tensor, targets: Tensor) -> None:
 
 
 def _loss(
-    hidden: Tensor, head: Tensor, targets: Tensor, soft: _Soft, temperature: float, hard_share: float, chunk: int
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    soft: _Soft,
+    temperature: float,
+    hard_share: float,
+    chunk: int,
+    cap: float | None,
 ) -> DistillationLoss:
-    return DistillationLoss(*_ChunkedLoss.apply(hidden, head, targets, soft, temperature, hard_share, chunk))
+    return DistillationLoss(*_ChunkedLoss.apply(hidden, head, targets, soft, temperature, hard_share, chunk, cap))
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -162,6 +174,7 @@ class _ChunkedLoss(torch.autograd.Function):
         temperature: float,
         hard_share: float,
         chunk_tokens: int,
+        cap: float | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         want_hidden, want_head = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         grad_hidden = torch.empty_like(student_hidden) if want_hidden else None
@@ -169,10 +182,11 @@ class _ChunkedLoss(torch.autograd.Function):
         soft, hard = student_hidden.new_zeros(()), student_hidden.new_zeros(())
         for start in range(0, targets.numel(), chunk_tokens):
             part = slice(start, start + chunk_tokens)
-            logits = functional.linear(student_hidden[part], student_head)
+            logits = capped(functional.linear(student_hidden[part], student_head), cap)
             chunk_soft, chunk_hard, grad = _chunk(logits, part, targets[part], soft_targets, temperature, hard_share)
             soft += chunk_soft
             hard += chunk_hard
+            grad = cap_slope_(grad, logits, cap)
             if grad_hidden is not None:
                 torch.mm(grad, student_head, out=grad_hidden[part])
             if grad_head is not None:
@@ -191,7 +205,7 @@ class _ChunkedLoss(torch.autograd.Function):
         upstream = grads[0]
         grad_hidden = None if ctx.grad_hidden is None else ctx.grad_hidden * upstream
         grad_head = None if ctx.grad_head is None else ctx.grad_head * upstream
-        return grad_hidden, grad_head, None, None, None, None, None
+        return grad_hidden, grad_head, None, None, None, None, None, None
 
 
 def _chunk(

@@ -21,6 +21,9 @@ _PARTS = ("weight", "bias", "weight_packed", "weight_scale", "weight_zero_point"
 
 def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
     """Everything that would make the graph compute something else than the model does."""
+    name = architecture_name(checkpoint.config)
+    if name not in EXPORTED:  # before anything else: other families' configurations have other names
+        raise _unknown("architecture", name, EXPORTED)
     positions = getattr(config, "rope_parameters", None) or {}
     turned = positions.get("partial_rotary_factor", 1.0)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -33,7 +36,6 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
             remedy="serve the folder with torch or vLLM, or quantize with gptq",
         )
     for what, observed, known in (
-        ("architecture", architecture_name(checkpoint.config), EXPORTED),
         ("activation", config.hidden_act, ("silu",)),
         ("position encoding", positions.get("rope_type", "default"), ROTARY),
         ("share of a head that positions turn", turned, (1.0,)),
@@ -41,12 +43,7 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
         ("attention window", f"{sliding} tokens" if sliding else "whole context", ("whole context",)),
     ):
         if observed not in known:
-            raise RefusedModel(
-                f"this {what} cannot be exported to ONNX",
-                observed=observed,
-                limit=", ".join(map(str, known)),
-                remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
-            )
+            raise _unknown(what, observed, known)
     entry = checkpoint.architecture
     norms = {"input_layernorm.weight", "post_attention_layernorm.weight"}
     for index in range(checkpoint.blocks):
@@ -59,6 +56,15 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
                 limit="linear layers, their biases and two norms a block",
                 remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
             )
+
+
+def _unknown(what: str, observed: object, known: tuple[object, ...]) -> RefusedModel:
+    return RefusedModel(
+        f"this {what} cannot be exported to ONNX",
+        observed=observed,
+        limit=", ".join(map(str, known)),
+        remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
+    )
 
 
 def refuse_other_tokens(folder: Path) -> None:

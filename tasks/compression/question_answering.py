@@ -7,51 +7,41 @@ second, task-specific distillation, Sanh et al. 2019, arXiv:1910.01108, section 
 answer have no true span and count for the KL alone. Without a teacher the true span is all: ordinary fine-tuning.
 
 All weights learn, without dropout, so that a run depends on its seed alone; zeros of linear layers stay zero. AdamW
-without weight decay, warm-up and cosine as in ``distillation``.
+without weight decay, warm-up and cosine as in ``training_loop``.
 """
 
 from __future__ import annotations
 
-import math
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tasks.compression.distillation import BETAS, MAX_GRAD_NORM, MICRO_TOKENS, SAVE_SECONDS, StepResult
+from tasks.compression.encoder_students import copy_tokenizer
 from tasks.compression.loading import load_reader, quiet
 from tasks.compression.resuming import Partial
 from tasks.compression.schedule import Schedule
 from tasks.compression.spans import (
     NO_ANSWER,
     AnswerScore,
-    Question,
     Windows,
     best_answers,
     cut_windows,
     score_answers,
 )
-from tasks.compression.training_state import restore, state_of
-from tasks.errors import RefusedModel, RefusedRecipe, SlimlineError
+from tasks.compression.training_loop import Lesson, StepResult, parts, train
+from tasks.errors import RefusedModel, RefusedRecipe
+from tasks.reader_contracts import Question
 
 FAR_BELOW = -1e4
 """Logit of padding: its probability is exactly zero in float32, and zero times its logarithm is zero."""
-
-
-class SpanLoss(NamedTuple):
-    """Scalars, nats; ``total`` carries the gradient."""
-
-    total: Tensor
-    soft: Tensor
-    hard: Tensor
 
 
 Logits = tuple[Tensor, Tensor]
@@ -60,8 +50,8 @@ Logits = tuple[Tensor, Tensor]
 
 def span_loss(
     student: Logits, teacher: Logits | None, starts: Tensor, ends: Tensor, *, temperature: float, hard_share: float
-) -> SpanLoss:
-    """Mean loss over windows.
+) -> Lesson:
+    """Mean loss over windows; ``hidden`` is 0.
 
     Args:
         student, teacher: finite logits; without a teacher ``soft`` is 0.
@@ -81,7 +71,8 @@ def span_loss(
                 reduction="batchmean",
             )
     soft, hard = soft / 2, hard / 2
-    return SpanLoss((1 - hard_share) * soft + hard_share * hard, soft.detach(), hard.detach())
+    total = (1 - hard_share) * soft + hard_share * hard
+    return Lesson(total, soft.detach(), hard.detach(), soft.new_zeros(()))
 
 
 @dataclass(frozen=True)
@@ -161,10 +152,13 @@ def evaluate_reader(
     """
     windows = cut_windows(_tokenizer(folder), questions, length=length, stride=stride)
     model = load_reader(folder)
+    began = time.perf_counter()
     with torch.inference_mode():
-        parts = [_logits(model, windows, rows) for rows in _parts(torch.arange(len(windows)), windows)]
-    starts, ends = (torch.cat(side) for side in zip(*parts, strict=True))
-    return score_answers(best_answers(starts, ends, windows, questions, max_answer_tokens=max_answer_tokens), questions)
+        found = [_logits(model, windows, rows) for rows in parts(torch.arange(len(windows)), windows.length)]
+    seconds = time.perf_counter() - began
+    starts, ends = (torch.cat(side) for side in zip(*found, strict=True))
+    answers = best_answers(starts, ends, windows, questions, max_answer_tokens=max_answer_tokens)
+    return replace(score_answers(answers, questions), seconds=seconds)
 
 
 def _tokenizer(folder: Path) -> Path:
@@ -179,10 +173,6 @@ def _tokenizer(folder: Path) -> Path:
     return path
 
 
-def _parts(rows: Tensor, windows: Windows) -> list[Tensor]:
-    return list(rows.split(max(1, MICRO_TOKENS // windows.tokens.shape[1])))
-
-
 def _logits(model: PreTrainedModel, windows: Windows, rows: Tensor) -> Logits:
     takes_segments = getattr(model.config, "type_vocab_size", 0) > 1  # DistilBERT and RoBERTa have none
     segments = {"token_type_ids": windows.segments[rows]} if takes_segments else {}
@@ -192,77 +182,53 @@ def _logits(model: PreTrainedModel, windows: Windows, rows: Tensor) -> Logits:
     return output.start_logits.masked_fill(padding, FAR_BELOW), output.end_logits.masked_fill(padding, FAR_BELOW)
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """All weights of a dense model learn, at one rate; zeros of its linear layers stay."""
+
+    parameters: list[nn.Parameter]
+    zeros: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> _Weights:
+        model.requires_grad_(True)
+        linears = (layer.weight for layer in model.modules() if isinstance(layer, nn.Linear))
+        return cls(list(model.parameters()), [(weight, weight == 0) for weight in linears])
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.parameters, "size": 1.0}]
+
+    def clear_masked_gradients(self) -> None:
+        for weight, zero in self.zeros:
+            if weight.grad is not None:
+                weight.grad.masked_fill_(zero, 0.0)
+
+    def refresh(self) -> None:
+        """The weights are used as they are."""
+
+
 def _distill(
     student: Path, teacher: Path | None, destination: Path, windows: Windows, plan: _Plan, partial: Partial | None
 ) -> Iterator[StepResult]:
     started = time.perf_counter()
     model, guide = load_reader(student), None if teacher is None else load_reader(teacher)
-    model.requires_grad_(True)
-    parameters = list(model.parameters())
-    zeros = [(layer.weight, layer.weight == 0) for layer in model.modules() if isinstance(layer, nn.Linear)]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=BETAS, weight_decay=0.0)
-    saved = None if partial is None else partial.read()
-    results: list[StepResult] = []
-    if saved is not None:
-        restore(parameters, optimizer, saved.tensors)
-        results = [StepResult(**step) for step in saved.notes["steps"]]
-    yield from results
-    kept = time.perf_counter()
-    for step, rows in enumerate(plan.batches()):
-        if step < len(results):
-            continue
-        losses = _accumulate(model, guide, windows, rows, plan)
-        for weight, zero in zeros:
-            if weight.grad is not None:
-                weight.grad.masked_fill_(zero, 0.0)
-        norm = float(nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
-        _require_finite(losses[0] + norm, step, plan)
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        seen = windows.tokens[rows].numel() + (results[-1].tokens if results else 0)
-        seconds = time.perf_counter() - started
-        results.append(StepResult(step + 1, plan.steps, *losses, seen, seconds, plan.rate(step), norm))
-        if partial is not None and time.perf_counter() - kept >= SAVE_SECONDS:
-            partial.write(step + 1, state_of(parameters, optimizer), {"steps": list(map(asdict, results))}, ())
-            kept = time.perf_counter()
-        yield results[-1]
-    _write(model, student, destination)
 
-
-def _accumulate(
-    student: PreTrainedModel, teacher: PreTrainedModel | None, windows: Windows, rows: Tensor, plan: _Plan
-) -> tuple[float, float, float]:
-    """Backpropagate the mean loss of these windows, part by part; total, soft and hard loss."""
-    total = soft = hard = 0.0
-    for part in _parts(rows, windows):
+    def lesson(rows: Tensor) -> Lesson:
         wanted = None
-        if teacher is not None:
+        if guide is not None:
             with torch.no_grad():
-                wanted = _logits(teacher, windows, part)
-        loss = span_loss(
-            _logits(student, windows, part),
+                wanted = _logits(guide, windows, rows)
+        return span_loss(
+            _logits(model, windows, rows),
             wanted,
-            windows.starts[part],
-            windows.ends[part],
+            windows.starts[rows],
+            windows.ends[rows],
             temperature=plan.temperature,
             hard_share=plan.hard_share,
         )
-        share = len(part) / len(rows)
-        (loss.total * share).backward()
-        total, soft, hard = (sum_ + share * value.item() for sum_, value in zip((total, soft, hard), loss, strict=True))
-    return total, soft, hard
 
-
-def _require_finite(value: float, step: int, plan: _Plan) -> None:
-    if not math.isfinite(value):
-        raise SlimlineError(
-            "the loss or the gradient is no longer a number; nothing was written",
-            observed=f"{value} at step {step + 1} of {plan.steps}",
-            limit="finite",
-            remedy=f"lower the learning rate, now {plan.learning_rate:g}; a tenth of it is a good next try",
-        )
+    yield from train(_Weights.of(model), lesson, plan, windows.length, partial=partial, started=started)
+    _write(model, student, destination)
 
 
 def _write(model: PreTrainedModel, student: Path, destination: Path) -> None:
@@ -272,6 +238,5 @@ def _write(model: PreTrainedModel, student: Path, destination: Path) -> None:
         folder = Path(name) / "model"
         with quiet():
             model.save_pretrained(folder)
-        for path in (*student.glob("tokenizer*"), *student.glob("vocab.*"), *student.glob("special_tokens_map.json")):
-            shutil.copyfile(path, folder / path.name)
+        copy_tokenizer(student, folder)
         folder.replace(destination)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedModel
 
+from tasks.compression.heads import capped, head_cap
 from tasks.compression.loading import check_tokens, head_weight, hidden_states, load_for_compute
 from tasks.contracts import Score
 from tasks.errors import RefusedModel, SlimlineError
@@ -115,8 +116,9 @@ def score_models(
             on_progress(done / runs)
 
     tally = _Tally()
+    caps = head_cap(candidate.config), head_cap(baseline.config)
     for block in tokens:
-        _score_block((candidate, baseline), heads, block.long(), tally)
+        _score_block((candidate, baseline), heads, caps, block.long(), tally)
         advance()
     times = _Times(), _Times()
     for repeat in range(repeats + 1):
@@ -159,7 +161,11 @@ def folder_bytes(folder: Path) -> int:
 
 @torch.inference_mode()
 def _score_block(
-    models: tuple[PreTrainedModel, PreTrainedModel], heads: tuple[Tensor, Tensor], block: Tensor, tally: _Tally
+    models: tuple[PreTrainedModel, PreTrainedModel],
+    heads: tuple[Tensor, Tensor],
+    caps: tuple[float | None, float | None],
+    block: Tensor,
+    tally: _Tally,
 ) -> None:
     """Add one block's positions. ``block``: (length,) tokens."""
     hidden = [hidden_states(model, block.unsqueeze(0))[0, :-1] for model in models]
@@ -167,8 +173,8 @@ def _score_block(
     for start in range(0, len(targets), CHUNK_TOKENS):
         part = slice(start, start + CHUNK_TOKENS)
         log_q, log_p = (
-            functional.log_softmax(functional.linear(states[part], head), dim=-1)
-            for states, head in zip(hidden, heads, strict=True)
+            functional.log_softmax(capped(functional.linear(states[part], head), cap), dim=-1)
+            for states, head, cap in zip(hidden, heads, caps, strict=True)
         )
         tally.candidate_nll -= float(log_q.gather(1, targets[part]).double().sum())
         tally.baseline_nll -= float(log_p.gather(1, targets[part]).double().sum())

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_recipe
-from tasks.compression.decoder import Decoder
+from tasks.compression.decoder import Call, Decoder
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.layerwise import batches_of, walk
 from tasks.compression.resuming import Partial
@@ -24,6 +25,7 @@ from tasks.compression.structured import (
     shape_of,
     smaller_config,
     smaller_shape,
+    stated,
 )
 from tasks.compression.writing import FolderWriter, as_stored
 from tasks.contracts import LayerReport
@@ -63,8 +65,9 @@ def slim_folder(
     check_recipe(source, prune=True)
     checkpoint = Checkpoint(source)
     check_calibration(checkpoint, tokens)
-    kept = smaller_shape(checkpoint.config, heads, channels, blocks)
-    return _Slimming(checkpoint, kept, damping).run(destination, tokens, partial)
+    config = stated(checkpoint)
+    kept = smaller_shape(config, heads, channels, blocks)
+    return _Slimming(checkpoint, config, kept, damping).run(destination, tokens, partial)
 
 
 @dataclass(frozen=True)
@@ -84,20 +87,21 @@ class _Cut:
 @dataclass(frozen=True)
 class _Slimming:
     checkpoint: Checkpoint
+    config: dict[str, Any]
     kept: Shape
     damping: float
 
     def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
         chosen = influential_blocks(self.checkpoint, tokens, self.kept.blocks)
         decoder = Decoder(self.checkpoint)
-        positions = decoder.positions(tokens.shape[1])
-        config = smaller_config(self.checkpoint.config, self.kept, chosen)
+        calls = decoder.calls(tokens.shape[1])
+        config = smaller_config(self.config, self.kept, chosen)
         with FolderWriter(self.checkpoint, destination, partial=partial, config=config) as writer:
             yield from walk(
                 writer,
                 len(chosen),
                 lambda: batches_of(decoder, tokens),
-                lambda number, batches: self._block(chosen[number], number, decoder, batches, positions, writer),
+                lambda number, batches: self._block(chosen[number], number, decoder, batches, calls, writer),
             )
             writer.write_outer({name: self.checkpoint.tensor(name) for name in self.checkpoint.outer_names()})
 
@@ -108,12 +112,12 @@ class _Slimming:
         number: int,
         decoder: Decoder,
         batches: list[Tensor],
-        positions: tuple[Tensor, Tensor],
+        calls: tuple[Call, ...],
         writer: FolderWriter,
     ) -> list[LayerReport]:
         """Slim block ``index`` of the source, which becomes block ``number``."""
         began = time.perf_counter()
-        entry, whole = self.checkpoint.architecture, shape_of(self.checkpoint.config)
+        entry, whole = self.checkpoint.architecture, shape_of(self.config)
         prefix = entry.block(index)
         layer = decoder.take_block(index)
         keep = {entry.heads_out: self.kept.groups, entry.channels_out: self.kept.channels}
@@ -122,7 +126,7 @@ class _Slimming:
 
         def change(group: tuple[str, ...], statistics: InputStatistics) -> None:
             (name,) = group
-            weight = layer.get_submodule(name).get_parameter("weight")
+            weight = entry.weight(layer.get_submodule(name))
             size = weight.shape[1] // structures[name]
             removal = remove_columns(weight, statistics, size, keep[name], self.damping)
             stored = as_stored(removal.weight, self.checkpoint.dtype(f"{prefix}.{name}.weight")).float()
@@ -130,7 +134,8 @@ class _Slimming:
             weight.copy_(stored)
             cuts[name] = _Cut(removal.kept, size, error, removal.fallback)
 
-        BlockPass(prefix, layer, ((entry.heads_out,), (entry.channels_out,)), change).run(batches, positions)
+        parts = ((entry.channels_out,),) if entry.heads is None else ((entry.heads_out,), (entry.channels_out,))
+        BlockPass(prefix, layer, parts, change).run(batches, calls[index])
         tensors = self._tensors(index, layer, cuts)
         renamed = {entry.block(number) + name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         writer.write_block(number, renamed)
@@ -139,34 +144,36 @@ class _Slimming:
     def _tensors(self, index: int, layer: nn.Module, cuts: dict[str, _Cut]) -> dict[str, Tensor]:
         """What is stored of a block, under the source's names: rows and columns of removed structures left out."""
         entry, prefix = self.checkpoint.architecture, self.checkpoint.architecture.block(index)
-        query, shared = entry.heads
+        _, shared = entry.heads or ((), ())
         rows = dict.fromkeys(entry.channels, cuts[entry.channels_out].rows)
-        rows |= dict.fromkeys(query, cuts[entry.heads_out].rows)
+        if entry.heads is not None:
+            rows |= dict.fromkeys(entry.heads[0], cuts[entry.heads_out].rows)
         tensors = {}
         for full in self.checkpoint.block_names(index):
             name, _, kind = full.removeprefix(f"{prefix}.").rpartition(".")
             tensor = self.checkpoint.tensor(full)
             if name in cuts and kind == "weight":
-                changed = layer.get_submodule(name).get_parameter("weight")
-                tensor = as_stored(changed[:, cuts[name].rows], tensor.dtype)
+                left = entry.weight(layer.get_submodule(name))[:, cuts[name].rows]
+                tensor = as_stored(left.T if entry.transposed else left, tensor.dtype)
             elif name in shared:
                 kept = cuts[entry.heads_out].kept
                 tensor = tensor[kept.repeat_interleave(tensor.shape[0] // len(kept))]
             elif name in rows:
-                tensor = tensor[rows[name]]
+                tensor = tensor[:, rows[name]] if entry.transposed and kind == "weight" else tensor[rows[name]]
             tensors[full] = tensor.contiguous()
         return tensors
 
     def _reports(
         self, prefix: str, tensors: dict[str, Tensor], cuts: dict[str, _Cut], seconds: float
     ) -> list[LayerReport]:
-        linears = self.checkpoint.architecture.linears
+        entry = self.checkpoint.architecture
+        linears = entry.linears
         return [
             LayerReport(
                 layer=f"{prefix}.{name}",
                 method="structured",
-                rows=(weight := tensors[f"{prefix}.{name}.weight"]).shape[0],
-                columns=weight.shape[1],
+                rows=(weight := tensors[f"{prefix}.{name}.weight"]).shape[int(entry.transposed)],
+                columns=weight.shape[int(not entry.transposed)],
                 sparsity=float((weight == 0).sum()) / weight.numel(),
                 bits=8.0 * weight.element_size(),
                 error=cuts[name].error if name in cuts else 0.0,

@@ -14,24 +14,10 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from tasks.errors import RefusedData
+from tasks.reader_contracts import Question
 
 NO_ANSWER = -100
 """Start and end of a window without the answer; torch's cross entropy ignores it."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question whose answer stands in ``context``.
-
-    Attributes:
-        answers: accepted ones, at least one; the first is what is learnt.
-        start: where the first begins, in characters of ``context``.
-    """
-
-    question: str
-    context: str
-    answers: tuple[str, ...]
-    start: int
 
 
 @dataclass(frozen=True)
@@ -58,14 +44,30 @@ class Windows:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def length(self) -> int:
+        """Tokens of a window."""
+        return self.tokens.shape[1]
+
 
 @dataclass(frozen=True)
 class AnswerScore:
-    """Shares, 0 to 1: of answers that are exactly right, and the mean overlap in words."""
+    """How well questions were answered.
+
+    Attributes:
+        exact_match, f1: 0 to 1, the share of answers that are exactly right, and the mean overlap in words.
+        questions: how many there were.
+        each_f1: question by question.
+        answers: what was answered.
+        seconds: that the model computed.
+    """
 
     exact_match: float
     f1: float
     questions: int
+    each_f1: tuple[float, ...] = ()
+    answers: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def cut_windows(tokenizer: Path, questions: Sequence[Question], *, length: int, stride: int) -> Windows:
@@ -155,11 +157,12 @@ def score_answers(answers: Sequence[str], questions: Sequence[Question]) -> Answ
     """Exact match and F1, the best over a question's accepted answers, means over questions (SQuAD's evaluate-v1.1.py,
     Rajpurkar et al. 2016, arXiv:1606.05250).
     """
-    exact = overlap = 0.0
+    exact, overlap = 0.0, []
     for answer, question in zip(answers, questions, strict=True):
         exact += max(float(normalised(answer) == normalised(right)) for right in question.answers)
-        overlap += max(word_f1(answer, right) for right in question.answers)
-    return AnswerScore(exact / len(questions), overlap / len(questions), len(questions))
+        overlap.append(max(word_f1(answer, right) for right in question.answers))
+    count = len(questions)
+    return AnswerScore(exact / count, sum(overlap) / count, count, tuple(overlap), tuple(answers))
 
 
 def normalised(text: str) -> str:

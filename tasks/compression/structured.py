@@ -23,7 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import AutoConfig
 
+from tasks.compression.architectures import (
+    architecture_name,
+    architecture_of,
+    block_count,
+    find_architecture,
+    size_name,
+    size_of,
+)
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.decoder import Decoder
 from tasks.compression.hessian import InputStatistics
@@ -51,8 +60,17 @@ class Shape:
 
 def shape_of(config: dict[str, Any]) -> Shape:
     """The shape that a config.json announces."""
-    groups = config.get("num_key_value_heads") or config["num_attention_heads"]
-    return Shape(int(groups), int(config["intermediate_size"]), int(config["num_hidden_layers"]))
+    groups = config.get("num_key_value_heads") or size_of(config, "num_attention_heads")
+    return Shape(int(groups), size_of(config, "intermediate_size"), block_count(config))
+
+
+def stated(checkpoint: Checkpoint) -> dict[str, Any]:
+    """config.json with what it leaves to the family's defaults and what would change with the shape: the width of a
+    head, and the kind of attention of each block.
+    """
+    whole = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    defaults = {name: getattr(whole, name, None) for name in ("head_dim", "layer_types")}
+    return {name: value for name, value in defaults.items() if value is not None} | checkpoint.config
 
 
 def smaller_shape(config: dict[str, Any], heads: float, channels: float, blocks: float) -> Shape:
@@ -61,9 +79,10 @@ def smaller_shape(config: dict[str, Any], heads: float, channels: float, blocks:
     A wide MLP keeps a multiple of 128 channels, a narrow one of 32: quantization groups divide what is left.
 
     Raises:
-        RefusedRecipe: a share is out of range, or nothing would be removed.
+        RefusedRecipe: a share is out of range, nothing would be removed, or the architecture cannot say what is left.
     """
     whole = shape_of(config)
+    _check_removable(config, heads, blocks)
     if not all(0 <= share < 1 for share in (heads, channels, blocks)):
         raise RefusedRecipe(
             "a share to remove is out of range",
@@ -99,9 +118,11 @@ def check_shares(folder: Path, heads: float, channels: float, blocks: float, gro
     Raises:
         RefusedRecipe: see ``smaller_shape``, or the group size does not divide what is left of a layer's columns.
     """
-    config = Checkpoint(folder).config
+    config = stated(Checkpoint(folder))
     left = smaller_config(config, smaller_shape(config, heads, channels, blocks), [])
-    widths = left["num_attention_heads"] * left["head_dim"], left["intermediate_size"]
+    widths = [size_of(left, "hidden_size"), size_of(left, "intermediate_size")]
+    if architecture_of(config).heads is not None:
+        widths[0] = left["num_attention_heads"] * left["head_dim"]
     uneven = [width for width in widths if group_size and width % group_size]
     if uneven:
         raise RefusedRecipe(
@@ -114,19 +135,41 @@ def check_shares(folder: Path, heads: float, channels: float, blocks: float, gro
 
 def smaller_config(config: dict[str, Any], kept: Shape, blocks: list[int]) -> dict[str, Any]:
     """``config`` with the kept shape; ``blocks`` are the kept blocks' numbers in the source, ascending."""
-    heads = int(config["num_attention_heads"])
     changed = config | {
-        "head_dim": config.get("head_dim") or int(config["hidden_size"]) // heads,
-        "num_attention_heads": heads // shape_of(config).groups * kept.groups,
-        "num_key_value_heads": kept.groups,
-        "intermediate_size": kept.channels,
-        "num_hidden_layers": kept.blocks,
+        size_name(config, "intermediate_size"): kept.channels,
+        size_name(config, "num_hidden_layers"): kept.blocks,
     }
+    if architecture_of(config).heads is not None:
+        heads = int(config["num_attention_heads"])
+        changed |= {
+            "head_dim": config.get("head_dim") or int(config["hidden_size"]) // heads,
+            "num_attention_heads": heads // shape_of(config).groups * kept.groups,
+            "num_key_value_heads": kept.groups,
+        }
     if config.get("layer_types") and blocks:
         changed["layer_types"] = [config["layer_types"][index] for index in blocks]
     if blocks and len(blocks) < shape_of(config).blocks:
         changed[KEPT_BLOCKS] = blocks  # distillation compares hidden states with the blocks that these came from
     return changed
+
+
+def _check_removable(config: dict[str, Any], heads: float, blocks: float) -> None:
+    name, entry = architecture_name(config), find_architecture(config)
+    if heads and entry is not None and entry.heads is None:
+        raise RefusedRecipe(
+            f"structured pruning cannot remove attention heads of {name}: its config.json has no width of a head, so "
+            "fewer heads of the same width cannot be said",
+            observed=f"heads {heads:g}",
+            limit="0 for this architecture",
+            remedy="set heads to 0 and remove channels or blocks",
+        )
+    if blocks and config.get("scale_attn_by_inverse_layer_idx"):
+        raise RefusedRecipe(
+            f"structured pruning cannot remove blocks of this {name}: each one's attention is scaled by its number",
+            observed="scale_attn_by_inverse_layer_idx = true",
+            limit="blocks that do not know their number",
+            remedy="set blocks to 0 and remove channels",
+        )
 
 
 @dataclass(frozen=True)
@@ -190,14 +233,13 @@ def influential_blocks(checkpoint: Checkpoint, tokens: Tensor, keep: int) -> lis
     if keep == checkpoint.blocks:
         return list(range(keep))
     decoder = Decoder(checkpoint)
-    positions = decoder.positions(tokens.shape[1])
+    calls = decoder.calls(tokens.shape[1])
     states = list(decoder.embed(tokens).split(8))
     influence = []
     for index in range(checkpoint.blocks):
         layer, cosine = decoder.take_block(index), 0.0
         for number, before in enumerate(states):
-            output = layer(before, position_embeddings=positions)
-            states[number] = output[0] if isinstance(output, tuple) else output
+            states[number] = calls[index](layer, before)
             cosine += float(functional.cosine_similarity(before, states[number], dim=-1).double().sum())
         influence.append(1 - cosine / tokens.numel())
     return sorted(torch.tensor(influence).topk(keep).indices.tolist())

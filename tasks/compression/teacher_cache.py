@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from tasks.compression.heads import capped
 from tasks.compression.losses import CHUNK_TOKENS, LargestLogits
 from tasks.compression.resuming import Partial
 
@@ -43,10 +44,11 @@ class TeacherCache:
         partial: the folder; shards that it says are finished are used as they are.
         top_k: tokens kept a position, below the vocabulary.
         temperature: of the loss.
+        cap: of the teacher's logits, see ``heads``.
     """
 
-    def __init__(self, partial: Partial, *, top_k: int, temperature: float) -> None:
-        self._partial, self._top_k, self._temperature = partial, top_k, temperature
+    def __init__(self, partial: Partial, *, top_k: int, temperature: float, cap: float | None = None) -> None:
+        self._partial, self._top_k, self._temperature, self._cap = partial, top_k, temperature, cap
 
     @property
     def bytes(self) -> int:
@@ -103,7 +105,8 @@ class TeacherCache:
         """Of one block's positions, in chunks; see ``LargestLogits``."""
         parts = []
         for states in hidden.split(CHUNK_TOKENS):
-            log_p = functional.log_softmax(functional.linear(states, head).div_(self._temperature), dim=-1)
+            logits = capped(functional.linear(states, head), self._cap)
+            log_p = functional.log_softmax(logits.div_(self._temperature), dim=-1)
             top = log_p.topk(self._top_k, dim=-1)
             rest = log_p.scatter_(1, top.indices, -torch.inf).logsumexp(1)
             parts.append((top.indices, top.values.clamp_min(LEAST), rest.clamp_min(LEAST)))

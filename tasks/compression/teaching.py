@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.divergences import DIVERGENCES, DivergenceName
+from tasks.compression.heads import head_cap
 from tasks.compression.hidden_matching import Taps, hidden_loss, matching_blocks
 from tasks.compression.loading import head_weight, hidden_states, load_for_compute
 from tasks.compression.losses import DistillationLoss, distillation_loss, distillation_loss_from_largest
 from tasks.compression.resuming import Partial
 from tasks.compression.teacher_cache import TeacherCache
+from tasks.compression.training_loop import Lesson
 from tasks.errors import RefusedRecipe
 
 
@@ -81,6 +83,11 @@ class Headed:
     model: PreTrainedModel
     head: Tensor
 
+    @property
+    def cap(self) -> float | None:
+        """Of its logits, see ``heads``."""
+        return head_cap(self.model.config)
+
     @classmethod
     def load(cls, folder: Path) -> Headed:
         model = load_for_compute(folder)
@@ -89,15 +96,6 @@ class Headed:
     def states(self, tokens: Tensor) -> Tensor:
         """What the head reads where a next token is known, (blocks · (length - 1), width)."""
         return hidden_states(self.model, tokens)[:, :-1].flatten(0, 1)
-
-
-class Lesson(NamedTuple):
-    """Scalars: ``total`` carries the gradient; ``soft``, ``hard`` and ``hidden`` are its parts before weighting."""
-
-    total: Tensor
-    soft: Tensor
-    hard: Tensor
-    hidden: Tensor
 
 
 class Teaching(Protocol):
@@ -126,7 +124,9 @@ def teaching(
         return
     with tempfile.TemporaryDirectory(prefix="slimline-teacher-") as passing:
         kept = Partial(Path(passing) if partial is None else partial.folder / "teacher")
-        cache = TeacherCache(kept, top_k=terms.cached_top_k, temperature=terms.temperature)
+        # The teacher is the student's origin or has its architecture; it is loaded only when answers are missing.
+        cap = head_cap(AutoConfig.from_pretrained(teacher, local_files_only=True, trust_remote_code=False))
+        cache = TeacherCache(kept, top_k=terms.cached_top_k, temperature=terms.temperature, cap=cap)
         cache.fill(tokens, lambda: _answers(Headed.load(teacher)))
         yield _Kept(cache, terms)
 
@@ -165,6 +165,7 @@ class _Beside:
             temperature=terms.temperature,
             hard_share=terms.hard_share,
             divergence=terms.divergence,
+            caps=(student.cap, self._teacher.cap),
         )
         if self._taps is None:
             return _without_hidden(loss)
@@ -188,6 +189,7 @@ class _Kept:
             temperature=self.terms.temperature,
             hard_share=self.terms.hard_share,
             divergence=self.terms.divergence,
+            cap=student.cap,
         )
         return _without_hidden(loss)
 

@@ -177,7 +177,7 @@ def make_trainable(model: PreTrainedModel, checkpoint: Checkpoint) -> Trainable:
         elif bool((layer.weight == 0).any()):
             masks[f"{name}.weight"] = layer.weight != 0
     for name, parameter in model.named_parameters():
-        inner = name.startswith((architecture.blocks + ".", architecture.norm + "."))
+        inner = name.startswith((f"{architecture.blocks}.", f"{architecture.norm}."))
         if inner and not name.endswith(".gain"):
             dense[name] = parameter
     trainable = Trainable(scaled, dense, masks)

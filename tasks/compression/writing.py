@@ -164,7 +164,7 @@ class FolderWriter:
         config["dtype"] = str(widest).removeprefix("torch.")
         config.pop("quantization_config", None)
         if self._packing is not None:
-            config["quantization_config"] = self._packing.to_config((self._source.architecture.head,))
+            config["quantization_config"] = self._packing.to_config(self._source.architecture.outside)
         return config
 
 

@@ -2,7 +2,8 @@
 
 Contract: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html. ``GET /ping`` answers
 200 only after a real token has been generated, and 503 when the model is loading, broken or stuck. ``POST
-/invocations`` takes the JSON of the Hugging Face container. One thread owns the model, so ``/ping`` answers while it
+/invocations`` takes the JSON of the Hugging Face container, for generating text or for answering questions, as the
+model's head has it. One thread owns the model, so ``/ping`` answers while it
 generates. SIGTERM drains and exits.
 
 Environment: SM_MODEL_DIR, SAGEMAKER_BIND_TO_PORT, SLIMLINE_BIND_HOST, SLIMLINE_THREADS, SLIMLINE_MAX_NEW_TOKENS,
@@ -25,7 +26,8 @@ from typing import Any, NoReturn
 
 import uvicorn
 
-from tasks.serving.payload import MAX_BODY, BadRequest, parse, too_large
+from tasks.serving.payload import MAX_BODY, BadRequest, Request, parse, too_large
+from tasks.serving.reader_payload import QuestionRequest, parse_questions, reads_questions
 from tasks.serving.worker import Busy, Failed, Worker
 
 log = logging.getLogger("slimline.container")
@@ -71,6 +73,7 @@ class Container:
         self.worker = worker
         self.options = options
         self._invocations = 0
+        self._reads_questions = reads_questions(options.model_dir)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,15 +96,22 @@ class Container:
             body = await _body(headers.get("content-length"), receive)
             if self._faulty():
                 return 500, {"error": "rehearsed fault: SLIMLINE_FAULT_ERROR_SHARE is set"}
-            request = parse(body, headers.get("content-type", ""), self.options.max_new_tokens)
-            texts = await self.worker.ask(request, gone=_disconnected(receive))
+            request = self._parse(body, headers.get("content-type", ""))
+            answers = await self.worker.ask(request, gone=_disconnected(receive))
         except BadRequest as bad:
             return bad.status, bad.body()
         except Busy as busy:
             return 503, _error("queue", str(busy), f"{self.options.max_waiting} waiting requests")
         except Failed as failed:
             return 500, {"error": str(failed)}
-        return 200, [{"generated_text": text} for text in texts]
+        if isinstance(request, QuestionRequest):
+            return 200, answers[0] if request.single else answers
+        return 200, [{"generated_text": text} for text in answers]
+
+    def _parse(self, body: bytes, content_type: str) -> Request | QuestionRequest:
+        if self._reads_questions:
+            return parse_questions(body, content_type)
+        return parse(body, content_type, self.options.max_new_tokens)
 
     def _faulty(self) -> bool:
         """Errors spread evenly: of the first n requests exactly floor(n · share) fail."""

@@ -50,6 +50,17 @@ def parse(body: bytes, content_type: str, max_new_tokens: int) -> Request:
     Raises:
         BadRequest: with the field, what was observed, and what would have been accepted.
     """
+    document = read_object(body, content_type)
+    check_known("", document, {"inputs", "parameters"})
+    return Request(prompts=_prompts(document.get("inputs")), **_parameters(document.get("parameters"), max_new_tokens))
+
+
+def read_object(body: bytes, content_type: str) -> dict[str, Any]:
+    """The JSON object that a request's body is.
+
+    Raises:
+        BadRequest: it is too large, of another type, or none.
+    """
     if len(body) > MAX_BODY:
         raise too_large(len(body))
     kind = content_type.partition(";")[0].strip().lower()
@@ -58,8 +69,17 @@ def parse(body: bytes, content_type: str, max_new_tokens: int) -> Request:
     document = _json(body)
     if not isinstance(document, dict):
         raise BadRequest("body", type(document).__name__, 'an object: {"inputs": ..., "parameters": {...}}')
-    _known("", document, {"inputs", "parameters"})
-    return Request(prompts=_prompts(document.get("inputs")), **_parameters(document.get("parameters"), max_new_tokens))
+    return document
+
+
+class Model(Protocol):
+    """What the container's worker asks of a loaded folder. Not thread-safe: one thread owns it."""
+
+    def check(self) -> None:
+        """Do the real work once; raises when the model cannot."""
+
+    def generate(self, request: Any, stop: Callable[[], bool]) -> list[Any]:
+        """An answer an input, in order. Raises BadRequest and Interrupted."""
 
 
 class TextModel(Protocol):
@@ -123,7 +143,7 @@ def _prompts(value: Any) -> tuple[str, ...]:
             raise BadRequest(field, type(prompt).__name__, "a string")
         if not prompt:
             raise BadRequest(field, "an empty string", "at least one character")
-        _utf8(field, prompt)
+        check_text(field, prompt)
     return tuple(prompts)
 
 
@@ -133,28 +153,30 @@ def _parameters(value: Any, cap: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest("parameters", type(value).__name__, "an object")
     allowed = {"max_new_tokens", "temperature", "top_p", "do_sample", "return_full_text", "stop", "seed"}
-    _known("parameters.", value, allowed)
+    check_known("parameters.", value, allowed)
     given = {name: item for name, item in value.items() if item is not None}
     sampling = "temperature" in given or "top_p" in given
     return {
-        "max_new_tokens": _integer("max_new_tokens", given.get("max_new_tokens", min(20, cap)), 1, cap),
+        "max_new_tokens": check_integer("max_new_tokens", given.get("max_new_tokens", min(20, cap)), 1, cap),
         # As in Hugging Face's server: naming a temperature or a top_p asks for sampling, unless do_sample says no.
         "do_sample": _boolean("do_sample", given.get("do_sample", sampling)),
         "temperature": _number("temperature", given.get("temperature", 1.0), 100.0),
         "top_p": _number("top_p", given.get("top_p", 1.0), 1.0),
         "stop": _stop(given.get("stop", [])),
         "return_full_text": _boolean("return_full_text", given.get("return_full_text", True)),
-        "seed": _integer("seed", given["seed"], 0, 2**63 - 1) if "seed" in given else None,
+        "seed": check_integer("seed", given["seed"], 0, 2**63 - 1) if "seed" in given else None,
     }
 
 
-def _known(prefix: str, document: dict[str, Any], allowed: set[str]) -> None:
+def check_known(prefix: str, document: dict[str, Any], allowed: set[str]) -> None:
+    """Refuse a field that is not one of ``allowed``."""
     for name in document:
         if name not in allowed:
             raise BadRequest(f"{prefix}{name}", "unknown field", f"one of {', '.join(sorted(allowed))}")
 
 
-def _integer(name: str, value: Any, low: int, high: int) -> int:
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
+    """Parameter ``name`` when it is an integer from ``low`` to ``high``; BadRequest otherwise."""
     # bool is an int in Python; true is no number of tokens.
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise BadRequest(f"parameters.{name}", repr(value), f"an integer from {low} to {high}")
@@ -178,11 +200,12 @@ def _stop(value: Any) -> tuple[str, ...]:
     if not isinstance(stops, list) or len(stops) > 8 or not all(isinstance(item, str) and item for item in stops):
         raise BadRequest("parameters.stop", repr(value), "at most 8 non-empty strings")
     for item in stops:
-        _utf8("parameters.stop", item)
+        check_text("parameters.stop", item)
     return tuple(stops)
 
 
-def _utf8(field: str, text: str) -> None:
+def check_text(field: str, text: str) -> None:
+    """Refuse what JSON can hold and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.serving.payload import BadRequest, Interrupted, Request, TextModel
+from tasks.serving.payload import BadRequest, Interrupted, Model, Request
+from tasks.serving.reader_payload import QuestionRequest, reads_questions
 
 log = logging.getLogger("slimline.container")
 
@@ -30,16 +31,16 @@ class Failed(Exception):
 
 @dataclass
 class _Job:
-    request: Request
+    request: Request | QuestionRequest
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[Any]  # list[str]
+    answer: asyncio.Future[Any]  # an answer an input
     abandoned: bool = False
     deadline: float = field(default_factory=lambda: time.monotonic() + RESPONSE_SECONDS)
 
     def over(self) -> bool:
         return self.abandoned or time.monotonic() > self.deadline
 
-    def settle(self, outcome: list[str] | Exception) -> None:
+    def settle(self, outcome: list[Any] | Exception) -> None:
         def set_now() -> None:
             if self.answer.done():
                 return
@@ -84,7 +85,7 @@ class Worker:
     def generating(self) -> bool:
         return self._busy_since is not None
 
-    async def ask(self, request: Request, gone: Awaitable[None]) -> list[str]:
+    async def ask(self, request: Request | QuestionRequest, gone: Awaitable[None]) -> list[Any]:
         """Queue ``request`` and wait. ``gone`` ends when the client hangs up; its work is then dropped.
 
         Raises:
@@ -107,8 +108,8 @@ class Worker:
                 await asyncio.wait({job.answer, watcher}, return_when=asyncio.FIRST_COMPLETED)
                 if not job.answer.done():
                     raise Failed("the client hung up")
-                texts: list[str] = job.answer.result()
-                return texts
+                answers: list[Any] = job.answer.result()
+                return answers
             finally:
                 self._waiting -= 1
         finally:
@@ -132,7 +133,7 @@ class Worker:
             finally:
                 self._busy_since = None
 
-    def _load(self) -> TextModel | None:
+    def _load(self) -> Model | None:
         try:
             if not (self._folder / "config.json").is_file():
                 raise FileNotFoundError("config.json: not a Hugging Face model folder")
@@ -149,7 +150,7 @@ class Worker:
         log.info("ready: %s", self._folder)
         return generator
 
-    def _model_failed(self, generator: TextModel, job: _Job, error: Exception) -> None:
+    def _model_failed(self, generator: Model, job: _Job, error: Exception) -> None:
         if isinstance(error, Interrupted):
             job.settle(Failed(f"no answer within {RESPONSE_SECONDS} s: ask for fewer tokens"))
             return
@@ -162,8 +163,9 @@ class Worker:
             log.error("%s", self._reason)
 
 
-def open_model(folder: Path, threads: int) -> TextModel:
-    """Load ``folder``: with ONNX Runtime when it holds an exported graph, with torch otherwise.
+def open_model(folder: Path, threads: int) -> Model:
+    """Load ``folder``: with ONNX Runtime when it holds an exported graph, with torch otherwise; a reader when its head
+    answers questions.
 
     Raises whatever loading raises.
     """
@@ -177,4 +179,8 @@ def open_model(folder: Path, threads: int) -> TextModel:
     from tasks.serving.generator import Generator
 
     torch.set_num_threads(threads)
+    if reads_questions(folder):
+        from tasks.serving.reader import Reader
+
+        return Reader(folder)
     return Generator(folder)

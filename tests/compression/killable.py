@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tasks.compression import distillation
+from tasks.compression import training_loop
 from tasks.compression.distillation import distill_folder
 from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.compression.resuming import Partial
@@ -40,7 +40,7 @@ def work(stage: str, home: Path, out: Path, partial: Partial | None) -> Iterator
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    distillation.SAVE_SECONDS = 0.0
+    training_loop.SAVE_SECONDS = 0.0
     stage, home, out, folder = sys.argv[1], *map(Path, sys.argv[2:])
     partial = Partial(folder, lambda done: print(f"resumed {done}", flush=True))
     print("ready", flush=True)

@@ -54,8 +54,8 @@ def test_a_tied_head_that_is_stored_twice_counts_once(copy: Path) -> None:
 
 
 def test_an_unknown_architecture_is_refused(copy: Path) -> None:
-    edit(copy / "config.json", architectures=["GPT2LMHeadModel"])
-    with pytest.raises(RefusedModel, match="GPT2LMHeadModel"):
+    edit(copy / "config.json", architectures=["BloomForCausalLM"])
+    with pytest.raises(RefusedModel, match="BloomForCausalLM"):
         check_supported(copy)
 
 

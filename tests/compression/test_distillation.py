@@ -13,10 +13,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tasks.compression.checkpoint import Checkpoint, describe
-from tasks.compression.distillation import StepResult, distill_folder
+from tasks.compression.distillation import distill_folder
 from tasks.compression.loading import load_for_compute
 from tasks.compression.packing import PackedLinear
 from tasks.compression.trainable import ScaledLinear, make_trainable
+from tasks.compression.training_loop import StepResult
 from tasks.errors import RefusedData, RefusedModel, RefusedRecipe, SlimlineError
 from tests.compression.small import LINEARS, blocks, perturb, prune, quantize, write_llama
 
@@ -114,7 +115,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 def test_order_of_parts_does_not_change_the_batch(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch worked through block by block is the batch worked through at once."""
     whole = distill(home, "packed", tmp_path / "whole", epochs=1, batch_blocks=4)
-    monkeypatch.setattr("tasks.compression.distillation.MICRO_TOKENS", 24)
+    monkeypatch.setattr("tasks.compression.training_loop.MICRO_TOKENS", 24)
     parts = distill(home, "packed", tmp_path / "parts", epochs=1, batch_blocks=4)
     assert [r.loss for r in parts] == pytest.approx([r.loss for r in whole], rel=1e-4)
     assert [r.grad_norm for r in parts] == pytest.approx([r.grad_norm for r in whole], rel=1e-3)

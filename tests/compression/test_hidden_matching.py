@@ -11,9 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.compression.checkpoint import describe
-from tasks.compression.distillation import StepResult, distill_folder
+from tasks.compression.distillation import distill_folder
 from tasks.compression.hidden_matching import Taps, hidden_loss, matching_blocks
 from tasks.compression.loading import load_for_compute
+from tasks.compression.training_loop import StepResult
 from tasks.errors import RefusedModel, RefusedRecipe
 from tests.compression.small import blocks, perturb, quantize, write_llama
 

@@ -57,9 +57,9 @@ def our_logits(folder: Path, tokens: Tensor) -> Tensor:
     """Of the folder as the engine reads it: our dequantized weights, block by block."""
     checkpoint = Checkpoint(folder)
     decoder = Decoder(checkpoint)
-    states, positions = decoder.embed(tokens), decoder.positions(tokens.shape[1])
+    states, calls = decoder.embed(tokens), decoder.calls(tokens.shape[1])
     for index in range(checkpoint.blocks):
-        states = decoder.take_block(index)(states, position_embeddings=positions)
+        states = calls[index](decoder.take_block(index), states)
     scale = torch.rsqrt(states.square().mean(-1, keepdim=True) + float(checkpoint.config["rms_norm_eps"]))
     head = "model.embed_tokens.weight" if checkpoint.tied else "lm_head.weight"
     return states * scale * checkpoint.values("model.norm.weight") @ checkpoint.values(head).T

@@ -81,6 +81,20 @@ def test_chunked_equals_plain(
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("caps", [(2.0, None), (1.5, 3.0)])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_capped_logits(inputs: dict[str, Tensor], caps: tuple[float, float | None], temperature: float) -> None:
+    leaves = [inputs["student_hidden"], inputs["student_head"]]
+    student, teacher = leaves[0] @ leaves[1].T, inputs["teacher_hidden"] @ inputs["teacher_head"].T
+    student = caps[0] * torch.tanh(student / caps[0])
+    teacher = teacher if caps[1] is None else caps[1] * torch.tanh(teacher / caps[1])
+    plain = plain_loss(student, teacher, inputs["targets"], temperature, 0.2, "forward_kl")
+    wanted = torch.autograd.grad(plain[0], leaves)
+    found = distillation_loss(**inputs, temperature=temperature, hard_share=0.2, chunk_tokens=7, caps=caps)
+    torch.testing.assert_close(tuple(found), plain)
+    torch.testing.assert_close(torch.autograd.grad(found.total, leaves), wanted)
+
+
 def test_head_without_gradient_gets_none(inputs: dict[str, Tensor]) -> None:
     inputs["student_head"] = inputs["student_head"].detach()
     loss = distillation_loss(**inputs, temperature=2.0, hard_share=0.1)

@@ -10,13 +10,13 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering
 
-from benchmarks.synthetic_questions import LENGTH, make_questions, write_encoder
-from tasks.compression import question_answering
-from tasks.compression.distillation import StepResult
+from tasks.compression import training_loop
 from tasks.compression.encoder_students import keep_encoder_blocks
 from tasks.compression.question_answering import distill_reader, evaluate_reader, span_loss
 from tasks.compression.resuming import Partial
 from tasks.compression.spans import NO_ANSWER
+from tasks.compression.synthetic_questions import LENGTH, make_questions, write_encoder
+from tasks.compression.training_loop import StepResult
 from tasks.errors import RefusedModel, RefusedRecipe, SlimlineError
 
 RECIPE: dict[str, Any] = {
@@ -106,7 +106,7 @@ def test_windows_without_answers_teach_nothing_hard() -> None:
 def test_stopped_anywhere_it_ends_with_the_same_bytes(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(question_answering, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "SAVE_SECONDS", 0.0)
     recipe = RECIPE | {"epochs": 1}
     questions = make_questions(96, seed=1, facts=1, places=1)
 

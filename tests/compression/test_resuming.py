@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.compression import distillation
+from tasks.compression import training_loop
 from tasks.compression.resuming import MANIFEST, Partial
 from tests.compression.killable import work
 from tests.compression.small import perturb, quantize, write_llama
@@ -93,7 +93,7 @@ def test_killed_at_random_places_it_ends_with_the_same_bytes(
 def test_every_place_to_stop_at_gives_the_same_bytes(
     home: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "SAVE_SECONDS", 0.0)
     expected = [files(whole(home, stage, tmp_path / "whole"))]
     for stop in (1, 8, 15, 22):
         resumed: list[int] = []

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.synthetic_questions import make_questions, write_encoder
 from tasks.compression.spans import (
     NO_ANSWER,
-    Question,
     Windows,
     best_answers,
     cut_windows,
@@ -18,7 +16,9 @@ from tasks.compression.spans import (
     score_answers,
     word_f1,
 )
+from tasks.compression.synthetic_questions import make_questions, write_encoder
 from tasks.errors import RefusedData
+from tasks.reader_contracts import Question
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.compression import distillation
-from tasks.compression.distillation import StepResult, distill_folder
+from tasks.compression import training_loop
+from tasks.compression.distillation import distill_folder
 from tasks.compression.losses import LargestLogits
 from tasks.compression.resuming import Partial
 from tasks.compression.teacher_cache import TeacherCache
 from tasks.compression.teaching import Headed
+from tasks.compression.training_loop import StepResult
 from tests.compression.small import blocks, perturb, write_llama
 
 K, COUNT, LENGTH = 6, 40, 24
@@ -137,7 +138,7 @@ def test_a_cache_teaches_almost_as_the_teacher_beside(home: Path, tmp_path: Path
 def test_every_place_to_stop_at_gives_the_same_bytes(
     home: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "SAVE_SECONDS", 0.0)
     whole = distill(home, tmp_path / "whole", **options)
     assert len(whole) == 15
     for stop in (1, 7, 14):

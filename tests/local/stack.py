@@ -98,7 +98,7 @@ class Deck:
         """Wait until nothing is under way."""
         return until(
             lambda: self.describe(endpoint),
-            lambda seen: seen["EndpointStatus"] not in ("Creating", "Updating", "Deleting"),
+            lambda seen: seen["EndpointStatus"] not in ("Creating", "Updating", "Deleting", "SystemUpdating"),
             seconds,
         )
 

@@ -99,8 +99,8 @@ def test_bad_configurations(deck: Deck) -> None:
         "ServerlessConfig": {"MemorySizeInMB": 2048, "MaxConcurrency": 1},
     }
     refused(create(serverless), "ServerlessConfig", "NotImplementedException", 501)
-    shadow = {"ShadowProductionVariants": [variant("s", model)]}
-    refused(create(variant("a", model), **shadow), "ShadowProductionVariants", "NotImplementedException", 501)
+    shadows = {"ShadowProductionVariants": [variant("s", model), variant("t", model)]}
+    refused(create(variant("a", model), **shadows), "exactly one production variant and one shadow|max|length")
     assert deck.sagemaker.list_endpoint_configs(NameContains="refused-config")["EndpointConfigs"] == []
 
 

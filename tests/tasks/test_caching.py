@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
+from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
@@ -60,6 +62,18 @@ def test_why_names_the_part_that_changed(home: Path) -> None:
     key({"recipe": PruneRecipe(sparsity=0.2)})
     assert caching.why("prune") == []
     key({"recipe": PruneRecipe(sparsity=0.5)})
+    assert caching.why("prune") == ["inputs.recipe.sparsity: 0.2 → 0.5"]
+
+
+def test_why_passes_over_the_retries_of_one_task_run(home: Path) -> None:
+    def asked(run: UUID, sparsity: float) -> None:
+        context: TaskRunContext = TaskRunContext.model_construct(task_run=TaskRun.model_construct(id=run))
+        StageKey(stage="prune", modules=()).compute_key(context, {"recipe": PruneRecipe(sparsity=sparsity)}, {})
+
+    asked(uuid4(), 0.2)
+    tried_twice = uuid4()
+    asked(tried_twice, 0.5)
+    asked(tried_twice, 0.5)
     assert caching.why("prune") == ["inputs.recipe.sparsity: 0.2 → 0.5"]
 
 

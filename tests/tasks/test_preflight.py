@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.engines import engines_of, statistics_are_of_use
-from tasks.errors import RefusedRecipe
-from tasks.preflight import check_recipe
+from tasks.errors import RefusedModel, RefusedRecipe
+from tasks.preflight import check_architecture, check_recipe
 from tasks.recipes import Recipe
+from tests.compression.families import write_family
 
 
 @pytest.mark.parametrize(
@@ -94,3 +96,13 @@ def test_statistics_are_kept_only_for_an_engine_that_takes_them() -> None:
     assert statistics_are_of_use(Recipe())
     assert not statistics_are_of_use(Recipe.model_validate({"quantize": LLM | {"method": "awq"}}))
     assert not statistics_are_of_use(Recipe.model_validate({"prune": LLM}))
+
+
+def test_what_an_architecture_cannot_do_is_refused_by_its_name(tmp_path: Path) -> None:
+    gpt2, reader = write_family("gpt2", tmp_path / "gpt2"), write_family("bert", tmp_path / "bert")
+    pruning = Recipe.model_validate({"order": ("prune", "distill")})
+    check_architecture(pruning, gpt2)
+    with pytest.raises(RefusedRecipe, match="GPT2LMHeadModel"):
+        check_architecture(Recipe.model_validate({"order": ("prune", "quantize")}), gpt2)
+    with pytest.raises(RefusedModel, match="BertForQuestionAnswering"):
+        check_architecture(pruning, reader)

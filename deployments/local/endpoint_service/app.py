@@ -12,6 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from urllib.parse import parse_qs
 
 import aiohttp
@@ -19,6 +20,7 @@ import aiohttp
 from deployments.local.endpoint_service import pages, validation
 from deployments.local.endpoint_service.asgi import Gone, Receive, Scope, Send, TooLarge, read_body
 from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.faults import BadFault, Faults
 from deployments.local.endpoint_service.moto_backend import Moto
 from deployments.local.endpoint_service.router import MAX_BODY, Router, too_large
 from deployments.local.endpoint_service.wire import (
@@ -44,7 +46,17 @@ _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request
 _OURS = ("sagemaker", "monitoring", "application-autoscaling")  # signing names that never reach moto
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|[a-z0-9.-]+\.localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 
+_READING = ("Describe", "List", "Get")
+
 Operations = dict[str, Callable[[Json], Json]]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Called after a request that may have changed something: of ours, of what moto does."""
+
+    ours: Callable[[], None]
+    s3: Callable[[], None]
 
 
 class App:
@@ -58,12 +70,16 @@ class App:
         router: Router,
         moto: Moto,
         own: Callable[[str], Answer],
+        faults: Faults,
+        changes: Changes,
     ) -> None:
         self._clock = clock
         self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
         self._router = router
         self._moto = moto
         self._own = own
+        self._faults = faults
+        self._changes = changes
         self._label = f"speed={clock.speed:g}".encode()  # every answer says that this is not AWS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,6 +96,8 @@ class App:
             return
         if answer is None:
             await self._forward(scope, receive, send)
+            if scope["method"] in ("PUT", "POST", "DELETE"):
+                self._changes.s3()
         else:
             await self._send(send, answer, head=scope["method"] == "HEAD")
 
@@ -98,7 +116,7 @@ class App:
         """Our answer, or None for moto's."""
         path, target = scope["path"], headers.get("x-amz-target", "")
         if path == "/_slimline" or path.startswith("/_slimline/"):
-            return self._own(path) if scope["method"] in ("GET", "HEAD") else pages.text(405, "GET only\n")
+            return await self._admin(scope["method"], path, headers, receive)
         prefix, _, operation = target.partition(".")
         if prefix in _SERVICES:
             body = await read_body(headers, receive, _LIMIT)
@@ -112,17 +130,37 @@ class App:
             raise not_implemented(await _named(scope, headers, receive, service))
         return None
 
+    async def _admin(self, method: str, path: str, headers: dict[str, str], receive: Receive) -> Answer:
+        """``/_slimline/``: pages to read, and faults to add and take back."""
+        if method in ("GET", "HEAD"):
+            return self._own(path)
+        kind, _, name = path.removeprefix("/_slimline").strip("/").partition("/")
+        if kind != "faults" or method not in ("POST", "DELETE"):
+            return pages.text(405, "GET only; POST and DELETE for /_slimline/faults\n")
+        if method == "DELETE":
+            return json_answer({}, REST) if self._faults.remove(name) else pages.text(404, "no such fault\n")
+        body = await read_body(headers, receive, _LIMIT)
+        try:
+            return json_answer(asdict(self._faults.add(_parsed(body))), REST, 201)
+        except BadFault as error:
+            return json_answer({"error": str(error)}, REST, 400)
+
     def _operation(self, prefix: str, operation: str, body: bytes) -> Answer:
         content_type = JSON_1_0 if prefix == _CLOUDWATCH else JSON_1_1
         try:
             run = self._operations[prefix].get(operation)
             if run is None:
                 raise not_implemented(f"{prefix}.{operation}")
+            if self._faults.hit("throttling", operation=operation):
+                raise AwsError("ThrottlingException", "Rate exceeded")
             request = _parsed(body)
             code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
             validation.check(_SERVICES[prefix], operation, request, code)
             present = {name: value for name, value in request.items() if value is not None}
-            return json_answer(run(present), content_type)
+            answer = json_answer(run(present), content_type)
+            if not operation.startswith(_READING):
+                self._changes.ours()
+            return answer
         except AwsError as error:
             return error_answer(error, content_type)
 
@@ -160,6 +198,10 @@ class App:
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
         headers.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        if answer.broken:
+            half = answer.body[: len(answer.body) // 2]
+            await send({"type": "http.response.body", "body": half, "more_body": True})
+            return  # the server closes the connection: less has come than was announced
         await send({"type": "http.response.body", "body": b"" if head else answer.body})
 
 

@@ -29,6 +29,14 @@ class Clock:
         """Virtual seconds since the epoch."""
         return self._start + (self._monotonic() - self._origin) * self.speed
 
+    def advance_to(self, seconds: float) -> None:
+        """Never behind a time that was shown before."""
+        self.jump(max(0.0, seconds - self.now()))
+
+    def jump(self, seconds: float) -> None:
+        """Go forward at once, as a machine's clock does when it is set."""
+        self._start += seconds
+
     async def sleep(self, seconds: float) -> None:
         """Sleep that many virtual seconds."""
         await asyncio.sleep(max(0.0, seconds) / self.speed)

@@ -72,7 +72,7 @@ class Control:
         arn = self._state.arn("endpoint-config", name)
         if name in self._state.configs:
             raise invalid(f'Cannot create already existing endpoint configuration "{arn}".')
-        for variant in request["ProductionVariants"]:
+        for variant in (*request["ProductionVariants"], *request.get("ShadowProductionVariants", [])):
             self._state.model(variant["ModelName"])
         self._state.set_tags(arn, request.get("Tags", []))
         self._state.configs[name] = EndpointConfig(name, arn, self._clock.now(), request)
@@ -81,11 +81,16 @@ class Control:
     def describe_endpoint_config(self, request: Json) -> Json:
         config = self._state.config(request["EndpointConfigName"])
         shown = {key: value for key, value in config.request.items() if key != "Tags"}
-        variants = [{"InitialVariantWeight": 1.0, **variant} for variant in config.variants]
+        kinds = {"ProductionVariants": config.variants, "ShadowProductionVariants": config.shadows}
+        variants = {
+            kind: [{"InitialVariantWeight": 1.0, **variant} for variant in found]
+            for kind, found in kinds.items()
+            if found
+        }
         return {
             "EnableNetworkIsolation": False,
             **shown,
-            "ProductionVariants": variants,
+            **variants,
             "EndpointConfigArn": config.arn,
             "CreationTime": epoch(config.created),
         }

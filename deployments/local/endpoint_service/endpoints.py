@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import replace
 
 from deployments.local.endpoint_service import rules
 from deployments.local.endpoint_service.alarms import AlarmBook
@@ -14,10 +13,12 @@ from deployments.local.endpoint_service.fleets import Fleet, FleetFailed, Tools
 from deployments.local.endpoint_service.paging import page
 from deployments.local.endpoint_service.rollout import Rollout
 from deployments.local.endpoint_service.shown import endpoint_description
+from deployments.local.endpoint_service.snapshot import Saved
 from deployments.local.endpoint_service.state import (
     DELETING,
     FAILED,
     IN_SERVICE,
+    SYSTEM_UPDATING,
     UPDATING,
     Endpoint,
     EndpointConfig,
@@ -59,12 +60,12 @@ class Endpoints:
         now = self._clock.now()
         endpoint = Endpoint(name, arn, config.name, now, now, deployment=deployment)
         self._state.endpoints[name] = endpoint
+        endpoint.green = fleet  # seen while it starts; it takes no traffic
         self._run(endpoint, self._create(endpoint, fleet))
         return {"EndpointArn": arn}
 
     async def _create(self, endpoint: Endpoint, fleet: Fleet) -> None:
         endpoint.note(self._clock.now(), f"creating with {fleet.config.name}")
-        endpoint.green = fleet  # seen while it starts; it takes no traffic
         try:
             await fleet.start()
         except FleetFailed as error:
@@ -118,31 +119,34 @@ class Endpoints:
         config = self._retained(endpoint, config, request)
         assert endpoint.blue is not None
         if deployment:
-            self._check_deployment(deployment, config, endpoint.blue.variants)
+            self._check_deployment(deployment, config, endpoint.blue.production)
         fleet = self._fleet(endpoint.name, config)
         self._quota(sum(variant.desired for variant in fleet.variants.values()))
-        endpoint.deployment = deployment
+        endpoint.deployment, endpoint.green = deployment, fleet  # it takes no traffic before it is healthy
         endpoint.status, endpoint.modified = UPDATING, self._clock.now()
         endpoint.note(endpoint.modified, f"updating from {endpoint.config} to {config.name}")
-        self._run(endpoint, Rollout(endpoint, fleet, deployment, self._clock, self._alarms).run())
+        self._run(endpoint, self._rollout(endpoint, fleet, deployment).run())
         return {"EndpointArn": endpoint.arn}
+
+    def _rollout(self, endpoint: Endpoint, fleet: Fleet, deployment: Json | None) -> Rollout:
+        return Rollout(endpoint, fleet, deployment, self._clock, self._alarms, self._tools.faults)
 
     def _retained(self, endpoint: Endpoint, config: EndpointConfig, request: Json) -> EndpointConfig:
         """RetainAllVariantProperties: weights and instance counts of the running variants go into the new fleet."""
         excluded = {each["VariantPropertyType"] for each in request.get("ExcludeRetainedVariantProperties", [])}
         if not request.get("RetainAllVariantProperties"):
             return config
-        assert endpoint.blue is not None
-        variants = []
-        for spec in config.variants:
-            kept: Json = {}
-            if running := endpoint.blue.variants.get(spec["VariantName"]):
-                if "DesiredInstanceCount" not in excluded:
-                    kept["InitialInstanceCount"] = running.desired
-                if "DesiredWeight" not in excluded:
-                    kept["InitialVariantWeight"] = running.weight
-            variants.append(spec | kept)
-        return replace(config, request=config.request | {"ProductionVariants": variants})
+
+        def kept(spec: Json) -> Json:
+            running = endpoint.blue and endpoint.blue.variants.get(spec["VariantName"])
+            found: Json = {}
+            if running and "DesiredInstanceCount" not in excluded:
+                found["InitialInstanceCount"] = running.desired
+            if running and "DesiredWeight" not in excluded:
+                found["InitialVariantWeight"] = running.weight
+            return spec | found
+
+        return config.with_variants(kept)
 
     def update_weights(self, request: Json) -> Json:
         endpoint = self._ready(request["EndpointName"])
@@ -161,7 +165,7 @@ class Endpoints:
             each.get("DesiredInstanceCount", 0) - endpoint.blue.variants[each["VariantName"]].desired for each in wanted
         ]
         self._quota(sum(max(0, count) for count in more))
-        if not sum(weights.values()):
+        if not sum(weights[name] for name in endpoint.blue.production):
             raise invalid("At least one production variant must have a weight greater than 0.")
         endpoint.status, endpoint.modified = UPDATING, self._clock.now()
         self._run(endpoint, self._reweigh(endpoint, endpoint.blue, wanted))
@@ -182,6 +186,35 @@ class Endpoints:
                 else:
                     endpoint.note(self._clock.now(), f"{variant.name} has {variant.desired} instance(s)")
         endpoint.status, endpoint.modified = IN_SERVICE, self._clock.now()
+
+    def revive(self, saved: Saved) -> None:
+        """Bring an endpoint back after a restart: its fleet, then the deployment that was under way."""
+        self._run(saved.endpoint, self._revive(saved))
+
+    async def _revive(self, saved: Saved) -> None:
+        endpoint = saved.endpoint
+        deploying = saved.deploying and Fleet(
+            endpoint.name, saved.deploying.config, saved.deploying.models, self._tools
+        )
+        if saved.serving is None:
+            if deploying:
+                endpoint.green = deploying
+                await self._create(endpoint, deploying)
+            return
+        endpoint.status = SYSTEM_UPDATING
+        endpoint.note(self._clock.now(), f"the service has come back and starts {saved.serving.config.name}")
+        fleet = Fleet(endpoint.name, saved.serving.config, saved.serving.models, self._tools)
+        try:
+            await fleet.start()
+        except FleetFailed as error:
+            endpoint.status, endpoint.failure = FAILED, str(error)[:1024]
+            return
+        fleet.activate()
+        endpoint.blue, endpoint.status, endpoint.modified = fleet, IN_SERVICE, self._clock.now()
+        if deploying:
+            endpoint.status = UPDATING
+            endpoint.note(self._clock.now(), f"the deployment of {deploying.config.name} starts again")
+            await self._rollout(endpoint, deploying, endpoint.deployment).run()
 
     async def stop(self, grace: float) -> None:
         """End every job and every worker; the service is going away."""
@@ -218,7 +251,7 @@ class Endpoints:
             )
 
     def _fleet(self, endpoint: str, config: EndpointConfig) -> Fleet:
-        models = {spec["ModelName"]: self._state.model(spec["ModelName"]) for spec in config.variants}
+        models = {spec["ModelName"]: self._state.model(spec["ModelName"]) for spec in config.all_variants}
         return Fleet(endpoint, config, models, self._tools)
 
     def _idle(self, name: str) -> Endpoint:

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.images import Images, NoRuntime
 from deployments.local.endpoint_service.metrics import Metrics
 from deployments.local.endpoint_service.modeldata import ModelData, NoModelData
@@ -25,6 +26,7 @@ from deployments.local.endpoint_service.wire import Json
 from deployments.local.endpoint_service.workers import Program, Worker, WorkerFailed
 
 STARTUP_SECONDS = 480.0  # ContainerStartupHealthCheckTimeoutInSeconds when the variant names none
+_STUCK_LOOK = 0.1  # wall seconds between looks whether a rehearsed fault still stands
 DRAIN_SECONDS = 65.0  # a little more than the longest request
 
 
@@ -38,6 +40,7 @@ class Tools:
 
     clock: Clock
     metrics: Metrics
+    faults: Faults
     images: Images
     reaper: Reaper
     client: aiohttp.ClientSession
@@ -54,11 +57,13 @@ class Variant:
     """One production variant of a fleet."""
 
     name: str
+    config: str
     spec: Json
     model: Model
     weight: float
     desired: int
     recorder: Recorder
+    shadow: bool = False  # gets copies of requests; nobody sees its answers
     workers: list[Worker] = field(default_factory=list)
     active: int = 0  # how many instances take traffic
     program: Program | None = None
@@ -89,11 +94,23 @@ class Fleet:
         self.started = tools.clock.now()
         self._tools = tools
         self.variants: dict[str, Variant] = {}
-        for spec in config.variants:
+        for spec in (*config.variants, *config.shadows):
             name = spec["VariantName"]
             recorder = Recorder(tools.metrics, tools.clock, endpoint, name, config.name)
             weight, count = spec.get("InitialVariantWeight", 1.0), spec["InitialInstanceCount"]
-            self.variants[name] = Variant(name, spec, models[spec["ModelName"]], weight, count, recorder)
+            self.variants[name] = Variant(
+                name, config.name, spec, models[spec["ModelName"]], weight, count, recorder, spec in config.shadows
+            )
+
+    @property
+    def production(self) -> dict[str, Variant]:
+        """Variants whose answers are given."""
+        return {name: variant for name, variant in self.variants.items() if not variant.shadow}
+
+    @property
+    def shadow(self) -> Variant | None:
+        """The variant that gets copies, or none."""
+        return next((variant for variant in self.variants.values() if variant.shadow), None)
 
     @property
     def workers(self) -> list[Worker]:
@@ -150,6 +167,11 @@ class Fleet:
         return Worker(variant.name, program, log, self._tools.reaper)
 
     async def _launch(self, worker: Worker) -> None:
+        faults, where = self._tools.faults, {"endpoint": self.endpoint, "config": self.config.name}
+        if slow := faults.hit("slow_start", **where):
+            await asyncio.sleep(slow.seconds)
+        while faults.standing("stuck_creating", **where):
+            await asyncio.sleep(_STUCK_LOOK)
         async with self._tools.starts:
             await worker.start(self._tools.client)
 
@@ -167,6 +189,7 @@ class Fleet:
             variant.name: {
                 "weight": variant.weight,
                 "share": variant.share,
+                "shadow": variant.shadow,
                 "model": variant.model.name,
                 "image": variant.model.container["Image"],
                 "active_instances": variant.active,

@@ -83,14 +83,19 @@ class ModelData:
         return place
 
     def _client(self) -> S3Client:
-        return boto3.client(
-            "s3",
-            endpoint_url=self._endpoint,
-            region_name=self._region,
-            aws_access_key_id="rehearsal",
-            aws_secret_access_key="rehearsal",
-            config=Config(s3={"addressing_style": "path"}, proxies={}, retries={"max_attempts": 2}),
-        )
+        return s3_client(self._endpoint, self._region)
+
+
+def s3_client(endpoint: str, region: str) -> S3Client:
+    """A client for moto itself, past this service's own door."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id="rehearsal",
+        aws_secret_access_key="rehearsal",
+        config=Config(s3={"addressing_style": "path"}, proxies={}, retries={"max_attempts": 2}),
+    )
 
 
 def split(uri: str) -> tuple[str, str]:

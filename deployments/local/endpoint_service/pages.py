@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from deployments.local.endpoint_service.alarms import AlarmBook
 from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.faults import KINDS, Faults
 from deployments.local.endpoint_service.shown import fleets
 from deployments.local.endpoint_service.state import State
 from deployments.local.endpoint_service.wire import Answer, Json, json_answer
@@ -20,7 +21,7 @@ DIFFERS = [
     "Waiting (bakes, alarm periods) runs on a virtual clock; model start and latency take wall time, unscaled.",
     "ModelLatency and OverheadLatency are this machine's, in microseconds of wall time.",
     "Metrics are visible to alarms at once; AWS may take a minute or more.",
-    "State lives in memory: models, configurations, endpoints, alarms, metrics and S3 objects end with the service.",
+    "A restart of the service keeps everything but metrics; endpoints are SystemUpdating until they serve again.",
     "Signatures, IAM permissions, quotas, KMS and VPC settings are not checked.",
     "What is not implemented answers 501 with its name.",
 ]
@@ -40,8 +41,11 @@ th{font-weight:600;background:#f4f6f9}td.n,th.n{text-align:right;font-variant-nu
 class Pages:
     """Answers ``GET /_slimline/…``."""
 
-    def __init__(self, state: State, alarms: AlarmBook, clock: Clock, logs: str, healthy: Callable[[], bool]) -> None:
+    def __init__(
+        self, state: State, alarms: AlarmBook, clock: Clock, faults: Faults, logs: str, healthy: Callable[[], bool]
+    ) -> None:
         self._state = state
+        self._faults = faults
         self._alarms = alarms
         self._clock = clock
         self._logs = logs
@@ -55,10 +59,14 @@ class Pages:
             return _json(self._info())
         if rest == "health":
             return _json({"status": "ok"}) if self._healthy() else _json({"status": "backend is down"}, 503)
+        if rest == "faults":
+            return _json({"kinds": {name: what for name, (what, _) in KINDS.items()}, "faults": self._faults.listed()})
         kind, _, name = rest.partition("/")
         endpoint = self._state.endpoints.get(unquote(name)) if kind == "fleets" else None
         if endpoint is None:
-            return _json({"error": f"nothing at {path}", "known": ["info", "health", "fleets/<endpoint>"]}, 404)
+            return _json(
+                {"error": f"nothing at {path}", "known": ["info", "health", "faults", "fleets/<endpoint>"]}, 404
+            )
         return _json(fleets(endpoint))
 
     def _info(self) -> Json:
@@ -80,7 +88,7 @@ class Pages:
         parts += [_endpoint(fleets(endpoint)) for endpoint in self._state.endpoints.values()]
         if not self._state.endpoints:
             parts.append("<p class=dim>No endpoint yet.</p>")
-        parts.append(self._alarm_table())
+        parts += [self._alarm_table(), self._fault_list()]
         items = "".join(f"<li>{html.escape(line)}</li>" for line in DIFFERS)
         return "".join([*parts, f"<h2>How this differs from AWS</h2><ul>{items}</ul>"])
 
@@ -92,6 +100,15 @@ class Pages:
         ]
         head = "<h2>Alarms</h2><table><tr><th>Name<th>State<th>Reason</tr>"
         return head + "".join(rows) + "</table>" if rows else ""
+
+    def _fault_list(self) -> str:
+        """Faults must not be mistaken for the model's own."""
+        items = [
+            f"<li>{html.escape(fault['kind'])} {html.escape(fault['endpoint'] or fault['operation'])} "
+            f"<span class=dim>{fault['happened']} of {fault['considered']} times ({fault['id']})</span></li>"
+            for fault in self._faults.listed()
+        ]
+        return f"<h2 class=warn>Rehearsed faults</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
 def _endpoint(seen: Json) -> str:

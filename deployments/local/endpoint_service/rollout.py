@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from deployments.local.endpoint_service.alarms import AlarmBook
 from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Fleet, FleetFailed
 from deployments.local.endpoint_service.rules import instances_of
 from deployments.local.endpoint_service.state import IN_SERVICE, Endpoint, Pending
@@ -68,7 +69,9 @@ def plan(policy: Json, counts: Mapping[str, int], inf1: bool = False) -> list[St
 class Rollout:
     """One deployment of ``green`` onto an endpoint whose ``blue`` fleet serves."""
 
-    def __init__(self, endpoint: Endpoint, green: Fleet, config: Json | None, clock: Clock, alarms: AlarmBook) -> None:
+    def __init__(
+        self, endpoint: Endpoint, green: Fleet, config: Json | None, clock: Clock, alarms: AlarmBook, faults: Faults
+    ) -> None:
         self._endpoint = endpoint
         self._green = green
         self._policy: Json = (config or {}).get("BlueGreenUpdatePolicy") or _ALL_AT_ONCE
@@ -76,6 +79,8 @@ class Rollout:
         self._watched = [alarm["AlarmName"] for alarm in rollback.get("Alarms", [])]
         self._clock = clock
         self._alarms = alarms
+        self._faults = faults
+        self._where = {"endpoint": endpoint.name, "config": green.config.name}
         self._deadline: float | None = None
 
     async def run(self) -> None:
@@ -84,12 +89,14 @@ class Rollout:
         assert endpoint.blue is not None
         endpoint.green = green
         endpoint.pending = Pending(green, self._clock.now())
-        self._stage("Creating", f"Creating {len(green.config.variants)} production variant(s).")
+        self._stage("Creating", f"Creating {len(green.config.all_variants)} production variant(s).")
         old = endpoint.blue
         try:
             await self._provision()
             for step in plan(self._policy, self._counts(), self._inf1()):
                 await self._take(step)
+            if self._faults.hit("silent_rollback", **self._where):
+                raise RolledBack("a rehearsed fault, silent_rollback")
         except (RolledBack, FleetFailed) as reason:
             endpoint.green, endpoint.leaving = None, green  # all traffic is on the old fleet from here
             endpoint.note(self._clock.now(), f"rolled back from {green.config.name}: {reason}")
@@ -147,7 +154,9 @@ class Rollout:
         return {name: variant.desired for name, variant in self._green.variants.items()}
 
     def _inf1(self) -> bool:
-        return any(variant["InstanceType"].startswith("ml.inf1.") for variant in self._green.config.variants)
+        if self._faults.hit("inf1_fallback", **self._where):
+            return True
+        return any(variant["InstanceType"].startswith("ml.inf1.") for variant in self._green.config.all_variants)
 
     def _stage(self, status: str, message: str, variant: str | None = None) -> None:
         if self._endpoint.pending:

@@ -6,20 +6,25 @@ OriginalMessage and LogStreamArn. Times are wall seconds: a model answers as fas
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
+import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
+from deployments.local.endpoint_service.capture import Capture, Exchange
+from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Fleet, Variant
-from deployments.local.endpoint_service.state import ACCOUNT, DELETING, Endpoint, State
-from deployments.local.endpoint_service.wire import Answer, AwsError, not_implemented
+from deployments.local.endpoint_service.state import ACCOUNT, DELETING, SYSTEM_UPDATING, Endpoint, State
+from deployments.local.endpoint_service.wire import Answer, AwsError, Json, not_implemented
 from deployments.local.endpoint_service.workers import Worker
 
 MAX_BODY = 6_291_456  # bytes, both ways
 MODEL_SECONDS = 60.0
+_COPIES = 64  # to shadow variants under way at once; more are left out
 _SHOWN = 1024  # characters of a model's error that are repeated
 _ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 _PASSED = ("content-type", "accept", _ATTRIBUTES)  # request headers that the container sees
@@ -41,18 +46,41 @@ class _Reply:
     seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A request whose answers are captured: the production variant's and the shadow's under one event."""
+
+    config: Json
+    headers: Mapping[str, str]
+    body: bytes
+    event: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def exchange(self, endpoint: str, variant: str, reply: _Reply) -> Exchange:
+        return Exchange(
+            endpoint,
+            variant,
+            self.event,
+            self.headers.get("x-amzn-sagemaker-inference-id", ""),
+            self.headers.get(_ATTRIBUTES, ""),
+            self.headers.get("content-type", ""),
+            self.body,
+            reply.headers.get("content-type", ""),
+            reply.body,
+        )
+
+
 def routes(endpoint: Endpoint) -> Iterator[tuple[Variant, float]]:
     """Every variant of every fleet with its part of the endpoint's traffic (parts need not add up to one)."""
     green = endpoint.green
     if endpoint.blue is not None:
-        yield from _weighted(endpoint.blue, {name: 1 - _taken(green, name) for name in endpoint.blue.variants})
+        yield from _weighted(endpoint.blue, {name: 1 - _taken(green, name) for name in endpoint.blue.production})
     if green is not None:
-        yield from _weighted(green, {name: variant.share for name, variant in green.variants.items()})
+        yield from _weighted(green, {name: variant.share for name, variant in green.production.items()})
 
 
 def _weighted(fleet: Fleet, shares: Mapping[str, float]) -> Iterator[tuple[Variant, float]]:
-    total = sum(variant.weight for variant in fleet.variants.values()) or 1.0
-    for name, variant in fleet.variants.items():
+    total = sum(variant.weight for variant in fleet.production.values()) or 1.0
+    for name, variant in fleet.production.items():
         yield variant, variant.weight / total * shares[name]
 
 
@@ -83,17 +111,24 @@ def choose(endpoint: Endpoint, target: str | None, dice: random.Random) -> Varia
 
 
 def _targets(endpoint: Endpoint, target: str) -> Iterator[tuple[Variant, float]]:
-    if endpoint.blue and target in endpoint.blue.variants and (left := 1 - _taken(endpoint.green, target)) > 0:
-        yield endpoint.blue.variants[target], left
-    if endpoint.green and target in endpoint.green.variants and (share := endpoint.green.variants[target].share) > 0:
-        yield endpoint.green.variants[target], share
+    if endpoint.blue and target in endpoint.blue.production and (left := 1 - _taken(endpoint.green, target)) > 0:
+        yield endpoint.blue.production[target], left
+    if (
+        endpoint.green
+        and target in endpoint.green.production
+        and (share := endpoint.green.production[target].share) > 0
+    ):
+        yield endpoint.green.production[target], share
 
 
 class Router:
     """Answers InvokeEndpoint."""
 
-    def __init__(self, state: State, client: aiohttp.ClientSession) -> None:
+    def __init__(self, state: State, client: aiohttp.ClientSession, faults: Faults, capture: Capture) -> None:
         self._state = state
+        self._faults = faults
+        self._capture = capture
+        self._copies: set[asyncio.Task[None]] = set()
         self._client = client
         self._dice = random.Random()
 
@@ -104,21 +139,78 @@ class Router:
             if header in headers:
                 raise not_implemented(f"InvokeEndpoint: header {header}")
         endpoint = self._state.endpoints.get(name)
+        if endpoint is not None and endpoint.status == SYSTEM_UPDATING and endpoint.blue is None:
+            raise AwsError("ServiceUnavailable", f"The instances of {name} are starting.", status=503)
         if endpoint is None or endpoint.blue is None or endpoint.status == DELETING:
             raise _bad(f"Endpoint {name} of account {ACCOUNT} not found.")
         variant = choose(endpoint, headers.get("x-amzn-sagemaker-target-variant"), self._dice)
+        fleet = next(fleet for fleet in endpoint.fleets if fleet.variants.get(variant.name) is variant)
+        capture = fleet.config.capture
+        kept = _Kept(capture, headers, body) if self._capture.sampled(capture, name) else None
+        self._copy(name, fleet, variant, headers, body, kept)
         worker = variant.pick()
         if worker is None:
             variant.recorder.record(503, None, time.perf_counter() - began, len(variant.workers))
             raise AwsError(
                 "ServiceUnavailable", f"No healthy instance of variant {variant.name} on {name}.", status=503
             )
-        reply = await self._ask(worker, headers, body)
+        reply = await self._model(name, variant, worker, headers, body)
         overhead = time.perf_counter() - began - (reply.seconds or 0.0)
         variant.recorder.record(reply.status, reply.seconds, overhead, len(variant.workers))
         if not 200 <= reply.status < 300:
             raise self._model_error(name, reply)
-        return _answer(variant.name, reply)
+        answer = _answer(variant.name, reply)
+        if kept:
+            self._capture.add(kept.config, kept.exchange(name, variant.name, reply))
+        answer.broken = self._faults.hit("connection_reset", endpoint=name, config=variant.config) is not None
+        return answer
+
+    def _copy(
+        self,
+        name: str,
+        fleet: Fleet,
+        variant: Variant,
+        headers: Mapping[str, str],
+        body: bytes,
+        kept: _Kept | None,
+    ) -> None:
+        """Send a copy to the shadow variant, beside the request and never before its answer."""
+        shadow = fleet.shadow
+        if shadow is None or self._dice.random() >= shadow.weight / (variant.weight or 1.0):
+            return
+        worker = shadow.pick()
+        if worker is None or len(self._copies) >= _COPIES:
+            return
+
+        async def send() -> None:
+            began = time.perf_counter()
+            reply = await self._model(name, shadow, worker, headers, body)
+            overhead = time.perf_counter() - began - (reply.seconds or 0.0)
+            shadow.recorder.record(reply.status, reply.seconds, overhead, len(shadow.workers))
+            if kept and 200 <= reply.status < 300:
+                self._capture.add(kept.config, kept.exchange(name, shadow.name, reply))
+
+        task = asyncio.create_task(send())
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
+
+    async def _model(
+        self, name: str, variant: Variant, worker: Worker, headers: Mapping[str, str], body: bytes
+    ) -> _Reply:
+        """What the model answers, or a rehearsed fault in its place. Added latency counts as the model's."""
+        where = {"endpoint": name, "config": variant.config}
+        slow = self._faults.hit("latency", **where)
+        if slow:
+            await asyncio.sleep(slow.seconds)
+        if fault := self._faults.hit("errors", **where):
+            reply = _Reply(fault.status, b'{"error": "a rehearsed fault"}', {}, 0.0)
+        elif self._faults.hit("dead_model", **where):
+            return _Reply(0, b"The container primary gave no answer: a rehearsed fault", {}, None)
+        else:
+            reply = await self._ask(worker, headers, body)
+        if slow and reply.seconds is not None:
+            return replace(reply, seconds=reply.seconds + slow.seconds)
+        return reply
 
     async def _ask(self, worker: Worker, headers: Mapping[str, str], body: bytes) -> _Reply:
         passed = {key: headers[key] for key in _PASSED if key in headers}

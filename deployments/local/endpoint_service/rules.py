@@ -22,7 +22,6 @@ _CONTAINER = (
 _CONFIG = (
     "AsyncInferenceConfig",
     "ExplainerConfig",
-    "ShadowProductionVariants",
     "MetricsConfig",
     "CrossRegionTrafficConfig",
 )
@@ -69,13 +68,21 @@ def model_container(request: Json) -> Json:
 def endpoint_config(request: Json) -> None:
     """The rules of CreateEndpointConfig beyond its shapes."""
     _refuse("CreateEndpointConfig", request, _CONFIG)
-    if request.get("DataCaptureConfig", {}).get("EnableCapture", False):
-        raise not_implemented("CreateEndpointConfig: DataCaptureConfig with EnableCapture")
-    names = [variant["VariantName"] for variant in request["ProductionVariants"]]
+    shadows = request.get("ShadowProductionVariants") or []
+    every = [*request["ProductionVariants"], *shadows]
+    names = [variant["VariantName"] for variant in every]
     if len(set(names)) < len(names):
         raise invalid(f"Production variant names must be unique, not {names}.")
-    for variant in request["ProductionVariants"]:
+    for variant in every:
         _variant(variant)
+    if shadows and (len(shadows), len(request["ProductionVariants"])) != (1, 1):
+        raise invalid(
+            "An endpoint configuration with a shadow variant must have exactly one production variant and one shadow "
+            f"variant, not {len(request['ProductionVariants'])} and {len(shadows)}."
+        )
+    capture = request.get("DataCaptureConfig") or {}
+    if capture and not capture["DestinationS3Uri"].startswith("s3://"):
+        raise invalid("DataCaptureConfig.DestinationS3Uri must be an S3 URI.")
     if not sum(variant.get("InitialVariantWeight", 1.0) for variant in request["ProductionVariants"]):
         raise invalid("At least one production variant must have an InitialVariantWeight greater than 0.")
 

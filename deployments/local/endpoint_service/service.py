@@ -16,11 +16,13 @@ import uvicorn
 
 from deployments.local.endpoint_service import validation
 from deployments.local.endpoint_service.alarms import AlarmBook
-from deployments.local.endpoint_service.app import App
+from deployments.local.endpoint_service.app import App, Changes
+from deployments.local.endpoint_service.capture import Capture
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.cloudwatch import CloudWatch
 from deployments.local.endpoint_service.control import Control
 from deployments.local.endpoint_service.endpoints import Endpoints
+from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.metrics import Metrics
@@ -29,6 +31,8 @@ from deployments.local.endpoint_service.moto_backend import Moto
 from deployments.local.endpoint_service.pages import Pages
 from deployments.local.endpoint_service.reaper import Reaper
 from deployments.local.endpoint_service.router import MODEL_SECONDS, Router
+from deployments.local.endpoint_service.s3_mirror import Mirror
+from deployments.local.endpoint_service.snapshot import Snapshot
 from deployments.local.endpoint_service.state import State
 from deployments.local.endpoint_service.workers import free_port
 
@@ -71,23 +75,29 @@ async def serve(options: Options, listener: socket.socket) -> None:
     timeout = aiohttp.ClientTimeout(total=MODEL_SECONDS)
     try:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, skip_auto_headers=_NO_HEADERS) as client:
-            metrics, state = Metrics(), State(options.region)
+            metrics, state, faults = Metrics(), State(options.region), Faults(clock)
             alarms = AlarmBook(metrics)
             data = ModelData(options.data / "models", moto.url, options.region)
             tools = Tools(
-                clock, metrics, images, reaper, client, data, logs, options.startup_limit, options.max_instances
+                clock, metrics, faults, images, reaper, client, data, logs, options.startup_limit, options.max_instances
             )
             endpoints = Endpoints(state, alarms, tools)
+            snapshot = Snapshot(options.data / "state.json", state, alarms, clock)
+            mirror = Mirror(options.data / "s3", moto.url, options.region)
+            capture = Capture(moto.url, options.region, clock, mirror.changed)
             app = App(
                 clock,
                 Control(state, clock).operations | endpoints.operations,
                 CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
-                Router(state, client),
+                Router(state, client, faults, capture),
                 moto,
-                Pages(state, alarms, clock, str(logs), lambda: moto.alive),
+                Pages(state, alarms, clock, faults, str(logs), lambda: moto.alive),
+                faults,
+                Changes(snapshot.save, mirror.changed),
             )
+            running = _Running(app, moto, mirror, capture, snapshot, endpoints, alarms, clock)
             try:
-                await _run(app, moto, alarms, clock, listener)
+                await running.until_stopped(listener)
             finally:
                 await endpoints.stop(_STOP_SECONDS)
     finally:
@@ -95,8 +105,66 @@ async def serve(options: Options, listener: socket.socket) -> None:
         reaper.close()
 
 
-async def _run(app: App, moto: Moto, alarms: AlarmBook, clock: Clock, listener: socket.socket) -> None:
-    config = uvicorn.Config(
+@dataclass(frozen=True)
+class _Running:
+    """From the first process to the last answer."""
+
+    app: App
+    moto: Moto
+    mirror: Mirror
+    capture: Capture
+    snapshot: Snapshot
+    endpoints: Endpoints
+    alarms: AlarmBook
+    clock: Clock
+
+    async def until_stopped(self, listener: socket.socket) -> None:
+        saved = self.snapshot.load()
+        stopping = asyncio.Event()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(sign, stopping.set)
+        starting = asyncio.gather(self._start_s3(), asyncio.to_thread(_warm))
+        ended = asyncio.ensure_future(stopping.wait())
+        waiting: set[asyncio.Future[Any]] = {starting, ended}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            starting.cancel()
+            return
+        await starting  # raises what went wrong
+        for each in saved:
+            self.endpoints.revive(each)
+        await self._serve(listener, ended)
+        # Before the model servers end: what is saved is an endpoint that serves.
+        self.snapshot.save()
+        await self.capture.write()
+        await self.mirror.finish()
+
+    async def _start_s3(self) -> None:
+        await self.moto.start()
+        await self.mirror.restore()
+
+    async def _serve(self, listener: socket.socket, ended: asyncio.Future[Any]) -> None:
+        server = _Server(_uvicorn(self.app))
+        beside = [asyncio.create_task(self._tick()), asyncio.create_task(self.mirror.follow())]
+        beside.append(asyncio.create_task(self.capture.follow()))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        host, port = listener.getsockname()
+        print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {self.clock.speed:g}x)", flush=True)
+        await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        for task in (*beside, ended):
+            task.cancel()
+        await serving
+
+    async def _tick(self) -> None:
+        while True:
+            self.alarms.evaluate_due(self.clock.now())
+            self.snapshot.save()  # a job may have moved an endpoint on
+            await asyncio.sleep(_TICK)
+
+
+def _uvicorn(app: App) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         lifespan="off",
         log_level="warning",
@@ -105,37 +173,9 @@ async def _run(app: App, moto: Moto, alarms: AlarmBook, clock: Clock, listener: 
         date_header=False,
         timeout_graceful_shutdown=1,
     )
-    server = _Server(config)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sign, stopping.set)
-    starting = asyncio.gather(moto.start(), asyncio.to_thread(_warm))
-    ended = asyncio.ensure_future(stopping.wait())
-    waiting: set[asyncio.Future[Any]] = {starting, ended}
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    if stopping.is_set():
-        starting.cancel()
-        return
-    await starting  # raises what went wrong
-    ticking = asyncio.create_task(_tick(alarms, clock))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    host, port = listener.getsockname()
-    print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {clock.speed:g}x)", flush=True)
-    await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    ticking.cancel()
-    ended.cancel()
-    await serving
 
 
 def _warm() -> None:
     """Read the service models before the first request needs them."""
     for service in ("sagemaker", "cloudwatch"):
         validation.operations(service)
-
-
-async def _tick(alarms: AlarmBook, clock: Clock) -> None:
-    while True:
-        alarms.evaluate_due(clock.now())
-        await asyncio.sleep(_TICK)

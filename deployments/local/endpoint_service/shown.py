@@ -19,7 +19,17 @@ def endpoint_description(endpoint: Endpoint) -> Json:
         "LastModifiedTime": epoch(endpoint.modified),
     }
     if endpoint.blue:
-        shown["ProductionVariants"] = [_variant(variant) for variant in endpoint.blue.variants.values()]
+        shown["ProductionVariants"] = [_variant(variant) for variant in endpoint.blue.production.values()]
+        if endpoint.blue.shadow:
+            shown["ShadowProductionVariants"] = [_variant(endpoint.blue.shadow)]
+        if capture := endpoint.blue.config.capture:
+            shown["DataCaptureConfig"] = {
+                "EnableCapture": capture.get("EnableCapture", False),
+                "CaptureStatus": "Started" if capture.get("EnableCapture") else "Stopped",
+                "CurrentSamplingPercentage": capture["InitialSamplingPercentage"],
+                "DestinationS3Uri": capture["DestinationS3Uri"],
+                "KmsKeyId": capture.get("KmsKeyId", ""),
+            }
     if endpoint.failure:
         shown["FailureReason"] = endpoint.failure
     if endpoint.deployment:
@@ -48,15 +58,17 @@ def _variant(variant: Variant) -> Json:
 
 
 def _pending(pending: Pending) -> Json:
-    variants = []
+    production: list[Json] = []
+    shadows: list[Json] = []
     for name, variant in pending.fleet.variants.items():
         shown = _variant(variant) | {"InstanceType": variant.spec["InstanceType"]}
         if found := pending.statuses.get(name):
             status, message, since = found
             shown["VariantStatus"] = [{"Status": status, "StatusMessage": message, "StartTime": epoch(since)}]
-        variants.append(shown)
+        (shadows if variant.shadow else production).append(shown)
     started, config = epoch(pending.started), pending.fleet.config.name
-    return {"EndpointConfigName": config, "StartTime": started, "ProductionVariants": variants}
+    summary: Json = {"EndpointConfigName": config, "StartTime": started, "ProductionVariants": production}
+    return summary | ({"ShadowProductionVariants": shadows} if shadows else {})
 
 
 def fleets(endpoint: Endpoint) -> Json:

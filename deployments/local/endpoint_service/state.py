@@ -1,10 +1,11 @@
-"""What the service knows: models, endpoint configurations and endpoints, as plain values. It lives in memory."""
+"""What the service knows: models, endpoint configurations and endpoints; ``snapshot.py`` keeps it on disk."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from deployments.local.endpoint_service.wire import Json, invalid
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 ACCOUNT = "123456789012"  # moto's account: one account for everything here
 
 CREATING, UPDATING, IN_SERVICE, DELETING, FAILED = "Creating", "Updating", "InService", "Deleting", "Failed"
+SYSTEM_UPDATING = "SystemUpdating"  # maintenance by AWS; here: the service has come back and starts model servers
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,27 @@ class EndpointConfig:
     def variants(self) -> list[Json]:
         variants: list[Json] = self.request["ProductionVariants"]
         return variants
+
+    @property
+    def shadows(self) -> list[Json]:
+        shadows: list[Json] = self.request.get("ShadowProductionVariants") or []
+        return shadows
+
+    @property
+    def all_variants(self) -> list[Json]:
+        return [*self.variants, *self.shadows]
+
+    def with_variants(self, change: Callable[[Json], Json]) -> EndpointConfig:
+        """The same with every variant changed."""
+        changed = {"ProductionVariants": [change(spec) for spec in self.variants]}
+        if self.shadows:
+            changed["ShadowProductionVariants"] = [change(spec) for spec in self.shadows]
+        return replace(self, request=self.request | changed)
+
+    @property
+    def capture(self) -> Json:
+        """DataCaptureConfig; empty when nothing is captured."""
+        return self.request.get("DataCaptureConfig") or {}
 
     @property
     def variant_names(self) -> set[str]:
@@ -92,7 +115,7 @@ class Endpoint:
 
     @property
     def busy(self) -> bool:
-        return self.status in (CREATING, UPDATING, DELETING)
+        return self.status in (CREATING, UPDATING, DELETING, SYSTEM_UPDATING)
 
     @property
     def fleets(self) -> list[Fleet]:

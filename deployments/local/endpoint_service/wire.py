@@ -49,11 +49,12 @@ def not_implemented(what: str, note: str = "") -> AwsError:
 
 @dataclass
 class Answer:
-    """An HTTP answer whose body is known."""
+    """An HTTP answer whose body is known. ``broken``: the connection ends in its middle, a rehearsed fault."""
 
     status: int = 200
     body: bytes = b""
     headers: list[tuple[str, str]] = field(default_factory=list)
+    broken: bool = False
 
 
 def json_answer(value: object, content_type: str, status: int = 200) -> Answer:

@@ -16,7 +16,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForQuestionAnswering
 
-from tasks.compression.spans import Question
+from tasks.reader_contracts import Question
 
 RELATIONS = {"capital": "bdf", "river": "gkl", "founder": "mnp", "currency": "rst"}
 """What is told of a place, and how its name may begin."""
@@ -46,8 +46,13 @@ def make_questions(count: int, *, seed: int, facts: int = 3, places: int = 1) ->
     return made
 
 
-def write_encoder(folder: Path, *, blocks: int, width: int = 64, seed: int = 0) -> Path:
-    """A folder with a randomly initialised BERT with a question-answering head, and its tokenizer."""
+def write_encoder(folder: Path, *, blocks: int, width: int = 64, seed: int = 0, positions: int = LENGTH) -> Path:
+    """A folder with a randomly initialised BERT with a question-answering head, and its tokenizer.
+
+    Args:
+        folder: made when it is absent.
+        positions: tokens that a window may have.
+    """
     words = (*SPECIAL, *RELATIONS, "the", "of", "is", "what", ".", "?", *SYLLABLES)
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -69,7 +74,7 @@ def write_encoder(folder: Path, *, blocks: int, width: int = 64, seed: int = 0) 
         num_hidden_layers=blocks,
         num_attention_heads=4,
         intermediate_size=2 * width,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=positions,
         pad_token_id=0,
         initializer_range=width**-0.5,
     )

@@ -1,0 +1,68 @@
+"""questions → train the teacher → drop blocks → teach → evaluate → register: an encoder that answers questions."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.contracts import Compressed
+from tasks.evaluate import require_passed
+from tasks.evaluate_reader import evaluate_reader, judge_reader
+from tasks.locate_reader import check_reader, digest_questions, fetch_questions, locate_reader
+from tasks.preflight_reader import preflight_reader
+from tasks.reader_contracts import ReaderOutcome
+from tasks.reader_recipes import QuestionsChoice, ReaderChoice, ReaderGate, ReaderRecipe
+from tasks.recipes import ModelName
+from tasks.record import record_data, record_stage, record_verdict, record_version, recorded_run
+from tasks.register import register
+from tasks.teach import drop_blocks, teach_reader, train_teacher
+
+
+@flow(name="distill-reader", flow_run_name="{model.source}-{recipe.name}-{recipe.blocks}blocks")
+def distill_reader(
+    model: ReaderChoice = ReaderChoice(),
+    data: QuestionsChoice = QuestionsChoice(),
+    recipe: ReaderRecipe = ReaderRecipe(),
+    gate: ReaderGate = ReaderGate(),
+    registered_name: ModelName = "slimline-reader",
+) -> ReaderOutcome:
+    """Distil an encoder that answers questions into a smaller one, prove it by exact match and F1, and register it.
+
+    Args:
+        model: The encoder that the teacher is.
+        data: The questions for the teacher, the student, and the held-out evaluation.
+        recipe: How much smaller the student is, and how it is taught.
+        gate: What the student must hold on the held-out questions.
+        registered_name: Name of the registered model in MLflow.
+    """
+    preflight_reader(model, data, recipe)
+    with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
+        teacher = locate_reader(model)
+        check_reader(teacher, model, recipe)
+        questions = fetch_questions(data, digest_questions(data))
+        record_data(tracked, questions, "training")
+
+        stages: list[Compressed] = []
+        if model.train:
+            stages.append(train_teacher(teacher, questions, recipe))
+            record_stage(tracked, stages[-1])
+            teacher = stages[-1].model
+        stages.append(drop_blocks(teacher, recipe))
+        record_stage(tracked, stages[-1])
+        untaught = stages[-1].model
+        stages.append(teach_reader(untaught, teacher, questions, recipe))
+        record_stage(tracked, stages[-1])
+
+        scorecard = judge_reader(evaluate_reader(stages[-1].model, untaught, teacher, questions, recipe), gate)
+        record_verdict(tracked, scorecard)
+        require_passed(scorecard)
+
+        registered = register(tracked, scorecard, recipe, questions, registered_name)
+        record_version(registered)
+    return ReaderOutcome(
+        teacher=teacher,
+        data=questions,
+        stages=tuple(stages),
+        scorecard=scorecard,
+        registered=registered,
+        tracked=tracked,
+    )

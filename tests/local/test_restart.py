@@ -1,0 +1,154 @@
+"""The service goes away and comes back: what AWS would still know is still there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+import requests
+from botocore.exceptions import ClientError
+
+from tests.local.stack import ROOT, Deck, Service, canary, until, variant
+from tests.local.test_rollouts import update
+
+Start = Callable[[], Deck]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start the service on one folder, as often as a test likes."""
+    running: list[Service] = []
+
+    def begin() -> Deck:
+        service = Service(tmp_path, "--speed", "60")
+        running.append(service)
+        return Deck(service, *(service.client(name) for name in ("sagemaker", "sagemaker-runtime", "cloudwatch")))
+
+    yield begin
+    for service in running:
+        if service.process.poll() is None:
+            assert service.stop() == 0
+
+
+def now(deck: Deck) -> float:
+    date = requests.get(f"{deck.service.url}/_slimline/info", timeout=10).headers["date"]
+    return parsedate_to_datetime(date).timestamp()
+
+
+def pids(deck: Deck, endpoint: str) -> list[int]:
+    return [
+        instance["pid"]
+        for fleet in deck.service.fleets(endpoint)["fleets"]
+        for part in fleet["variants"].values()
+        for instance in part["instances"]
+    ]
+
+
+def test_everything_is_there_after_a_stop(start: Start) -> None:
+    deck = start()
+    config = deck.config(variant("a", deck.model(), weight=3.0), variant("b", deck.model()))
+    endpoint = deck.endpoint(config)
+    desired = [{"VariantName": "b", "DesiredWeight": 0.5, "DesiredInstanceCount": 2}]
+    deck.sagemaker.update_endpoint_weights_and_capacities(EndpointName=endpoint, DesiredWeightsAndCapacities=desired)
+    deck.settled(endpoint)
+    arn = deck.describe(endpoint)["EndpointArn"]
+    deck.sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "run", "Value": "7"}])
+    alarm = deck.alarm(endpoint, config)
+    s3 = deck.service.client("s3")
+    s3.create_bucket(Bucket="kept")
+    s3.put_object(Bucket="kept", Key="a/b.txt", Body=b"hello", Metadata={"digest": "d"}, ContentType="text/plain")
+    before, shown = now(deck), deck.describe(endpoint)
+    assert deck.service.stop() == 0
+
+    deck = start()
+    assert now(deck) >= before
+    found = deck.settled(endpoint)
+    for name in ("EndpointArn", "EndpointConfigName", "CreationTime"):
+        assert found[name] == shown[name]
+    assert found["EndpointStatus"] == "InService"
+    weights = {
+        each["VariantName"]: (each["CurrentWeight"], each["CurrentInstanceCount"])
+        for each in found["ProductionVariants"]
+    }
+    assert weights == {"a": (3.0, 1), "b": (0.5, 2)}
+    assert deck.ask(endpoint, TargetVariant="b")["Body"].read()
+    assert deck.sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "run", "Value": "7"}]
+    assert [a["AlarmName"] for a in deck.cloudwatch.describe_alarms()["MetricAlarms"]] == [alarm]
+    item = deck.service.client("s3").get_object(Bucket="kept", Key="a/b.txt")
+    assert (item["Body"].read(), item["Metadata"], item["ContentType"]) == (b"hello", {"digest": "d"}, "text/plain")
+    deck.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
+def test_killed_in_the_middle_of_a_rollout_it_finishes_it(start: Start) -> None:
+    deck = start()
+    old, new = deck.config(count=2), deck.config(count=2)
+    endpoint = deck.endpoint(old)
+    update(deck, endpoint, new, canary(50, wait=600, end=60))
+    until(
+        lambda: deck.service.fleets(endpoint), lambda seen: [fleet["weight"] for fleet in seen["fleets"]] == [0.5, 0.5]
+    )
+    left = pids(deck, endpoint)
+    assert len(left) == 4
+    deck.service.process.send_signal(signal.SIGKILL)
+    deck.service.process.wait(timeout=10)
+    until(lambda: [pid for pid in left if _runs(pid)], lambda alive: alive == [], seconds=20)
+
+    deck = start()
+    seen = {deck.describe(endpoint)["EndpointStatus"]}
+    with pytest.raises(ClientError, match="Cannot update in-progress endpoint"):
+        update(deck, endpoint, old)
+    found = deck.settled(endpoint)
+    assert seen <= {"SystemUpdating", "Updating"}
+    assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", new)
+    assert deck.ask(endpoint)["Body"].read()
+    deck.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
+def test_an_endpoint_that_was_being_created_is_created(start: Start) -> None:
+    deck = start()
+    requests.post(f"{deck.service.url}/_slimline/faults", json={"kind": "stuck_creating"}, timeout=10)
+    deck.sagemaker.create_endpoint(EndpointName="young", EndpointConfigName=deck.config())
+    deck.service.process.send_signal(signal.SIGKILL)
+    deck.service.process.wait(timeout=10)
+    deck = start()
+    assert deck.settled("young")["EndpointStatus"] == "InService"
+
+
+def test_what_was_deleted_stays_deleted(start: Start) -> None:
+    deck = start()
+    model = deck.model()
+    deck.sagemaker.delete_model(ModelName=model)
+    s3 = deck.service.client("s3")
+    s3.create_bucket(Bucket="kept")
+    s3.put_object(Bucket="kept", Key="gone", Body=b"x")
+    time.sleep(1.0)  # it is copied, and then taken back
+    s3.delete_object(Bucket="kept", Key="gone")
+    assert deck.service.stop() == 0
+    deck = start()
+    assert deck.sagemaker.list_models()["Models"] == []
+    assert deck.service.client("s3").list_objects_v2(Bucket="kept")["KeyCount"] == 0
+    assert not list((deck.service.data / "s3" / "objects").glob("*"))
+
+
+def test_a_torn_file_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"version": 1, "mod')
+    command = [sys.executable, "-m", "deployments.local.endpoint_service", "--port", "0", "--data", str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "state.json is not JSON" in ended.stderr and "move it away" in ended.stderr
+    assert (tmp_path / "state.json").read_text() == '{"version": 1, "mod'
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
