@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from tasks.compression.resuming import Partial
 
-OWN_METHODS = ("gptq", "rtn")
+BROUGHT = ("awq", "smoothquant", "fp8")  # methods that Slimline's own engine does not have
 EIGHT_BITS = ("smoothquant", "fp8")
 _MOVES_SCALE = ("awq", "smoothquant")
 _MODULES = ("tasks.engines", "tasks.compression.foreign_layers", "tasks.compression.gptq_format")
@@ -92,11 +92,11 @@ def check_engines(recipe: Recipe) -> None:
         return
     if quantize.engine != OWN:
         check_engine_recipe(ENGINES[quantize.engine], quantize=quantize.model_dump())
-    elif quantize.method not in OWN_METHODS:
+    elif quantize.method in BROUGHT:
         _refuse(
             f"Slimline's own engine does not have {quantize.method}",
             f"engine slimline, method {quantize.method}",
-            ", ".join(OWN_METHODS),
+            "gptq, rtn",
             "set recipe.quantize.engine to llm-compressor",
         )
     zeros = "prune" in order and prune.method != "structured"
