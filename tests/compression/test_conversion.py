@@ -44,7 +44,7 @@ LEARN: dict[str, Any] = {
     "hard_share": 0.1,
     "seed": 0,
 }
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+LAYOUTS: tuple[Layout, ...] = tuple(name for name in get_args(Layout) if name != "float-quantized")  # read only
 
 
 def quantized(source: Path, into: Path, **choice: Any) -> Path:
