@@ -204,7 +204,8 @@ def _run(
     stage: str, source: Path, folder: Path, tokens: torch.Tensor, recipe: PruneRecipe | QuantizeRecipe, seed: int
 ) -> EngineRun:
     """The engine's process, and its folder moved to where ours would be; GPTQ's format becomes packed codes."""
-    from tasks.compression.gptq_format import gptq_packing, repack_gptq
+    from tasks.compression.gptq_format import repack_gptq
+    from tasks.compression.gptq_layers import gptq_packing
 
     for left in folder.parent.glob(".engine-*"):  # of a process that was killed; it holds calibration tokens
         shutil.rmtree(left, ignore_errors=True)

@@ -44,7 +44,8 @@ LEARN: dict[str, Any] = {
     "hard_share": 0.1,
     "seed": 0,
 }
-LAYOUTS: tuple[Layout, ...] = tuple(name for name in get_args(Layout) if name != "float-quantized")  # read only
+# float-quantized is only read here.
+LAYOUTS: tuple[Layout, ...] = tuple(name for name in get_args(Layout) if name != "float-quantized")
 
 
 def quantized(source: Path, into: Path, **choice: Any) -> Path:
