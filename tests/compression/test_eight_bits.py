@@ -88,7 +88,7 @@ def test_a_variant_that_is_not_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_it_is_not_exported_as_if_inputs_were_not_rounded(tmp_path: Path) -> None:
-    with pytest.raises(RefusedModel, match="does not round the inputs|cannot be exported to ONNX"):
+    with pytest.raises(RefusedModel, match=r"does not round the inputs|cannot be exported to ONNX"):
         export_onnx(write(tmp_path / "float", "float"), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
