@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 
 from benchmarks.compression_stages import QUICK_BLOCKS, QUICK_TOKENS, model_folder
 from tasks.adapters.children import run_child
+from tasks.adapters.engine_kinds import ENGINES
 from tasks.adapters.engine_runs import EngineRun, run_engine
-from tasks.adapters.engines import ENGINES, build_environment, find_environment
+from tasks.adapters.engines import build_environment, find_environment
 from tasks.compression.lean import VARIABLES
 from tasks.errors import SlimlineError
 from tasks.recipes import DataChoice
@@ -134,7 +135,7 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, list[Figures]]]:
 
 
 def _ready(name: str, peers: str) -> bool:
-    engine, home = ENGINES[name], settings().root / "engines"
+    engine, home = ENGINES[name], settings().engines
     if find_environment(engine, home) is None and peers == "all":
         print(f"building the environment of {name} …", file=sys.stderr, flush=True)
         build_environment(engine, home)
@@ -209,7 +210,7 @@ def _figures(
 
 
 def _peer(bench: Bench, name: str, row: Row, folder: Path) -> EngineRun:
-    environment = build_environment(ENGINES[name], settings().root / "engines")
+    environment = build_environment(ENGINES[name], settings().engines)
     return run_engine(
         environment,
         bench.model,

@@ -113,6 +113,30 @@ def why(
     console.print("\n".join(lines) if lines else f"{stage}: same key as the run before, so it is cached")
 
 
+@app.command()
+def engines(
+    build: Annotated[str | None, typer.Option(help="Build this one's environment now: minutes, and gigabytes")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """List the other engines that a recipe can choose, what each does, and which environments are built.
+
+    Example: slimline engines --build llm-compressor
+    """
+    from deployments.engines import build_engine, engine_rows
+
+    if build is not None:
+        _guarded(lambda: build_engine(build, stack_here(None).home / "engines", console))
+    rows = engine_rows(stack_here(None).home / "engines")
+    if as_json:
+        console.print_json(json.dumps(rows))
+        return
+    table = Table(*rows[0])
+    table.columns[0].no_wrap = True  # the name is what a person types
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+
+
 def _use(stack: Stack) -> None:
     """Point this process at ``stack``. Before Prefect is imported: it reads its settings then."""
     os.environ.update(stack.environment())

@@ -7,6 +7,7 @@ from prefect import flow
 from tasks.contracts import Compressed, Exported, Outcome
 from tasks.convert import convert
 from tasks.distill import distill
+from tasks.engines import engines_of, prepare_engine, statistics_are_of_use
 from tasks.evaluate import evaluate, judge, require_passed, require_sound
 from tasks.export import export
 from tasks.fetch import digest_text, fetch, locate
@@ -39,6 +40,8 @@ def compress(
     with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
         original = locate(model)
         check_fit(recipe, original)
+        for engine in engines_of(recipe):
+            prepare_engine(engine)
         blocks = fetch(data, digest_text(data), original)
         record_data(tracked, blocks)
 
@@ -46,7 +49,13 @@ def compress(
         candidate = original
         for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
             if stage == "prune":
-                done = prune(candidate, blocks, recipe.prune, recipe.seed, following == "quantize")
+                done = prune(
+                    candidate,
+                    blocks,
+                    recipe.prune,
+                    recipe.seed,
+                    following == "quantize" and statistics_are_of_use(recipe),
+                )
             elif stage == "quantize":
                 done = quantize(candidate, blocks, recipe.quantize)
             else:

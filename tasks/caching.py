@@ -45,12 +45,17 @@ class StageKey(CachePolicy):
             "code": code_digest(self.modules),
             "libraries": {name: version(name) for name in LIBRARIES},
             "device": device_class(),
+            **self.more(inputs),
         }
         key = f"{self.stage}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]}"
         _drop_if_damaged(key)
         run = getattr(task_ctx, "task_run", None)  # there is none where a key is computed outside a run
         _record(self.stage, key, parts, None if run is None else str(run.id))
         return key
+
+    def more(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Further parts of the key, by name; for a stage whose result depends on more than the above."""
+        return {}
 
 
 def device_class() -> str:

@@ -84,8 +84,9 @@ class LayerReport(Value):
     columns: int
     sparsity: float = Field(description="Zero share after the stage")
     bits: float
-    error: float = Field(
-        description="Relative squared error of the layer's output on the calibration tokens, 0 is exact"
+    error: float | None = Field(
+        description="Relative squared error of the layer's output on the calibration tokens, 0 is exact; none where "
+        "an engine moved scale from one layer to another, so that layers cannot be compared"
     )
     seconds: float
     fallback: str | None = Field(default=None, description="A numerical fallback that was taken, or none")
@@ -103,6 +104,10 @@ class Compressed(Value):
     seconds: float = 0.0
     peak_bytes: int = Field(default=0, description="Peak resident memory of the process during the stage")
     retries: tuple[str, ...] = Field(default=(), description="A sentence for each time that memory ran out")
+    engine: str = Field(
+        default="slimline", description="What computed it; another engine's time and memory are its own"
+    )
+    versions: dict[str, str] = Field(default={}, description="Of the packages of another engine")
 
     @property
     def fallbacks(self) -> tuple[LayerReport, ...]:

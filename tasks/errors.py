@@ -7,6 +7,8 @@
     │   ├── RefusedRecipe      a recipe that cannot work
     │   └── RefusedRequest     a request that SageMaker would reject or silently misread
     ├── DownloadFailed     a package could not be fetched; worth another try (adapters/packages.py)
+    ├── EngineNotBuilt     pip could not install an engine's packages
+    │   └── EngineUnreachable  a registry did not answer; worth another try
     ├── ArtifactDamaged    an artifact is missing or its bytes do not match its digest
     ├── GateFailed         the candidate does not answer like the original
     ├── ReleaseRestored    the canary was bad; the old version serves all traffic again
@@ -60,6 +62,16 @@ class RefusedRecipe(Refused):
 
 class RefusedRequest(Refused):
     """SageMaker would refuse this request, or would silently do something else."""
+
+
+class EngineNotBuilt(SlimlineError):
+    """The environment of an engine could not be made. Nothing of it is left."""
+
+
+class EngineUnreachable(EngineNotBuilt):
+    """As above, because a server or the way to it failed."""
+
+    transient = True
 
 
 class ArtifactDamaged(SlimlineError):

@@ -10,10 +10,14 @@ from tasks.adapters.texts import check_text_source
 from tasks.adapters.tracking import reachable
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
+from tasks.engines import check_engines, check_engines_fit
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe, ReleasePlan
 from tasks.retrying import network_task
 from tasks.settings import settings
+
+
+_NOT_EXPORTED = ("smoothquant", "fp8", "float16", "bfloat16")
 
 
 class MlflowUnreachable(SlimlineError):
@@ -69,6 +73,7 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     from tasks.compression.onnx_support import check_exportable
     from tasks.compression.structured import check_shares
 
+    check_engines_fit(recipe, model)
     folder = Store(settings().store).open(model.uri, model.digest)
     check_architecture(recipe, folder)
     prune, prunes = recipe.prune, "prune" in recipe.order
@@ -146,6 +151,13 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if "quantize" in order:
         _check_format(recipe.quantize)
+    if recipe.cpu_export == "onnx" and "quantize" in order and recipe.quantize.method in _NOT_EXPORTED:
+        raise RefusedRecipe(
+            "this method's weights are not carried over to ONNX",
+            observed=f"recipe.cpu_export = onnx with method {recipe.quantize.method}",
+            limit="methods gptq, rtn, w8a8 and awq",
+            remedy="set recipe.cpu_export to auto or none",
+        )
     by_layer = "prune" in order and recipe.prune.allocation == "sensitivity"
     if by_layer and (recipe.prune.method == "structured" or recipe.prune.pattern != "unstructured"):
         raise RefusedRecipe(
@@ -168,6 +180,7 @@ def check_recipe(recipe: Recipe) -> None:
             limit="prune or quantize before it",
             remedy="add prune or quantize to recipe.order",
         )
+    check_engines(recipe)
 
 
 def _check_format(recipe: QuantizeRecipe) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.caching import StageKey, stage_key
+from tasks.adapters.engine_kinds import OWN
+from tasks.caching import stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
+from tasks.engines import EngineKey, compress_by_engine
 from tasks.recipes import PruneRecipe
 from tasks.retrying import compute_task
 from tasks.settings import settings
@@ -21,7 +23,7 @@ MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slim
 
 @compute_task(
     "prune-{recipe.method}-{recipe.amount}",
-    cache_policy=StageKey(stage="prune", modules=MODULES),
+    cache_policy=EngineKey(stage="prune", modules=MODULES),
 )
 def prune(
     model: ModelRef, data: DatasetRef, recipe: PruneRecipe, seed: int = 0, keep_statistics: bool = False
@@ -32,6 +34,8 @@ def prune(
     """
     from tasks.compression.checkpoint import linear_count
 
+    if recipe.engine != OWN:
+        return compress_by_engine(model, data, recipe, seed)
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
     child = StageChild(settings().threads)

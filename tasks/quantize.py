@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.caching import StageKey, stage_key
+from tasks.adapters.engine_kinds import OWN
+from tasks.caching import stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
+from tasks.engines import EngineKey, compress_by_engine
 from tasks.recipes import QuantizeRecipe
 from tasks.retrying import compute_task
 from tasks.settings import settings
@@ -28,7 +30,7 @@ MODULES = (
 
 @compute_task(
     "quantize-{recipe.method}-{recipe.grid}",
-    cache_policy=StageKey(stage="quantize", modules=MODULES),
+    cache_policy=EngineKey(stage="quantize", modules=MODULES),
 )
 def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compressed:
     """Turn each decoder linear's weights into packed integers, or cast every tensor, block by block. Zeros stay
@@ -37,6 +39,8 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
     from tasks.compression.casting import CASTS, cast_folder
     from tasks.compression.checkpoint import linear_count
 
+    if recipe.engine != OWN:
+        return compress_by_engine(model, data, recipe)
     source, tokens = open_model(model), open_tokens(data, "calibration")
     layers: list[LayerReport] = []
     child = StageChild(settings().threads)

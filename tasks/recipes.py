@@ -88,6 +88,11 @@ class PruneRecipe(Choice):
         description="uniform: every layer has the same zero share; sensitivity: layers whose errors cost the model "
         "more lose fewer weights, with the same share over all (unstructured only; takes about three times as long)",
     )
+    engine: Literal["slimline", "llm-compressor"] = Field(
+        "slimline",
+        description="What computes it. llm-compressor (sparsegpt, wanda) runs in an environment of its own, built when "
+        "first used: minutes and more than a gigabyte",
+    )
 
     @property
     def amount(self) -> str:
@@ -103,11 +108,13 @@ class PruneRecipe(Choice):
 class QuantizeRecipe(Choice):
     """Store the decoder blocks' weights as small integers, or the whole model in 16 bits."""
 
-    method: Literal["gptq", "rtn", "w8a8", "float16", "bfloat16"] = Field(
+    method: Literal["gptq", "rtn", "w8a8", "float16", "bfloat16", "awq", "smoothquant", "fp8"] = Field(
         "gptq",
         description="gptq rounds column by column and repairs what is left from calibration data; rtn only rounds; "
         "w8a8 is gptq with 8 bits and one scale a row, served with activations in 8 bits too (bits, group size and "
-        "symmetry are then given); float16 and bfloat16 cast every tensor and use no calibration",
+        "symmetry are then given); float16 and bfloat16 cast every tensor and use no calibration. "
+        "With the engine llm-compressor also: awq scales up what large inputs meet, then rounds; smoothquant: 8-bit "
+        "weights and activations (8 bits, group size 0); fp8: 8-bit floats, fast on GPUs only (8 bits, group size 0)",
     )
     bits: Literal[8, 4, 3, 2] = Field(4, description="Bits a weight")
     group_size: Literal[0, 32, 64, 128] = Field(
@@ -132,6 +139,12 @@ class QuantizeRecipe(Choice):
         "version 1 or 2 (transformers with GPTQModel; vLLM reads symmetric 4 and 8 bits)",
     )
 
+    engine: Literal["slimline", "llm-compressor", "optimum", "auto-gptq"] = Field(
+        "slimline",
+        description="What computes it. The others run in an environment of their own, built when first used: minutes "
+        "and more than a gigabyte. optimum (with GPTQModel) and auto-gptq: gptq without pruned zeros",
+    )
+
     @property
     def integers(self) -> bool:
         """Whether weights become integers: not for casts."""
@@ -147,7 +160,7 @@ class QuantizeRecipe(Choice):
     @property
     def columns_a_scale(self) -> int:
         """Input columns that share one scale; 0 for a whole row, and where there are no scales."""
-        return self.group_size if self.method in ("gptq", "rtn") else 0
+        return self.group_size if self.method in ("gptq", "rtn", "awq") else 0
 
     @property
     def grid(self) -> str:
@@ -164,7 +177,7 @@ class QuantizeRecipe(Choice):
     @property
     def suffix(self) -> str:
         """What the made model's name ends with."""
-        if self.method not in ("gptq", "rtn"):
+        if self.method not in ("gptq", "rtn", "awq"):
             return self.method
         return f"mixed{self.mean_bits:g}" if self.mean_bits else f"int{self.bits}"
 

@@ -73,7 +73,13 @@ def record_stage(tracked: Tracked, step: Compressed) -> None:
     tracking().log_stage(
         tracked.run_id,
         step.stage,
-        params={"model": step.model.name, "digest": step.model.digest, "dtype": step.model.dtype},
+        params={
+            "model": step.model.name,
+            "digest": step.model.digest,
+            "dtype": step.model.dtype,
+            "engine": step.engine,
+            **{f"engine.{name}": version for name, version in step.versions.items()},
+        },
         metrics={
             "bytes": step.model.bytes,
             "sparsity": step.model.sparsity,

@@ -29,7 +29,7 @@ def report_stage(step: Compressed) -> None:
                 "size": f"{layer.rows} × {layer.columns}",
                 "zeros": f"{layer.sparsity:.1%}",
                 "bits": f"{layer.bits:g}",
-                "output error": f"{layer.error:.2e}",
+                "output error": "–" if layer.error is None else f"{layer.error:.2e}",
                 "seconds": f"{layer.seconds:.2f}",
                 "fallback": layer.fallback or "",
             }
@@ -44,6 +44,7 @@ def report_stage(step: Compressed) -> None:
         key=f"{step.stage}-layers" if step.layers else f"{step.stage}-losses",
         description=f"**{step.stage}** → {megabytes(model.bytes)}, {model.sparsity:.0%} zeros, {model.bits:g} bits; "
         f"{step.tokens:,} tokens in {step.seconds:.0f} s, peak memory {megabytes(step.peak_bytes)}"
+        + (f"; by {step.engine}: {_versions(step)}" if step.versions else "")
         + (f"; **{len(step.fallbacks)} numerical fallbacks**" if step.fallbacks else "")
         + "".join(f"; **{retry}**" for retry in step.retries),
     )
@@ -69,6 +70,10 @@ def export_markdown(exported: Exported) -> str:
             *(f"- {name}: {value}" for name, value in exported.choices.items()),
         ]
     )
+
+
+def _versions(step: Compressed) -> str:
+    return ", ".join(f"{name} {version}" for name, version in step.versions.items())
 
 
 def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:

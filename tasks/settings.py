@@ -43,6 +43,10 @@ class Settings(BaseSettings):
         return self.root / "downloads"
 
     @property
+    def engines(self) -> Path:
+        return self.root / "engines"
+
+    @property
     def keys(self) -> Path:
         return self.root / "keys"
 

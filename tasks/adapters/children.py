@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import SlimlineError
 
 _POLL_S = 0.05
+_TICK_S = 1.0
 _SHOWN_LINES, _SHOWN_BYTES = 12, 1 << 14
 _PROGRESS = re.compile(r"\d+%\|")  # a bar of tqdm
 
@@ -44,6 +45,7 @@ def run_child(
     cwd: Path | None = None,
     variables: Mapping[str, str] | None = None,
     limit_s: float = 6 * 3600,
+    tick: Callable[[Path], None] | None = None,
 ) -> Ran:
     """Run ``command`` and wait for it. It is ended, with its own children, when this is interrupted or takes too long;
     on Linux with util-linux also when this process is killed.
@@ -55,6 +57,7 @@ def run_child(
         cwd: its working directory; this process's when left out.
         variables: set in its environment beside the inherited ones, by the env utility of POSIX.
         limit_s: seconds that it may take.
+        tick: called with the log about every second while it runs; the child is ended when this raises.
 
     Raises:
         SlimlineError: it failed, with the last lines of its standard error, or it took longer than ``limit_s``.
@@ -73,7 +76,7 @@ def run_child(
             start_new_session=True,
         )
     try:
-        ran = _wait(process, began, limit_s)
+        ran = _wait(process, began, limit_s, tick and (lambda: tick(log)))
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -95,18 +98,24 @@ def run_child(
     return ran
 
 
-def last_lines(log: Path, lines: int = _SHOWN_LINES) -> str:
-    """The last lines that say something, progress bars left out; empty when there are none."""
+def tail(log: Path) -> str:
+    """The end of a log, progress bars with it."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _SHOWN_BYTES))
-        text = file.read().decode("utf-8", errors="replace")
-    said = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
+        return file.read().decode("utf-8", errors="replace")
+
+
+def last_lines(log: Path, lines: int = _SHOWN_LINES) -> str:
+    """The last lines that say something, progress bars left out; empty when there are none."""
+    said = [line.rstrip() for line in re.split(r"[\r\n]+", tail(log))]
     return "\n".join([line for line in said if line and not _PROGRESS.search(line)][-lines:])
 
 
-def _wait(process: subprocess.Popen[bytes], began: float, limit_s: float) -> Ran | None:
+def _wait(
+    process: subprocess.Popen[bytes], began: float, limit_s: float, tick: Callable[[], None] | None
+) -> Ran | None:
     """Reap the process and measure it; none when its time is over and it still runs."""
-    peak = 0
+    peak, ticked = 0, began
     while time.perf_counter() - began < limit_s:
         peak = max(peak, _high_water(process.pid))
         reaped, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -115,6 +124,9 @@ def _wait(process: subprocess.Popen[bytes], began: float, limit_s: float) -> Ran
             # Bytes on macOS; on Linux only where a child ended before it could be looked at.
             peak = peak or usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             return Ran(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, peak)
+        if tick is not None and time.perf_counter() - ticked > _TICK_S:
+            tick()
+            ticked = time.perf_counter()
         # Often at the beginning: a short life must be seen too.
         time.sleep(min(_POLL_S, 1e-3 + (time.perf_counter() - began) / 20))
     return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.adapters.children import Ran, last_lines, run_child
+from tasks.adapters.children import Ran, last_lines, run_child, tail
+from tasks.adapters.engine_kinds import Engine, check_engine_recipe, progress_in
 from tasks.adapters.engine_output import adopt
-from tasks.adapters.engines import Engine, Environment
-from tasks.errors import RefusedRecipe, SlimlineError
+from tasks.adapters.engines import Environment
+from tasks.errors import SlimlineError
 
 
 @dataclass(frozen=True)
@@ -41,36 +42,6 @@ class EngineRun:
     versions: Mapping[str, str]
 
 
-def check_engine_recipe(
-    engine: Engine, *, prune: Mapping[str, Any] | None = None, quantize: Mapping[str, Any] | None = None
-) -> None:
-    """Refuse what ``engine`` cannot do, before anything is built or started.
-
-    Args:
-        prune: fields of a ``PruneRecipe``, or none.
-        quantize: fields of a ``QuantizeRecipe``, or none.
-
-    Raises:
-        RefusedRecipe: no stage at all, or a method or bit width that it does not have.
-    """
-    if prune is None and quantize is None:
-        raise _refused(engine, "stages", "none", "prune, quantize or both")
-    if prune is not None and prune["method"] not in engine.prunes:
-        raise _refused(engine, "pruning method", prune["method"], ", ".join(engine.prunes) or "no pruning")
-    if quantize is not None and (quantize["method"] != "gptq" or quantize["bits"] not in engine.bits):
-        asked = f"{quantize['method']}, {quantize['bits']} bits"
-        raise _refused(engine, "quantization", asked, f"gptq with {', '.join(map(str, engine.bits)) or 'no'} bits")
-
-
-def _refused(engine: Engine, what: str, observed: str, limit: str) -> RefusedRecipe:
-    return RefusedRecipe(
-        f"the engine {engine.name} cannot do this {what}",
-        observed=observed,
-        limit=limit,
-        remedy="choose one of these, or Slimline's own engine",
-    )
-
-
 def run_engine(
     environment: Environment,
     source: Path,
@@ -83,6 +54,7 @@ def run_engine(
     threads: int = 1,
     seed: int = 0,
     limit_s: float = 6 * 3600,
+    tick: Callable[[int, int], None] | None = None,
 ) -> EngineRun:
     """Compress ``source`` into ``destination`` with an engine. A run that fails leaves the destination as it was.
 
@@ -98,6 +70,7 @@ def run_engine(
         threads: of torch.
         seed: of everything random.
         limit_s: seconds that it may take.
+        tick: told about every second how many of how many blocks are done, once the engine says so.
 
     Raises:
         RefusedRecipe: the engine does not have the method or bit width.
@@ -127,13 +100,27 @@ def run_engine(
         log = scratch / "log"
         what = f"the engine {engine.name}"
         variables = environment.variables | {"OMP_NUM_THREADS": str(threads)}
-        ran = run_child(command, what=what, log=log, cwd=scratch, variables=variables, limit_s=limit_s)
+        ran = run_child(
+            command,
+            what=what,
+            log=log,
+            cwd=scratch,
+            variables=variables,
+            limit_s=limit_s,
+            tick=lambda log: _tell(engine, log, tick),
+        )
         said = _report(engine, scratch / "report.json", log)
         clean = scratch / "clean"
         clean.mkdir()
         adopt(scratch / "raw", source, clean, tokens)
         _publish(clean, destination)
     return EngineRun(ran, said["work_wall_s"], said["work_cpu_s"], said["versions"])
+
+
+def _tell(engine: Engine, log: Path, tick: Callable[[int, int], None] | None) -> None:
+    done = progress_in(engine, tail(log))
+    if tick is not None and done is not None:
+        tick(*done)
 
 
 def _report(engine: Engine, path: Path, log: Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Engine environments: compression libraries whose pins cannot live with ours, each in an environment of its own.
 
-An engine is a few packages, a file with the version of everything below them (``engine_scripts/<name>.txt``), and a
-script that the environment's own Python runs as a child process: it reads a model folder, token blocks and a recipe,
-and writes a model folder (``engine_runs.py``). The environment is built when it is first asked for. Its folder is named
-by the digest of what it is made from, a marker is written into it last, and without the marker it counts as absent:
-what a killed build left is removed and built again.
+An engine (``engine_kinds.py``) is a few packages, a file with the version of everything below them
+(``engine_scripts/<name>.txt``), and a script that the environment's own Python runs as a child process: it reads a
+model folder, token blocks and a recipe, and writes a model folder (``engine_runs.py``). The environment is built when
+it is first asked for. Its folder is named by the digest of what it is made from, a marker is written into it last, and
+without the marker it counts as absent: what a killed build left is removed and built again.
 
 The versions are those of one installation that worked, without local parts such as ``+cpu``, so that the machine's own
 configuration of pip decides which build of torch comes.
@@ -20,80 +20,22 @@ import shutil
 import sys
 import tempfile
 import venv
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from tasks.adapters.children import run_child
-from tasks.errors import SlimlineError
+from tasks.adapters.engine_kinds import Engine
+from tasks.errors import EngineNotBuilt, EngineUnreachable, SlimlineError
 
-SCRIPTS = Path(__file__).parent / "engine_scripts"
 MARKER = "slimline-engine.json"
 BUILD_SECONDS = 3600
 _KEY_LENGTH = 16
+# What pip says when a server or the way to it failed; a version that does not exist fails the same way every time.
+_LOST = re.compile(r"timed? ?out|connection|retry|temporar|50[0-9] (server|gateway|service)", re.IGNORECASE)
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
-
-# An engine works on local files alone and tells nobody; torch's idle threads must not spin against other processes.
-_QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
-}
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A compression library that runs in an environment of its own.
-
-    Attributes:
-        name: as people choose it.
-        packages: what pip is asked to install.
-        constraints: file with one ``name==version`` a line, for those packages and everything they need.
-        script: file that the environment's Python runs.
-        check: Python that must run in a new environment before it counts as complete.
-        prunes: pruning methods that it has; the n:m patterns go with all of them.
-        bits: bit widths to which it quantizes with GPTQ.
-        variables: environment variables of its process; ``{folder}`` stands for the environment's folder.
-    """
-
-    name: str
-    packages: tuple[str, ...]
-    constraints: Path
-    script: Path
-    check: str
-    prunes: tuple[str, ...] = ()
-    bits: tuple[int, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=lambda: dict(_QUIET))
-
-
-# Not magnitude: llm-compressor 0.14's MagnitudePruningModifier does nothing in ``oneshot`` and says nothing.
-_LLM_COMPRESSOR = Engine(
-    name="llm-compressor",
-    packages=("llmcompressor", "torch"),
-    constraints=SCRIPTS / "llm-compressor.txt",
-    script=SCRIPTS / "llm_compressor.py",
-    check="import llmcompressor, compressed_tensors",
-    prunes=("sparsegpt", "wanda"),
-    bits=(8, 4, 3, 2),
-)
-# GPTQModel 7.6 sizes its worker pool by the cores and fails on two: "pool requests 2 workers but parent has 1".
-_OPTIMUM = Engine(
-    name="optimum",
-    packages=("optimum", "gptqmodel", "accelerate", "datasets", "torch"),
-    constraints=SCRIPTS / "optimum.txt",
-    script=SCRIPTS / "optimum_gptq.py",
-    # Its packing kernel is compiled now and kept in the environment: a compiler that is killed later leaves a lock on
-    # which every later run waits for ever.
-    check="import optimum.gptq; from gptqmodel.utils.cpp import load_pack_block_extension as load; load()",
-    bits=(8, 4, 3, 2),
-    variables={**_QUIET, "GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_TORCH_EXTENSIONS_DIR": "{folder}/extensions"},
-)
-ENGINES = {engine.name: engine for engine in (_LLM_COMPRESSOR, _OPTIMUM)}
 
 
 @dataclass(frozen=True)
@@ -156,14 +98,24 @@ def find_environment(engine: Engine, home: Path) -> Environment | None:
     return found if marker == {"key": found.key} and found.python.exists() else None
 
 
-def build_environment(engine: Engine, home: Path) -> Environment:
+def environment_bytes(environment: Environment) -> int:
+    """Bytes of an environment's files."""
+    return sum(path.lstat().st_size for path in environment.folder.rglob("*") if not path.is_dir())
+
+
+def build_environment(engine: Engine, home: Path, tick: Callable[[int], None] | None = None) -> Environment:
     """The complete environment of ``engine`` below ``home``; built now if it is not there. Minutes, and gigabytes.
 
     Several processes may ask at once: one builds and the others wait. A build that fails leaves nothing.
 
+    Args:
+        engine: which.
+        home: folder of all environments.
+        tick: told about every second how many packages are installed; all are downloaded before the first.
+
     Raises:
-        SlimlineError: pip could not install the pinned packages, they do not run, or another process has been
-            building for longer than ``BUILD_SECONDS``.
+        EngineNotBuilt: pip could not install the pinned packages.
+        SlimlineError: they do not run, or another process has been building for longer than ``BUILD_SECONDS``.
     """
     wanted = _at(engine, home)
     home.mkdir(parents=True, exist_ok=True)
@@ -172,7 +124,7 @@ def build_environment(engine: Engine, home: Path) -> Environment:
         with lock.acquire(timeout=BUILD_SECONDS):
             found = find_environment(engine, home)
             if found is None:
-                _build(wanted)
+                _build(wanted, tick)
             return wanted
     except Timeout as error:
         raise SlimlineError(
@@ -189,12 +141,12 @@ def _at(engine: Engine, home: Path) -> Environment:
     return Environment(engine, home.absolute() / f"{engine.name}-{key[:_KEY_LENGTH]}", key)
 
 
-def _build(wanted: Environment) -> None:
+def _build(wanted: Environment, tick: Callable[[int], None] | None) -> None:
     # In its final place: an environment's own scripts hold its path, so it cannot be renamed. The marker comes last.
     shutil.rmtree(wanted.folder, ignore_errors=True)
     try:
         venv.EnvBuilder(with_pip=False, symlinks=True).create(wanted.folder)
-        _install(wanted)
+        _install(wanted, tick)
         part = wanted.folder / f"{MARKER}.part"
         part.write_text(json.dumps({"key": wanted.key}), encoding="utf-8")
         part.replace(wanted.folder / MARKER)
@@ -203,7 +155,7 @@ def _build(wanted: Environment) -> None:
         raise
 
 
-def _install(wanted: Environment) -> None:
+def _install(wanted: Environment, tick: Callable[[int], None] | None) -> None:
     """Install the pinned packages with this process's own pip, and run them once, which also compiles them."""
     engine = wanted.engine
     pip: list[str | Path] = [
@@ -221,7 +173,7 @@ def _install(wanted: Environment) -> None:
     with tempfile.TemporaryDirectory(prefix="slimline-engine-") as scratch:
         log = Path(scratch) / "log"
         if engine.packages:
-            run_child(pip, what=f"installing {engine.name}", log=log, limit_s=BUILD_SECONDS)
+            _run_pip(pip, wanted, log, tick)
         run_child(
             [wanted.python, "-I", "-c", engine.check],
             what=f"the first run of {engine.name}",
@@ -230,3 +182,21 @@ def _install(wanted: Environment) -> None:
             variables=wanted.variables,
             limit_s=BUILD_SECONDS,
         )
+
+
+def _run_pip(command: list[str | Path], wanted: Environment, log: Path, tick: Callable[[int], None] | None) -> None:
+    def count(_: Path) -> None:
+        if tick is not None:
+            tick(len(list(wanted.folder.glob("lib/python*/site-packages/*.dist-info"))))
+
+    what = f"installing {wanted.engine.name}"
+    try:
+        run_child(command, what=what, log=log, limit_s=BUILD_SECONDS, tick=count)
+    except SlimlineError as error:
+        lost = _LOST.search(str(error.observed))
+        raise (EngineUnreachable if lost else EngineNotBuilt)(
+            f"the environment of {wanted.engine.name} could not be built",
+            observed=error.observed,
+            limit=f"the versions of {wanted.engine.constraints.name}",
+            remedy="see that pip reaches a registry that has these versions, and run again",
+        ) from error

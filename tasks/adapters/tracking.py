@@ -224,6 +224,7 @@ def _series(layers: Sequence[LayerReport], losses: Sequence[float]) -> list[tupl
         (f"layer_{name}", float(getattr(layer, name)), step)
         for step, layer in enumerate(layers)
         for name in _LAYER_METRICS
+        if getattr(layer, name) is not None
     ]
     return points + [("loss", float(loss), step) for step, loss in enumerate(losses)]
 

@@ -6,9 +6,9 @@ configuration the library decompresses at the first forward pass and leaves an o
 costs about a third more time per token. The library multiplies codes and scales in the scales' own type, so a weight is
 rounded to float16 once; that is how vLLM and others serve it too.
 
-A W8A8 folder (``layouts.py``) computes with rounded activations wherever it is served, so it does here too. A folder in
-the GPTQ format is dequantized here: transformers reads it through GPTQModel only, which does not fit beside our
-versions.
+A folder with 8-bit inputs (W8A8, FP8; ``layouts.py``) computes with rounded activations wherever it is served, so it
+does here too. A folder in the GPTQ format is dequantized here: transformers reads it through GPTQModel only, which does
+not fit beside our versions.
 
 A folder with several grids (``mixed``) is loaded packed, where each layer gets the grid of its own config group, and
 made dense layer by layer; scales are float32 then, so nothing is rounded.
@@ -35,8 +35,8 @@ from transformers import (
 from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.eight_bits import Kind, eight_bits, round_inputs
 from tasks.compression.heads import capped, head_cap
-from tasks.compression.layouts import round_tokens
 from tasks.compression.limits import check_language_model
 from tasks.compression.mixed import Mixed
 from tasks.errors import RefusedData, RefusedModel
@@ -57,12 +57,12 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
     return _load(AutoModelForCausalLM, folder, wrong, _unpacking(folder))
 
 
-def _round_activations(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+def _round_activations(model: PreTrainedModel, checkpoint: Checkpoint, kind: Kind) -> None:
     """Let the linear layers compute as 8-bit kernels do: rounded inputs, and scales that multiply in float32."""
     for name in checkpoint.architecture.all_linears(checkpoint.config):
         layer = model.get_submodule(name)
         layer.get_parameter("weight").copy_(checkpoint.linear(name))
-        layer.register_forward_pre_hook(lambda _, inputs: (round_tokens(inputs[0]),))
+        layer.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0], kind),))
 
 
 def _dequantized(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -135,8 +135,9 @@ def _load(kind: Any, folder: Path, refused: tuple[str, ...], options: Mapping[st
     if isinstance(checkpoint.packing, Mixed):
         _unpack(model)
     model.eval().requires_grad_(False)
-    if checkpoint.layout == "int-quantized":
-        _round_activations(model, checkpoint)
+    kind = eight_bits(checkpoint.config)
+    if kind is not None:
+        _round_activations(model, checkpoint, kind)
     return cast(PreTrainedModel, model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -20,17 +21,24 @@ import psutil
 import pytest
 
 from tasks.adapters.children import run_child
-from tasks.adapters.engine_runs import check_engine_recipe, run_engine
-from tasks.adapters.engines import (
+from tasks.adapters.engine_kinds import (
     ENGINES,
-    MARKER,
     Engine,
+    Grid,
+    check_engine_model,
+    check_engine_place,
+    check_engine_recipe,
+    progress_in,
+)
+from tasks.adapters.engine_runs import run_engine
+from tasks.adapters.engines import (
+    MARKER,
     build_environment,
     environment_key,
     find_environment,
     read_constraints,
 )
-from tasks.errors import RefusedRecipe, SlimlineError
+from tasks.errors import EngineNotBuilt, EngineUnreachable, RefusedModel, RefusedRecipe, SlimlineError
 from tests.compression.small import write_llama
 
 GPTQ = {"method": "gptq", "bits": 4, "group_size": 32, "damping": 0.01}
@@ -60,7 +68,7 @@ def engine(folder: Path, more: str = "", pins: str = "", check: str = "import js
     (folder / "script.py").write_text(COPIES.format(more=more))
     return Engine(
         name="copier", packages=(), constraints=folder / "pins.txt", script=folder / "script.py", check=check,
-        prunes=("wanda",), bits=(4,), variables={"MARKED": "{folder}"},
+        prunes=("wanda",), quantizes={"gptq": Grid((4,), (32,))}, variables={"MARKED": "{folder}"},
     )  # fmt: skip
 
 
@@ -204,11 +212,52 @@ def wait_for(what: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize(
     "recipe",
-    [{}, {"prune": {"method": "magnitude"}}, {"quantize": GPTQ | {"bits": 3}}, {"quantize": GPTQ | {"method": "rtn"}}],
+    [
+        {},
+        {"prune": {"method": "magnitude"}},
+        {"quantize": GPTQ | {"bits": 3}},
+        {"quantize": GPTQ | {"method": "rtn"}},
+        {"quantize": GPTQ | {"group_size": 0}},
+        {"quantize": GPTQ | {"symmetric": False}},
+    ],
 )
 def test_what_an_engine_does_not_have_is_refused(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    check_engine_recipe(engine(tmp_path), prune={"method": "wanda"}, quantize=GPTQ)
     with pytest.raises(RefusedRecipe, match="cannot do this"):
         check_engine_recipe(engine(tmp_path), **recipe)
+
+
+def test_an_engine_that_cannot_be_built_or_used_here_is_refused(tmp_path: Path) -> None:
+    copier = engine(tmp_path)
+    check_engine_place(copier)
+    with pytest.raises(RefusedRecipe, match=r"version of Python"):
+        check_engine_place(dataclasses.replace(copier, pythons=("2.7",)))
+    with pytest.raises(RefusedRecipe, match="no absent-compiler"):
+        check_engine_place(dataclasses.replace(copier, tools=("absent-compiler",)))
+    check_engine_model(copier, "LlamaForCausalLM")
+    with pytest.raises(RefusedModel, match="GPT2LMHeadModel"):
+        check_engine_model(copier, "GPT2LMHeadModel")
+
+
+def test_a_package_that_is_not_to_be_had_is_said_and_no_trace_stays(tmp_path: Path) -> None:
+    nothing = dataclasses.replace(engine(tmp_path / "engine", pins="absent==1\n"), packages=("./absent-folder",))
+    with pytest.raises(EngineNotBuilt, match="the environment of copier could not be built") as caught:
+        build_environment(nothing, tmp_path / "home")
+    assert not isinstance(caught.value, EngineUnreachable), "a package that does not exist is not tried again"
+    assert [path.name for path in (tmp_path / "home").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "log"),
+    [
+        ("llm-compressor", "(3/31): Calibrating:  40%|####      |\r(4/31): Calibrating:   0%|          |"),
+        ("optimum", "Quantizing model.layers blocks :   0%|  | 0/30\rQuantizing model.layers blocks :  13%|# | 4/31 "),
+        ("auto-gptq", "INFO - Start quantizing layer 4/31\nINFO - Quantizing mlp.up_proj in layer 4/31..."),
+    ],
+)  # fmt: skip
+def test_progress_is_read_from_the_engines_log(name: str, log: str) -> None:
+    assert progress_in(ENGINES[name], log) == (4, 31)
+    assert progress_in(ENGINES[name], "Loading weights:  10%|# | 3/30") is None
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -17,7 +17,8 @@ from tasks import caching
 from tasks.adapters.store import Store
 from tasks.caching import StageKey
 from tasks.contracts import ModelRef, identity
-from tasks.recipes import PruneRecipe, Recipe
+from tasks.engines import EngineKey
+from tasks.recipes import PruneRecipe, QuantizeRecipe, Recipe
 from tasks.sourcecode import code_digest
 
 
@@ -103,3 +104,15 @@ def test_the_code_digest_sees_helpers_and_ignores_wording(tmp_path: Path, monkey
     assert code_digest(("somelib.stage",), ("somelib.",)) == before
     helper.write_text("def two():\n    return 3\n")
     assert code_digest(("somelib.stage",), ("somelib.",)) != before
+
+
+def test_an_engine_enters_the_key_with_its_environment_and_script(home: Path) -> None:
+    context: TaskRunContext = TaskRunContext.model_construct()
+    policy = EngineKey(stage="quantize", modules=("tasks.recipes",))
+
+    def of(engine: str) -> str:
+        return policy.compute_key(context, {"recipe": QuantizeRecipe.model_validate({"engine": engine})}, {})
+
+    assert len({of("slimline"), of("optimum"), of("auto-gptq")}) == 3
+    changed = "\n".join(caching.why("quantize"))
+    assert "engine.environment" in changed and "engine.script" in changed and "engine.output" not in changed

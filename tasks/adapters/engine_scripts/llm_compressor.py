@@ -20,16 +20,24 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.modifiers.transform.awq import AWQModifier
+from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+from llmcompressor.pipelines.cache import IntermediatesCache
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 IGNORED = ["lm_head"]
+SMOOTHING = 0.8  # as in llm-compressor's W8A8 example; SmoothQuant's own default is 0.5
 
 
 def main(job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["seed"])
     imported = time.perf_counter(), time.process_time()
+    if not torch.accelerator.is_available():
+        # AWQ pins its cache for copies to a device, and torch refuses to pin where there is none.
+        IntermediatesCache.pin_memory = lambda *_: None
     recipe = job["recipe"]
     tokens = torch.from_numpy(np.load(job["tokens"], allow_pickle=False))
     model = AutoModelForCausalLM.from_pretrained(
@@ -61,12 +69,12 @@ def batches(tokens: torch.Tensor, size: int) -> DataLoader[Any]:
 
 
 def modifiers(recipe: dict[str, Any]) -> list[Any]:
-    """One modifier a stage, prune first."""
+    """The modifiers of each stage, prune first."""
     made: list[Any] = []
     if recipe.get("prune"):
         made.append(pruning(recipe["prune"]))
     if recipe.get("quantize"):
-        made.append(quantization(recipe["quantize"]))
+        made += quantization(recipe["quantize"])
     return made
 
 
@@ -85,16 +93,37 @@ def pruning(choice: dict[str, Any]) -> Any:
     return SparseGPTModifier(**common, dampening_frac=choice["damping"])
 
 
-def quantization(choice: dict[str, Any]) -> Any:
-    weights = QuantizationArgs(
-        num_bits=choice["bits"], type="int", symmetric=True, strategy="group", group_size=choice["group_size"]
-    )
-    return GPTQModifier(
-        config_groups={"group_0": QuantizationScheme(targets=["Linear"], weights=weights)},
-        ignore=IGNORED,
-        dampening_frac=choice["damping"],
-        actorder="static" if choice.get("act_order", True) else None,
-    )
+def quantization(choice: dict[str, Any]) -> list[Any]:
+    grid = {"num_bits": choice["bits"], "type": "int", "strategy": "group", "group_size": choice["group_size"]}
+    if not choice["group_size"]:
+        grid = {"num_bits": choice["bits"], "type": "int", "strategy": "channel"}
+    by_gptq = {
+        "ignore": IGNORED,
+        "dampening_frac": choice["damping"],
+        "actorder": "static" if choice.get("act_order", True) else None,
+    }
+    if choice["method"] == "awq":
+        groups = scheme({**grid, "symmetric": False})
+        return [AWQModifier(), QuantizationModifier(config_groups=groups, ignore=IGNORED)]
+    if choice["method"] == "smoothquant":
+        tokens = {"num_bits": 8, "type": "int", "strategy": "token", "symmetric": True, "dynamic": True}
+        groups = scheme({**grid, "symmetric": True}, tokens)
+        return [SmoothQuantModifier(smoothing_strength=SMOOTHING), GPTQModifier(config_groups=groups, **by_gptq)]
+    if choice["method"] == "fp8":
+        floats = {"num_bits": 8, "type": "float", "symmetric": True}
+        groups = scheme({**floats, "strategy": "channel"}, {**floats, "strategy": "token", "dynamic": True})
+        return [QuantizationModifier(config_groups=groups, ignore=IGNORED)]
+    return [GPTQModifier(config_groups=scheme({**grid, "symmetric": True}), **by_gptq)]
+
+
+def scheme(weights: dict[str, Any], inputs: dict[str, Any] | None = None) -> dict[str, QuantizationScheme]:
+    """One group of every linear layer: how its weights are stored, and how its inputs are rounded when it runs."""
+    rounded = None if inputs is None else QuantizationArgs(**inputs)
+    return {
+        "group_0": QuantizationScheme(
+            targets=["Linear"], weights=QuantizationArgs(**weights), input_activations=rounded
+        )
+    }
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ def main(job: dict[str, Any]) -> None:
         dataset=[{"input_ids": [row], "attention_mask": [[1] * len(row)]} for row in tokens.tolist()],
         group_size=choice["group_size"],
         damp_percent=choice["damping"],
+        # Columns are settled by size inside their groups, so that they are stored in their own order all the same.
         desc_act=False,
+        act_group_aware=choice.get("act_order", True),
         sym=True,
         model_seqlen=tokens.shape[1],
         batch_size=job["recipe"].get("batch_blocks", 1),
