@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -130,8 +131,9 @@ class StageChild:
     ) -> Iterator[dict[str, Any]]:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(job) + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # it is gone already: its exit status says why
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
         for line in process.stdout:
             said = json.loads(line)
             if "item" in said:
