@@ -16,7 +16,6 @@ from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe, Relea
 from tasks.retrying import network_task
 from tasks.settings import settings
 
-
 _NOT_EXPORTED = ("smoothquant", "fp8", "float16", "bfloat16")
 
 
