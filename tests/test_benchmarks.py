@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compression import QUICK_ROWS, ROWS
-from tasks.adapters.engine_runs import check_engine_recipe
-from tasks.adapters.engines import ENGINES
+from tasks.adapters.engine_kinds import ENGINES, check_engine_recipe
 from tasks.recipes import PruneRecipe, QuantizeRecipe
 
 ROOT = Path(__file__).parent.parent
