@@ -21,7 +21,8 @@ from typing import Any
 
 from benchmarks.compression_stages import model_folder, token_files
 from tasks.adapters.children import run_child
-from tasks.adapters.engines import ENGINES, Environment, find_environment
+from tasks.adapters.engine_kinds import ENGINES
+from tasks.adapters.engines import Environment, find_environment
 from tasks.recipes import DataChoice
 from tasks.settings import settings
 

@@ -34,10 +34,7 @@ ARGUMENTS = {
     "distill-T{recipe.temperature}-hard{recipe.hard_share:.0%}",
     cache_policy=StageKey(
         stage="distill",
-        modules=(
-            "tasks.distill",
-            "tasks.compression.distillation",
-        ),
+        modules=("tasks.distill", "tasks.compression.child", "tasks.compression.distillation"),
     ),
 )
 def distill(student: ModelRef, teacher: ModelRef, data: DatasetRef, recipe: DistillRecipe, seed: int = 0) -> Compressed:

@@ -18,7 +18,13 @@ from tasks.workbench import followed, measured, open_model, open_tokens, write_m
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
 
-MODULES = ("tasks.prune", "tasks.compression.layerwise", "tasks.compression.slimming", "tasks.compression.budget")
+MODULES = (
+    "tasks.prune",
+    "tasks.compression.child",
+    "tasks.compression.layerwise",
+    "tasks.compression.slimming",
+    "tasks.compression.budget",
+)
 
 
 @compute_task(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODULES = (
     "tasks.quantize",
+    "tasks.compression.child",
     "tasks.compression.layerwise",
     "tasks.compression.quantization",
     "tasks.compression.casting",
