@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tasks.compression.decoder import Call
 from tasks.compression.hessian import InputStatistics, accumulate, empty
+from tasks.compression.spilling import HiddenStates
 from tasks.errors import SlimlineError
 
 # What paused batches keep inside a block stays below this; beyond it they begin the block again instead.
@@ -52,7 +53,7 @@ class BlockPass:
         self._statistics: InputStatistics | None = None
 
     @torch.no_grad()
-    def run(self, batches: list[Tensor], call: Call) -> None:
+    def run(self, batches: HiddenStates, call: Call) -> None:
         """Replace each batch (blocks, block_tokens, hidden) in the list by the changed block's output for it.
 
         Raises:
@@ -80,7 +81,7 @@ class BlockPass:
                 stack.throw()  # ends a paused batch; nothing where it has not begun
         _check_finite(self._prefix, all(bool(torch.isfinite(batch).all()) for batch in batches))
 
-    def _start(self, number: int, batches: list[Tensor], call: Call) -> greenlet:
+    def _start(self, number: int, batches: HiddenStates, call: Call) -> greenlet:
         """A call stack that takes one batch through the block, and is left wherever the batch has to wait."""
 
         def through() -> None:
@@ -89,13 +90,13 @@ class BlockPass:
 
         return greenlet(through)
 
-    def _advance(self, number: int, batches: list[Tensor], call: Call) -> bool:
+    def _advance(self, number: int, batches: HiddenStates, call: Call) -> bool:
         """Run one batch as far as it gets; whether it got through the block."""
         states = batches[number]
         if self._pauses:
-            batches[number] = states.new_empty(0)  # so that it is gone as soon as the block needs it no longer
+            batches.replace(number, states.new_empty(0))  # so that it is gone as soon as the block needs it no longer
         try:
-            batches[number] = call(self._layer, states)
+            batches.replace(number, call(self._layer, states))
         except _Wait:
             return False
         return True

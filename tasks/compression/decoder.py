@@ -25,6 +25,7 @@ from transformers import (
 from tasks.compression.architectures import architecture_name
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.packing import PACKED_SUFFIXES
+from tasks.compression.spilling import allocate
 from tasks.compression.streaming import gather_rows
 from tasks.errors import RefusedModel
 
@@ -70,8 +71,10 @@ class Decoder:
         self.layer_types: list[str] | None = getattr(config, "layer_types", None)
 
     @torch.no_grad()
-    def embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, folder: Path | None = None) -> Tensor:
         """Hidden states (blocks, block_tokens, hidden) that enter the first block; token ids (blocks, block_tokens).
+
+        Many of them lie in a file below ``folder`` (``spilling.allocate``).
 
         Raises:
             RefusedModel: a tensor outside the blocks is missing or not finite.
@@ -79,7 +82,7 @@ class Decoder:
         used = tokens.unique()
         # By the piece: it is the largest matrix of a small model.
         rows = _Rows(used, gather_rows(self._checkpoint, f"{self._checkpoint.architecture.embeddings}.weight", used))
-        states = torch.empty(*tokens.shape, self.hidden)
+        states = allocate((*tokens.shape, self.hidden), folder)
         for first in range(0, len(tokens), _ROWS):
             states[first : first + _ROWS] = self._run(tokens[first : first + _ROWS], rows)[0]
         return states

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tasks.compression import blocks
+from tasks.compression import blocks, spilling
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
@@ -30,6 +30,7 @@ from tasks.compression.mixed import Grids, Mixed
 from tasks.compression.packing import Packing
 from tasks.compression.pruning import Pattern
 from tasks.compression.resuming import Partial
+from tasks.compression.spilling import HiddenStates
 from tasks.compression.statistics import KeptStatistics, digest_of
 from tasks.compression.streaming import Range, range_of, streamed
 from tasks.compression.transforms import Prune, Quantize, Transform
@@ -51,22 +52,27 @@ def use_less_memory(halvings: int) -> None:
     blocks.HELD_BYTES >>= 3 * halvings
 
 
-def fitting(batches: list[Tensor], decoder: Decoder) -> list[Tensor]:
-    """Batches, those of an earlier process too, cut to the size that this one takes."""
-    size = max(1, _BATCH_BYTES // (decoder.activation_bytes * batches[0].shape[1]))
-    return [part for batch in batches for part in batch.split(size)]
+def fit(batches: HiddenStates, decoder: Decoder) -> None:
+    """Cut batches, those of an earlier process too, to the size that this one takes."""
+    batches.cut(max(1, _BATCH_BYTES // (decoder.activation_bytes * batches[0].shape[1])))
 
 
-def batches_of(decoder: Decoder, tokens: Tensor) -> list[Tensor]:
-    """Hidden states that enter the first block, (blocks, block_tokens, hidden), in batches that memory allows."""
-    return fitting([decoder.embed(tokens)], decoder)
+def batches_of(decoder: Decoder, tokens: Tensor, folder: Path | None = None) -> HiddenStates:
+    """Hidden states that enter the first block, (blocks, block_tokens, hidden), in batches that memory allows.
+
+    Many of them lie in a file below ``folder``.
+    """
+    states = decoder.embed(tokens, folder)
+    batches = HiddenStates([states], on_disk=folder is not None and states.nbytes > spilling.SPILL_BYTES)
+    fit(batches, decoder)
+    return batches
 
 
 def walk(
     writer: FolderWriter,
     blocks: int,
-    start: Callable[[], list[Tensor]],
-    work: Callable[[int, list[Tensor]], list[LayerReport]],
+    start: Callable[[], HiddenStates],
+    work: Callable[[int, HiddenStates], list[LayerReport]],
 ) -> Iterator[LayerReport]:
     """Work on ``blocks`` blocks in turn, saving each, after those that an earlier process finished.
 
@@ -84,7 +90,9 @@ def walk(
         done, told, batches = 0, [], start()
     else:
         done, told = saved.done, [LayerReport.model_validate(note) for note in saved.notes["layers"]]
-        batches = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]
+        left = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]
+        batches = HiddenStates.kept(left, writer.scratch)
+        del saved, left
     yield from told
     for index in range(done, blocks):
         reports = work(index, batches)
@@ -130,7 +138,7 @@ class _Pass:
             yield from walk(
                 writer,
                 self.checkpoint.blocks,
-                lambda: batches_of(decoder, tokens),
+                lambda: batches_of(decoder, tokens, writer.scratch),
                 lambda index, batches: self._block(index, decoder, batches, calls[index], writer, digest),
             )
             yield from self._outer(writer)
@@ -141,7 +149,7 @@ class _Pass:
         self,
         index: int,
         decoder: Decoder,
-        batches: list[Tensor],
+        batches: HiddenStates,
         call: Call,
         writer: FolderWriter,
         digest: str | None,
@@ -149,7 +157,7 @@ class _Pass:
         architecture = self.checkpoint.architecture
         prefix = architecture.block(index)
         layer = decoder.take_block(index)
-        batches[:] = fitting(batches, decoder)
+        fit(batches, decoder)
         kept, reports = self._rest(self._other_names(index))
         groups: dict[str, InputStatistics] = {}
         # The tokens go through what will be read back: norms and biases in their stored precision too.

@@ -14,7 +14,6 @@ from tasks.compression.packing import PACKED_SUFFIXES
 from tasks.errors import RefusedModel
 
 EXPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-LAYOUTS = ("pack-quantized",)  # of compressed-tensors
 ROTARY = ("default", "linear", "llama3")
 _PROBES = ("Hello", " The capital of France is", "Größe  42\n\nx=1;\t§ 你好 🙂", "a " * 40)
 _PARTS = ("weight", "bias", *PACKED_SUFFIXES)
@@ -36,17 +35,13 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
     name = architecture_name(checkpoint.config)
     if name not in EXPORTED:  # before anything else: other families' configurations have other names
         raise _unknown("architecture", name, EXPORTED)
-    quantized = checkpoint.config.get("quantization_config")
-    layout = quantized.get("format") or quantized.get("quant_method") if quantized else LAYOUTS[0]
-    if layout not in LAYOUTS:
-        raise _unknown("weight format", layout, LAYOUTS)
     positions = getattr(config, "rope_parameters", None) or {}
     turned = positions.get("partial_rotary_factor", 1.0)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     for what, observed, known in (
         # W8A8 rounds activations with one scale a token, the graph's operator with one a group.
-        ("format", checkpoint.layout or "dense", ("dense", "pack-quantized", "gptq", "gptq_v2")),
+        ("weight format", checkpoint.layout or "dense", ("dense", "pack-quantized", "gptq", "gptq_v2")),
         ("activation", config.hidden_act, ("silu",)),
         ("position encoding", positions.get("rope_type", "default"), ROTARY),
         ("share of a head that positions turn", turned, (1.0,)),

@@ -19,6 +19,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tasks.compression.streaming import STORED, save_streamed, whole
+
 MANIFEST = "progress.json"
 
 
@@ -86,7 +88,10 @@ class Partial:
             new: files that were written into ``files`` since the last call.
         """
         state = self.folder / f"state-{done}.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, state)
+        if all(tensor.dtype in STORED for tensor in tensors.values()):
+            save_streamed(state, {name: whole(tensor) for name, tensor in tensors.items()})
+        else:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, state)
         self._digests |= {path.name: _sha256(path) for path in new}
         manifest = {
             "done": done,

@@ -64,8 +64,10 @@ class TorchScored:
         with torch.inference_mode():
             hidden = hidden_states(self._model, block.unsqueeze(0))[0, :-1]
         for start in range(0, len(hidden), CHUNK_TOKENS):
+            # Not around the yield: two of these are read in turn, and each would give back the other's mode.
             with torch.inference_mode():
-                yield capped(functional.linear(hidden[start : start + CHUNK_TOKENS], self._head), self._cap)
+                logits = capped(functional.linear(hidden[start : start + CHUNK_TOKENS], self._head), self._cap)
+            yield logits
 
     def greedy(self, prompt: Tensor, new_tokens: int) -> Iterator[tuple[int, float]]:
         return _greedy(self._model, prompt, new_tokens)

@@ -16,8 +16,9 @@ from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_recipe
 from tasks.compression.decoder import Call, Decoder
 from tasks.compression.hessian import InputStatistics, output_error
-from tasks.compression.layerwise import batches_of, fitting, walk
+from tasks.compression.layerwise import batches_of, fit, walk
 from tasks.compression.resuming import Partial
+from tasks.compression.spilling import HiddenStates
 from tasks.compression.streaming import streamed
 from tasks.compression.structured import (
     Shape,
@@ -101,7 +102,7 @@ class _Slimming:
             yield from walk(
                 writer,
                 len(chosen),
-                lambda: batches_of(decoder, tokens),
+                lambda: batches_of(decoder, tokens, writer.scratch),
                 lambda number, batches: self._block(chosen[number], number, decoder, batches, calls, writer),
             )
             outer = self.checkpoint.outer_names()
@@ -113,7 +114,7 @@ class _Slimming:
         index: int,
         number: int,
         decoder: Decoder,
-        batches: list[Tensor],
+        batches: HiddenStates,
         calls: tuple[Call, ...],
         writer: FolderWriter,
     ) -> list[LayerReport]:
@@ -122,7 +123,7 @@ class _Slimming:
         entry, whole = self.checkpoint.architecture, shape_of(self.config)
         prefix = entry.block(index)
         layer = decoder.take_block(index)
-        batches[:] = fitting(batches, decoder)
+        fit(batches, decoder)
         keep = {entry.heads_out: self.kept.groups, entry.channels_out: self.kept.channels}
         structures = {entry.heads_out: whole.groups, entry.channels_out: whole.channels}
         cuts: dict[str, _Cut] = {}

@@ -19,7 +19,7 @@ from torch import Tensor
 from tasks.compression.checkpoint import Checkpoint
 
 PIECE_BYTES = 8 << 20
-_STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 
 
 def pieces(checkpoint: Checkpoint, name: str) -> Iterator[Tensor]:
@@ -91,6 +91,12 @@ def streamed(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Streamed:
     return Streamed(dtype, checkpoint.shape(name), lambda: (piece.to(dtype) for piece in pieces(checkpoint, name)))
 
 
+def whole(tensor: Tensor) -> Streamed:
+    """A tensor that is there, to be written a piece at a time: the library copies all of them first."""
+    rows = max(1, PIECE_BYTES // max(1, tensor[:1].nbytes)) if tensor.dim() else 0
+    return Streamed(tensor.dtype, tuple(tensor.shape), lambda: iter(tensor.split(rows) if rows else [tensor]))
+
+
 def save_streamed(path: Path, tensors: Mapping[str, Streamed]) -> None:
     """Write a safetensors file; the same bytes that ``safetensors.torch.save_file`` writes for the same tensors."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -99,7 +105,7 @@ def save_streamed(path: Path, tensors: Mapping[str, Streamed]) -> None:
     end = 0
     for name in names:
         begin, end = end, end + tensors[name].bytes
-        kind, shape = _STORED[tensors[name].dtype], list(tensors[name].shape)
+        kind, shape = STORED[tensors[name].dtype], list(tensors[name].shape)
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
     said = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     said += b" " * (-len(said) % 8)

@@ -92,6 +92,11 @@ class FolderWriter:
         self._values: Counter[torch.dtype] = Counter()
         self._bytes = 0
 
+    @property
+    def scratch(self) -> Path:
+        """A folder on the disk that the model is written to."""
+        return self._folder
+
     def __enter__(self) -> FolderWriter:
         self._made = not self._destination.exists()
         self._destination.mkdir(parents=True, exist_ok=True)

@@ -192,7 +192,7 @@ def test_a_layers_expected_loss_is_the_models(llama: Path) -> None:
         for name in ("model.layers.0.self_attn.v_proj", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.up_proj"):
             layer = model.get_submodule(name)
             weight, statistics = layer.weight.clone(), correlated(layer.in_features)
-            statistics.gram, statistics.tokens = inputs[name].T @ inputs[name], len(inputs[name])
+            accumulate(statistics, inputs[name])
             (predicted,) = errors(name, weight, statistics, squares[name], [Quantize("rtn", packing, 0.01)])
             layer.weight.copy_(round_to_nearest(weight, packing).dequantize())
             changed = functional.log_softmax(model(input_ids=tokens).logits, dim=-1)
