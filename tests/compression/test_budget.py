@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from tasks.compression.budget import REACH, prune_by_sensitivity, quantize_to_budget
 from tasks.compression.checkpoint import Checkpoint, describe
 from tasks.compression.distillation import distill_folder
+from tasks.compression.hessian import accumulate, empty
 from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.compression.loading import load_for_compute
 from tasks.compression.mixed import Mixed, read_grids
@@ -30,7 +31,6 @@ from tasks.compression.transforms import Quantize
 from tasks.errors import RefusedModel, RefusedRecipe
 from tasks.serving.generator import Generator
 from tasks.serving.onnx_session import OnnxDecoder
-from tests.compression.conftest import correlated
 from tests.compression.families import write_family
 from tests.compression.small import LINEARS, blocks, write_llama
 
@@ -191,7 +191,7 @@ def test_a_layers_expected_loss_is_the_models(llama: Path) -> None:
         dense = functional.log_softmax(model(input_ids=tokens).logits, dim=-1)
         for name in ("model.layers.0.self_attn.v_proj", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.up_proj"):
             layer = model.get_submodule(name)
-            weight, statistics = layer.weight.clone(), correlated(layer.in_features)
+            weight, statistics = layer.weight.clone(), empty(layer.in_features)
             accumulate(statistics, inputs[name])
             (predicted,) = errors(name, weight, statistics, squares[name], [Quantize("rtn", packing, 0.01)])
             layer.weight.copy_(round_to_nearest(weight, packing).dequantize())
