@@ -152,12 +152,12 @@ def _work(stage: str, recipe: Recipe, source: Path, original: Path, destination:
     from tasks.compression.layerwise import prune_folder, quantize_folder
 
     if stage == "prune":
-        chosen = recipe.prune.model_dump(exclude={"heads", "channels", "blocks", "allocation"})
+        chosen = recipe.prune.model_dump(exclude={"heads", "channels", "blocks", "allocation", "engine"})
         keep = ("prune", "quantize") in itertools.pairwise(recipe.order)  # as the flow does
         return prune_folder(source, destination, tokens, **chosen, seed=recipe.seed, keep_statistics=keep)
     if stage == "quantize":
         return quantize_folder(
-            source, destination, tokens, **recipe.quantize.model_dump(exclude={"mean_bits", "format"})
+            source, destination, tokens, **recipe.quantize.model_dump(exclude={"mean_bits", "format", "engine"})
         )
     return distill_folder(source, original, destination, tokens, **recipe.distill.model_dump(), seed=recipe.seed)
 
