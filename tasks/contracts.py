@@ -18,6 +18,9 @@ Stage = Literal[
 ]  # fmt: skip
 
 
+Runtime = Literal["torch", "onnx"]
+
+
 class Value(BaseModel):
     """Frozen, strict about unknown fields."""
 
@@ -72,7 +75,7 @@ class ModelRef(Value):
     dtype: str = Field(description="Of the unquantized tensors: float32, float16, bfloat16")
     sparsity: float = Field(default=0.0, ge=0, le=1, description="Zero share of the decoder blocks' linear weights")
     bits: float = Field(default=32.0, description="Bits a weight in the decoder blocks' linears, scales not counted")
-    runtime: Literal["torch", "onnx"] = Field(default="torch", description="What a CPU container serves it with")
+    runtime: Runtime = Field(default="torch", description="What a CPU container serves it with")
 
 
 class LayerReport(Value):

@@ -11,7 +11,7 @@ from tasks.errors import RefusedModel
 from tasks.recipes import CpuExport
 from tasks.retrying import compute_task
 from tasks.settings import settings
-from tasks.workbench import Progress, logger, measured, open_model, use_threads
+from tasks.workbench import Progress, handle, logger, measured, open_model, use_threads
 
 MODULES = ("tasks.export", "tasks.compression.onnx_export", "tasks.compression.onnx_facts")
 DENSE_BITS = 16
@@ -61,19 +61,7 @@ def _written(model: ModelRef, on_progress: Callable[[float], None]) -> Exported:
         choices = {name: str(value) for name, value in record.items()}
         draft.made_from = {"model": model.digest, "export": choices}
     facts = describe_onnx(store.root / draft.stored.uri)
-    written = ModelRef(
-        uri=draft.stored.uri,
-        digest=draft.stored.digest,
-        name=f"{model.name}-onnx",
-        licence=model.licence,
-        architecture=facts.architecture,
-        parameters=facts.parameters,
-        bytes=facts.bytes,
-        dtype=facts.dtype,
-        sparsity=facts.sparsity,
-        bits=facts.bits,
-        runtime="onnx",
-    )
+    written = handle(draft.stored, facts, name=f"{model.name}-onnx", licence=model.licence, runtime="onnx")
     return Exported(
         source=model.digest, model=written, choices=choices, seconds=meter.seconds, peak_bytes=meter.peak_bytes
     )

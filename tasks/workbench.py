@@ -4,6 +4,7 @@ one handle.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -22,12 +23,13 @@ from prefect.exceptions import MissingContextError
 from tasks.adapters.store import Store, Stored
 from tasks.adapters.tokens import read_dataset
 from tasks.caching import differences
-from tasks.contracts import DatasetRef, ModelRef
+from tasks.contracts import DatasetRef, ModelRef, Runtime
 from tasks.settings import settings
 
 if TYPE_CHECKING:
     import torch
 
+    from tasks.compression.checkpoint import FolderFacts
     from tasks.compression.resuming import Partial
 
 Item = TypeVar("Item")
@@ -165,16 +167,11 @@ def describe_model(stored: Stored, *, name: str, licence: str) -> ModelRef:
     """A handle whose every figure was read from the folder's files."""
     from tasks.compression.checkpoint import describe
 
-    facts = describe(Store(settings().store).root / stored.uri)
+    return handle(stored, describe(Store(settings().store).root / stored.uri), name=name, licence=licence)
+
+
+def handle(stored: Stored, facts: FolderFacts, *, name: str, licence: str, runtime: Runtime = "torch") -> ModelRef:
+    """The handle of a folder whose files say ``facts``."""
     return ModelRef(
-        uri=stored.uri,
-        digest=stored.digest,
-        name=name,
-        licence=licence,
-        architecture=facts.architecture,
-        parameters=facts.parameters,
-        bytes=facts.bytes,
-        dtype=facts.dtype,
-        sparsity=facts.sparsity,
-        bits=facts.bits,
+        uri=stored.uri, digest=stored.digest, name=name, licence=licence, runtime=runtime, **dataclasses.asdict(facts)
     )
