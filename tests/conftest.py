@@ -1,9 +1,31 @@
-"""Options of the whole suite."""
+"""Options of the whole suite, and how it is shared out to two processes (``make test``)."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
+
+HERE = Path(__file__).parent
+TOGETHER = ("flows", "local")  # each shares servers that are started once
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=1, help="how often each stage is killed in the resume tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        # Two processes on two cores: threads that wait for one another would be most of the time. Before torch loads.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file stay together, and those of a folder whose servers they share; the longest begin first."""
+    groups = {}
+    for item in items:
+        first, *rest = item.path.relative_to(HERE).parts
+        groups[item] = first if first in TOGETHER else "/".join((first, *rest))
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: TOGETHER.index(groups[item]) if groups[item] in TOGETHER else len(TOGETHER))
