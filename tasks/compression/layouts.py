@@ -22,9 +22,6 @@ from typing import Any, Literal
 from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import (
     QuantizationArgs,
-    QuantizationConfig,
-    QuantizationScheme,
-    QuantizationStatus,
     QuantizationStrategy,
     QuantizationType,
 )
@@ -32,7 +29,7 @@ from compressed_tensors.quantization import (
 from tasks.compression.eight_bits import Kind, eight_bits, read_eight_bits
 from tasks.compression.gptq_layers import gptq_config, gptq_packing, read_gptq
 from tasks.compression.mixed import Grids, read_grids
-from tasks.compression.packing import PackedLinear, Packing, TensorSource, read_packed
+from tasks.compression.packing import PackedLinear, Packing, TensorSource, config_of, read_packed
 from tasks.gptq_codes import stored_version
 
 Layout = Literal["pack-quantized", "int-quantized", "float-quantized", "gptq", "gptq_v2"]
@@ -96,14 +93,4 @@ def quantization_config(packing: Packing, layout: Layout, outside: tuple[str, ..
     inputs = QuantizationArgs(
         num_bits=8, type=QuantizationType.INT, strategy=QuantizationStrategy.TOKEN, symmetric=True, dynamic=True
     )
-    scheme = QuantizationScheme(
-        targets=["Linear"], weights=weights, input_activations=inputs, format=CompressionFormat.int_quantized
-    )
-    config = QuantizationConfig(
-        config_groups={"group_0": scheme},
-        format=CompressionFormat.int_quantized.value,
-        quantization_status=QuantizationStatus.COMPRESSED,
-        ignore=list(outside),
-    )
-    dumped: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
-    return dumped
+    return config_of(CompressionFormat.int_quantized, outside, weights, inputs)

@@ -45,6 +45,24 @@ class TensorSource(Protocol):
     def tensor(self, name: str) -> Tensor: ...
 
 
+def config_of(
+    form: CompressionFormat,
+    ignore: tuple[str, ...],
+    weights: QuantizationArgs,
+    input_activations: QuantizationArgs | None = None,
+) -> dict[str, Any]:
+    """``quantization_config`` of config.json where all linear layers but those in ``ignore`` are stored alike."""
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=input_activations, format=form)
+    config = QuantizationConfig(
+        config_groups={"group_0": scheme},
+        format=form.value,
+        quantization_status=QuantizationStatus.COMPRESSED,
+        ignore=list(ignore),
+    )
+    dumped: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    return dumped
+
+
 @dataclass(frozen=True)
 class Packing:
     """The grid that every packed linear layer of a folder shares.
@@ -89,15 +107,7 @@ class Packing:
             group_size=self.group_size or None,
             symmetric=self.symmetric,
         )
-        scheme = QuantizationScheme(targets=["Linear"], weights=weights, format=CompressionFormat.pack_quantized)
-        config = QuantizationConfig(
-            config_groups={"group_0": scheme},
-            format=CompressionFormat.pack_quantized.value,
-            quantization_status=QuantizationStatus.COMPRESSED,
-            ignore=list(ignore),
-        )
-        dumped: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
-        return dumped
+        return config_of(CompressionFormat.pack_quantized, ignore, weights=weights)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Packing | None:
