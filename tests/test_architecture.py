@@ -82,3 +82,9 @@ def test_no_registry_and_no_path_of_a_machine_is_named() -> None:
 def test_constraints_are_versions_only() -> None:
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9_.\-]+==[A-Za-z0-9_.!+]+", line), line
+
+
+def test_tests_that_share_servers_stay_in_one_process(request: pytest.FixtureRequest) -> None:
+    """xdist wrote the groups where pytest 9.2 does not look, said nothing, and both processes started every server."""
+    shared = getattr(request.config.option, "loadgroup", False)
+    assert not shared or request.node.nodeid.endswith("@test_architecture.py")

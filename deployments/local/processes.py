@@ -116,7 +116,7 @@ def wait_until(url: str, started: Started, timeout: float) -> bool:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if answers(url):
-            return True
+            return started.process() is not None  # else another program has its port, and answers in its place
         if started.process() is None:
             return False
         time.sleep(0.3)
