@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -22,8 +23,11 @@ SPEED = 60.0
 
 
 def four_free_ports() -> int:
-    """The first of four ports in a row that are free now."""
-    for base in range(21000, 29000, 10):
+    """The first of four ports in a row that are free now. Servers take seconds to bind: suites beside each other must
+    not try the same ones.
+    """
+    bases = range(21000, 29000, 10)
+    for base in random.sample(bases, len(bases)):
         sockets = []
         try:
             for port in range(base, base + 4):
