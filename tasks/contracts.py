@@ -242,8 +242,18 @@ class FleetShare(Value):
     errors: int = Field(description="5xx among them")
     latency_ms: float | None = Field(
         default=None,
-        description="The judged quantile of ModelLatency since traffic first reached the new version; none without data",
+        description="The judged quantile of ModelLatency since the new version first had traffic; none without data",
     )
+
+
+class Answers(Value):
+    """What one version has answered in a stretch of time, as CloudWatch counts it."""
+
+    requests: int = 0
+    errors: int = Field(default=0, description="5xx, and requests that the model did not answer at all")
+    bounds: tuple[float, ...] = Field(default=(), description="Milliseconds of ModelLatency, ascending")
+    at_or_below: tuple[float, ...] = Field(default=(), description="How many latencies lie at or below each bound")
+    timed: int = Field(default=0, description="Requests with a latency")
 
 
 class Finding(Value):
@@ -269,7 +279,7 @@ class Observation(Value):
     alarms: dict[str, str] = Field(description="Alarm name to state: OK, ALARM, INSUFFICIENT_DATA")
     message: str = ""
     findings: tuple[Finding, ...] = Field(default=(), description="One a rule; empty before both versions have data")
-    verdict: Literal["", "wait", "promoted", "restored"] = Field(default="", description="The judge's; empty: not asked")
+    verdict: Literal["", "wait", "promoted", "restored"] = Field(default="", description="Empty: it was not asked")
     reason: str = Field(default="", description="The verdict in a sentence")
 
 
@@ -283,7 +293,7 @@ class Pair(Value):
     agreement: float = Field(ge=0, le=1, description="Share of equal tokens in order, up to the shorter answer")
     same: bool = Field(description="Whether the two answers are equal")
     drift: int = Field(description="Tokens of the candidate's answer less the baseline's")
-    kl: float | None = Field(default=None, description="KL(baseline ‖ candidate) a token, nats, where both say logprobs")
+    kl: float | None = Field(default=None, description="KL(baseline ‖ candidate) a token, nats; none without logprobs")
 
 
 class Approval(Value):
