@@ -296,6 +296,16 @@ class Pair(Value):
     kl: float | None = Field(default=None, description="KL(baseline ‖ candidate) a token, nats; none without logprobs")
 
 
+class TrialStep(Value):
+    """How one step of a trial ended: with the next one, with a verdict, or without."""
+
+    percent: int = Field(description="The new version's share of the traffic")
+    outcome: Literal["go on", "promoted", "restored", "undecided"]
+    reason: str
+    observations: tuple[Observation, ...]
+    pairs: tuple[Pair, ...] = Field(default=(), description="Of a shadow release: the newest ones")
+
+
 class Approval(Value):
     """What a person said before the promotion."""
 
