@@ -202,6 +202,14 @@ class RegisteredModel(Value):
     exported: ModelRef | None = Field(default=None, description="The same model as a CPU serves it, where there is one")
 
 
+class Picked(Value):
+    """A registered version with what it was made from, read back from MLflow."""
+
+    registered: RegisteredModel
+    original: ModelRef
+    data: DatasetRef
+
+
 class ModelPackage(Value):
     """A registered version as SageMaker wants it: files under an S3 prefix and an image.
 
@@ -303,7 +311,6 @@ class TrialStep(Value):
     outcome: Literal["go on", "promoted", "restored", "undecided"]
     reason: str
     observations: tuple[Observation, ...]
-    pairs: tuple[Pair, ...] = Field(default=(), description="Of a shadow release: the newest ones")
 
 
 class Approval(Value):

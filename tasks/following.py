@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from tasks.adapters.captures import Captured
+from tasks.adapters.captures import Captures
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_metrics import Look
 from tasks.adapters.sagemaker_requests import CHALLENGER
@@ -55,7 +55,7 @@ class Bench:
     def look(self) -> Look:
         """Count and judge. Where nobody has asked the new version anything, there is no judgement."""
         if self._captures is not None:
-            self.pairs += [_compared(each) for each in self._captures.new()]
+            self.pairs += new_pairs(self._captures)
         seen = self.cloud.look(self.asked, self.plan, self._near_ms)
         if seen.since is not None:
             reference = seen.baseline or seen.candidate
@@ -84,8 +84,9 @@ class Bench:
         )
 
 
-def _compared(captured: Captured) -> Pair:
-    return compare(captured.event, captured.request, captured.baseline, captured.candidate)
+def new_pairs(captures: Captures) -> list[Pair]:
+    """The pairs of answers that have become complete since the last call, compared."""
+    return [compare(each.event, each.request, each.baseline, each.candidate) for each in captures.new()]
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,6 @@ def _step(move: Move, bench: Bench, percent: int, seen: list[Observation], stand
         reason = f"no verdict in {bench.plan.judge.patience_seconds} s of the service's clock: {reason}"
     return TrialStep.model_validate(
         {
-            "percent": percent, "outcome": move.value, "reason": reason, "observations": tuple(seen),
-            "pairs": tuple(bench.pairs),
         }
     )  # fmt: skip
 
@@ -261,7 +260,7 @@ def wait_until_serving(cloud: SageMaker, endpoint: str) -> None:
     Raises:
         ReleaseStuck: it has failed, or has not got there in time.
     """
-    for _ in ticks(cloud, cloud.now(), EXTRA_SECONDS):
+    for _ in ticks(cloud, cloud.now(), EXTRA_SECONDS, poll_seconds(60, cloud.clock_speed)):
         serving = cloud.serving(endpoint)
         status = serving.status if serving else "absent"
         if status == "InService":

@@ -241,8 +241,11 @@ class SageMaker:
         return serving
 
     def restore(self, endpoint: str, config: str) -> None:
-        """Send all traffic back to a config that served before, all at once. Does not wait."""
-        self._aws.call("sagemaker", "UpdateEndpoint", EndpointName=endpoint, EndpointConfigName=config)
+        """Send all traffic back to a config that served before, all at once. Does not wait.
+
+        Counts that autoscaling or a person has changed stay as they are.
+        """
+        self.trials.finish(endpoint, config, config)
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         return blueprint(package, plan, self._role_arn, self._environment)

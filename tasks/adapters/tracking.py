@@ -21,7 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tasks.contracts import DatasetRef, LayerReport, Scorecard
+from tasks.contracts import DatasetRef, LayerReport, Pair, Scorecard
 from tasks.figures import HEAD, figures, metrics
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 
@@ -122,6 +122,21 @@ class Tracking:
         """As ``log_scorecard``, of a reader: metrics, ``scorecard.json``, and the verdict as the run's description."""
         self._log(self._client.get_run(run_id), {}, scorecard.metrics(), {_NOTE: scorecard.markdown()})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
+
+    def log_pairs(self, run_id: str, release: str, pairs: Sequence[Pair]) -> None:
+        """``shadow/<release>.jsonl``: one pair of answers a line, with its figures; and their means as metrics."""
+        lines = "".join(pair.model_dump_json() + "\n" for pair in pairs)
+        self._client.log_text(run_id, lines, f"shadow/{release}.jsonl")
+        if not pairs:
+            return
+        kls = [pair.kl for pair in pairs if pair.kl is not None]
+        means = {
+            "shadow_pairs": len(pairs),
+            "shadow_agreement": sum(pair.agreement for pair in pairs) / len(pairs),
+            "shadow_same": sum(pair.same for pair in pairs) / len(pairs),
+            "shadow_drift": sum(pair.drift for pair in pairs) / len(pairs),
+        } | ({"shadow_kl": sum(kls) / len(kls)} if kls else {})
+        self._log(self._client.get_run(run_id), {}, means, {})
 
     def close_run(self, run_id: str, status: Status) -> None:
         self._client.set_terminated(run_id, status)
