@@ -2,7 +2,8 @@
 
 The service runs it for an image through ``--runtime echo=...``. Environment: SM_MODEL_DIR, SAGEMAKER_BIND_TO_PORT,
 ECHO_ERROR_SHARE (evenly spread), ECHO_STATUS (the error's status), ECHO_SECONDS (latency), ECHO_PING (the status of
-/ping, or ``exit``).
+/ping, or ``exit``), ECHO_DEAD (invocations get no answer while /ping answers), ECHO_SAYS (the answer instead of the
+prompt).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 SHARE = Fraction(os.environ.get("ECHO_ERROR_SHARE", "0"))
 STATUS = int(os.environ.get("ECHO_STATUS", "500"))
 SECONDS = float(os.environ.get("ECHO_SECONDS", "0"))
+DEAD, SAYS = "ECHO_DEAD" in os.environ, os.environ.get("ECHO_SAYS")
 PING = os.environ.get("ECHO_PING", "200")
 FILES = {path.name: path.read_text() for path in sorted(Path(os.environ["SM_MODEL_DIR"]).glob("*.txt"))}
 COUNT = 0
@@ -39,10 +41,13 @@ class Handler(BaseHTTPRequestHandler):
         with LOCK:
             faulty, COUNT = int((COUNT + 1) * SHARE) > int(COUNT * SHARE), COUNT + 1
         time.sleep(SECONDS)
+        if DEAD:
+            self.close_connection = True
+            return
         if faulty:
             self._answer(STATUS, {"error": "rehearsed fault"})
             return
-        said = {"generated_text": json.loads(body)["inputs"], "files": FILES, "accept": self.headers["Accept"]}
+        said = {"generated_text": SAYS or json.loads(body)["inputs"], "files": FILES, "accept": self.headers["Accept"]}
         self._answer(200, [said])
 
     def _answer(self, status: int, value: object) -> None:
