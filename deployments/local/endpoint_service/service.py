@@ -74,7 +74,12 @@ async def serve(options: Options, listener: socket.socket) -> None:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     timeout = aiohttp.ClientTimeout(total=MODEL_SECONDS)
     try:
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, skip_auto_headers=_NO_HEADERS) as client:
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            skip_auto_headers=_NO_HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookies are not another's
+        ) as client:
             metrics, state, faults = Metrics(), State(options.region), Faults(clock)
             alarms = AlarmBook(metrics)
             data = ModelData(options.data / "models", moto.url, options.region)
@@ -171,6 +176,7 @@ def _uvicorn(app: App) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
 
