@@ -101,16 +101,9 @@ class Fleet:
             self.variants[name] = Variant(
                 name, config.name, spec, models[spec["ModelName"]], weight, count, recorder, spec in config.shadows
             )
-
-    @property
-    def production(self) -> dict[str, Variant]:
-        """Variants whose answers are given."""
-        return {name: variant for name, variant in self.variants.items() if not variant.shadow}
-
-    @property
-    def shadow(self) -> Variant | None:
-        """The variant that gets copies, or none."""
-        return next((variant for variant in self.variants.values() if variant.shadow), None)
+        # Variants whose answers are given, and the one that gets copies, or none.
+        self.production = {name: variant for name, variant in self.variants.items() if not variant.shadow}
+        self.shadow = next((variant for variant in self.variants.values() if variant.shadow), None)
 
     @property
     def workers(self) -> list[Worker]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from deployments.local.endpoint_service.endpoints import Endpoints
 from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
+from deployments.local.endpoint_service.joined import Protocol
 from deployments.local.endpoint_service.metrics import Metrics
 from deployments.local.endpoint_service.modeldata import ModelData
 from deployments.local.endpoint_service.moto_backend import Moto
@@ -153,6 +155,8 @@ class _Running:
         beside = [asyncio.create_task(self._tick()), asyncio.create_task(self.mirror.follow())]
         beside.append(asyncio.create_task(self.capture.follow()))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        gc.collect()
+        gc.freeze()  # service models and code live as long as the process: no collection need look at them again
         host, port = listener.getsockname()
         print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {self.clock.speed:g}x)", flush=True)
         await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -171,6 +175,7 @@ class _Running:
 def _uvicorn(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=Protocol,
         lifespan="off",
         log_level="warning",
         access_log=False,
