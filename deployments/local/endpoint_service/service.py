@@ -156,6 +156,7 @@ class _Running:
         beside.append(asyncio.create_task(self.capture.follow()))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         gc.collect()
+        gc.set_threshold(10_000, 10, 10)  # a request leaves hundreds of objects that die by themselves
         gc.freeze()  # service models and code live as long as the process: no collection need look at them again
         host, port = listener.getsockname()
         print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {self.clock.speed:g}x)", flush=True)
