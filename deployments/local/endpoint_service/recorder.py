@@ -29,16 +29,18 @@ class Recorder:
 
     def __init__(self, metrics: Metrics, clock: Clock, endpoint: str, variant: str, config: str) -> None:
         self._clock = clock
+        self._metrics = metrics
         self.requests = 0
         self.errors_4xx = 0
         self.errors_5xx = 0
         both = {"EndpointName": endpoint, "VariantName": variant}
+        self._dimensions = (both, both | {"EndpointConfigName": config})
         self._series: list[dict[str, Series]] = [
             {
                 name: metrics.series((NAMESPACE, name, dimensions(dims)), unit, RESOLUTION)
                 for name, unit in _UNITS.items()
             }
-            for dims in (both, both | {"EndpointConfigName": config})
+            for dims in self._dimensions
         ]
 
     def record(self, status: int, model_seconds: float | None, overhead_seconds: float, instances: int) -> None:
@@ -68,6 +70,22 @@ class Recorder:
         for series in self._series:
             for name, value in values.items():
                 series[name].bucket(now).add(value)
+
+    def first_chunk(self, model_seconds: float, overhead_seconds: float) -> None:
+        """The wall seconds until a stream's first bytes, in the model and outside it."""
+        self.write("FirstChunkLatency", round((model_seconds + overhead_seconds) * 1e6), "Microseconds")
+        self.write("FirstChunkModelLatency", round(model_seconds * 1e6), "Microseconds")
+        self.write("FirstChunkOverheadLatency", round(overhead_seconds * 1e6), "Microseconds")
+
+    def mid_stream(self, error: bool) -> None:
+        """Whether a stream ended in an error after it had begun."""
+        self.write("MidStreamErrors", float(error), "None")
+
+    def write(self, name: str, value: float, unit: str) -> None:
+        """One sample of a metric that not every invocation has."""
+        now = self._clock.now()
+        for dims in self._dimensions:
+            self._metrics.series((NAMESPACE, name, dimensions(dims)), unit, RESOLUTION).bucket(now).add(value)
 
     def counts(self) -> Json:
         return {"requests": self.requests, "errors_4xx": self.errors_4xx, "errors_5xx": self.errors_5xx}
