@@ -130,14 +130,8 @@ def test_operations_that_are_not_there_say_so(deck: Deck, serving: tuple[str, st
         (deck.sagemaker.list_training_jobs, "SageMaker.ListTrainingJobs"),
         (lambda: scaling.describe_scalable_targets(ServiceNamespace="sagemaker"), "DescribeScalableTargets"),
         (lambda: deck.cloudwatch.list_dashboards(), "ListDashboards"),
-        (
-            lambda: deck.runtime.invoke_endpoint_async(EndpointName=serving[0], InputLocation="s3://b/k"),
-            "InvokeEndpointAsync",
-        ),
-        (
-            lambda: deck.runtime.invoke_endpoint_with_response_stream(EndpointName=serving[0], Body=b"{}"),
-            "InvokeEndpointWithResponseStream",
-        ),
+        (lambda: deck.ask(serving[0], TargetModel="m.tar.gz"), "InvokeEndpoint: TargetModel"),
+        (lambda: deck.ask(serving[0], InferenceComponentName="c"), "InvokeEndpoint: InferenceComponentName"),
     ]
     for call, name in calls:
         refused(call, name, "NotImplementedException", 501)

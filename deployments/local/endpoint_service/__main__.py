@@ -12,7 +12,9 @@ from pathlib import Path
 
 import uvloop
 
+from deployments.local.endpoint_service.inference import MODEL_SECONDS
 from deployments.local.endpoint_service.service import Options, serve
+from deployments.local.endpoint_service.streaming import STREAM_SECONDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         region=given.region,
         startup_limit=given.startup_limit,
         max_instances=given.max_instances,
+        model_limit=given.model_limit,
+        stream_limit=given.stream_limit,
         runtimes=tuple(given.runtime),
     )
     try:
@@ -62,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-instances", type=int, default=32, help="instances (processes) of all endpoints together, at most"
+    )
+    parser.add_argument(
+        "--model-limit", type=float, default=MODEL_SECONDS, metavar="SECONDS", help="wall time of one answer, as on AWS"
+    )
+    parser.add_argument(
+        "--stream-limit", type=float, default=STREAM_SECONDS, metavar="SECONDS", help="wall time of one streamed answer"
     )
     parser.add_argument(
         "--runtime",

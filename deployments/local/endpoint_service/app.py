@@ -22,8 +22,10 @@ from deployments.local.endpoint_service import pages, validation
 from deployments.local.endpoint_service.asgi import Gone, Receive, Scope, Send, TooLarge, read_body
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.faults import BadFault, Faults
+from deployments.local.endpoint_service.inference import MAX_BODY
 from deployments.local.endpoint_service.moto_backend import Moto
-from deployments.local.endpoint_service.router import MAX_BODY, Router, too_large
+from deployments.local.endpoint_service.router import Router, too_large
+from deployments.local.endpoint_service.streaming import Streams
 from deployments.local.endpoint_service.wire import (
     Answer,
     AwsError,
@@ -39,10 +41,6 @@ _LIMIT = 10 * 1024 * 1024  # bytes of a control-plane request, unpacked
 _SAGEMAKER, _CLOUDWATCH, _SCALING = "SageMaker", "GraniteServiceVersion20100801", "AnyScaleFrontendService"
 _SERVICES = {_SAGEMAKER: "sagemaker", _CLOUDWATCH: "cloudwatch", _SCALING: "application-autoscaling"}
 _INVOKE = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations|invocations-response-stream)")
-_RUNTIME = {
-    "async-invocations": "InvokeEndpointAsync",
-    "invocations-response-stream": "InvokeEndpointWithResponseStream",
-}
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
 _OURS = ("sagemaker", "monitoring", "application-autoscaling")  # signing names that never reach moto
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|[a-z0-9.-]+\.localhost|\[::1\])(:\d+)?", re.IGNORECASE)
@@ -69,6 +67,7 @@ class App:
         sagemaker: Operations,
         cloudwatch: Operations,
         router: Router,
+        streams: Streams,
         moto: Moto,
         own: Callable[[str], Answer],
         faults: Faults,
@@ -77,6 +76,7 @@ class App:
         self._clock = clock
         self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
         self._router = router
+        self._streams = streams
         self._moto = moto
         self._own = own
         self._faults = faults
@@ -172,9 +172,11 @@ class App:
             body = await read_body(headers, receive, MAX_BODY)
         except TooLarge:
             return error_answer(too_large(), REST)
-        if kind != "invocations":
-            raise not_implemented(f"SageMakerRuntime.{_RUNTIME[kind]}")
-        return await self._router.invoke(name, headers, body)
+        if kind == "invocations":
+            return await self._router.invoke(name, headers, body)
+        if kind == "invocations-response-stream":
+            return await self._streams.invoke(name, headers, body, receive)
+        raise not_implemented("SageMakerRuntime.InvokeEndpointAsync")
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -201,6 +203,9 @@ class App:
             (b"x-slimline-rehearsal", self._label),
         ]
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
+        if answer.relay is not None:
+            await answer.relay(send, {"type": "http.response.start", "status": answer.status, "headers": headers})
+            return
         headers.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         if answer.broken:

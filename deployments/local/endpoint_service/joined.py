@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with an answer's head and body in one packet.
 
-uvicorn writes the head when an answer starts and the body after it: two system calls, which are a tenth of what routing a
-small request costs.
+uvicorn writes the head when an answer starts and the body after it: two system calls, and one is a tenth of what routing
+a small request costs.
 """
 
 from __future__ import annotations

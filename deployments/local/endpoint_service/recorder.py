@@ -93,6 +93,22 @@ class Recorder:
                 series = self._metrics.series((NAMESPACE, name, dims), _UNITS[name], RESOLUTION)
                 series.bucket(self._slot * RESOLUTION).merge(batch)
 
+    def first_chunk(self, model_seconds: float, overhead_seconds: float) -> None:
+        """The wall seconds until a stream's first bytes, in the model and outside it."""
+        self.write("FirstChunkLatency", round((model_seconds + overhead_seconds) * 1e6), "Microseconds")
+        self.write("FirstChunkModelLatency", round(model_seconds * 1e6), "Microseconds")
+        self.write("FirstChunkOverheadLatency", round(overhead_seconds * 1e6), "Microseconds")
+
+    def mid_stream(self, error: bool) -> None:
+        """Whether a stream ended in an error after it had begun."""
+        self.write("MidStreamErrors", float(error), "None")
+
+    def write(self, name: str, value: float, unit: str) -> None:
+        """One sample of a metric that not every invocation has."""
+        now = self._clock.now()
+        for dims in self._everywhere:
+            self._metrics.series((NAMESPACE, name, dims), unit, RESOLUTION).bucket(now).add(value)
+
     def counts(self) -> Json:
         return {"requests": self.requests, "errors_4xx": self.errors_4xx, "errors_5xx": self.errors_5xx}
 

@@ -66,6 +66,11 @@ class EndpointConfig:
         return self.request.get("DataCaptureConfig") or {}
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether its endpoints take InvokeEndpointAsync, and nothing else."""
+        return bool(self.request.get("AsyncInferenceConfig"))
+
+    @property
     def variant_names(self) -> set[str]:
         return {variant["VariantName"] for variant in self.variants}
 

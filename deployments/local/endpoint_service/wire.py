@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -54,12 +54,16 @@ def not_implemented(what: str, note: str = "") -> AwsError:
 
 @dataclass
 class Answer:
-    """An HTTP answer whose body is known. ``broken``: the connection ends in its middle, a rehearsed fault."""
+    """An HTTP answer. ``broken``: the connection ends in its middle, a rehearsed fault.
+
+    With ``relay`` the body is not known yet: it is called with the way to send and the message that begins the answer.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: list[tuple[str, str]] = field(default_factory=list)
     broken: bool = False
+    relay: Callable[[Any, Any], Awaitable[None]] | None = None
 
 
 def json_answer(value: object, content_type: str, status: int = 200) -> Answer:
