@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 
-from deployments.local.endpoint_service.alarms import COMPARISONS, AlarmBook, describe
+from deployments.local.endpoint_service.alarms import ACTIONS, COMPARISONS, AlarmBook, describe
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.extended import BadStatistic, parse
 from deployments.local.endpoint_service.metrics import STATISTICS, MetricName, Metrics, dimensions
@@ -23,10 +24,8 @@ _ALARM_MISSING = (
     "EvaluationInterval",
     "ActionConfiguration",
     "EvaluateLowSampleCountPercentile",
-    "OKActions",
-    "AlarmActions",
-    "InsufficientDataActions",
 )
+_SCALING_POLICY = re.compile(r"arn:aws:autoscaling:[^:]+:\d{12}:scalingPolicy:[^:]+:resource/sagemaker/endpoint/.+")
 _SHORT = (1, 5, 10, 20, 30)  # periods below a minute
 
 
@@ -212,6 +211,7 @@ class CloudWatch:
             raise AwsError("ResourceNotFound", "Unknown alarm", status=404, query_code="ResourceNotFound")
         now = self._clock.now()
         alarm.turn(request["StateValue"], request["StateReason"], now, request.get("StateReasonData", ""))
+        self._alarms.act(alarm)
         alarm.checked = now // alarm.step * alarm.step  # holds until the next evaluation, as on AWS
         return {}
 
@@ -258,6 +258,11 @@ def check_alarm(request: Json) -> None:
     for name in _ALARM_MISSING:
         if request.get(name):
             raise not_implemented(f"PutMetricAlarm.{name}")
+    for kind in ACTIONS.values():
+        if other := [action for action in request.get(kind) or [] if not _SCALING_POLICY.fullmatch(action)]:
+            raise not_implemented(
+                f"PutMetricAlarm.{kind}: {other[0]}", "Scaling policies of endpoint variants are run."
+            )
     for name in ("MetricName", "Namespace", "Period", "EvaluationPeriods", "ComparisonOperator", "Threshold"):
         if request.get(name) is None:
             raise missing(name)

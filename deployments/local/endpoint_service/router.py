@@ -62,7 +62,9 @@ def routes(endpoint: Endpoint) -> Iterator[tuple[Variant, float]]:
     """Every variant of every fleet with its part of the endpoint's traffic (parts need not add up to one)."""
     green = endpoint.green
     if endpoint.blue is not None:
-        yield from _weighted(endpoint.blue, {name: 1 - _taken(green, name) for name in endpoint.blue.production})
+        yield from _weighted(endpoint.blue, {name: _left(endpoint, name) for name in endpoint.blue.production})
+    if mixed := endpoint.mixed:
+        yield from _weighted(mixed, {name: _of_mixed(endpoint, name) for name in mixed.production})
     if green is not None:
         yield from _weighted(green, {name: variant.share for name, variant in green.production.items()})
 
@@ -71,6 +73,16 @@ def _weighted(fleet: Fleet, shares: Mapping[str, float]) -> Iterator[tuple[Varia
     total = sum(variant.weight for variant in fleet.production.values()) or 1.0
     for name, variant in fleet.production.items():
         yield variant, variant.weight / total * shares[name]
+
+
+def _left(endpoint: Endpoint, name: str) -> float:
+    """The part of a variant's traffic that the serving fleet has."""
+    return (1 - _taken(endpoint.green, name)) * (1 - _taken(endpoint.mixed, name))
+
+
+def _of_mixed(endpoint: Endpoint, name: str) -> float:
+    """The part that a failed rollback has left with the fleet that should have gone."""
+    return (1 - _taken(endpoint.green, name)) * _taken(endpoint.mixed, name)
 
 
 def _taken(green: Fleet | None, name: str) -> float:
@@ -100,8 +112,10 @@ def choose(endpoint: Endpoint, target: str | None, dice: random.Random) -> Varia
 
 
 def _targets(endpoint: Endpoint, target: str) -> Iterator[tuple[Variant, float]]:
-    if endpoint.blue and target in endpoint.blue.production and (left := 1 - _taken(endpoint.green, target)) > 0:
+    if endpoint.blue and target in endpoint.blue.production and (left := _left(endpoint, target)) > 0:
         yield endpoint.blue.production[target], left
+    if endpoint.mixed and target in endpoint.mixed.production and (part := _of_mixed(endpoint, target)) > 0:
+        yield endpoint.mixed.production[target], part
     if (
         endpoint.green
         and target in endpoint.green.production
