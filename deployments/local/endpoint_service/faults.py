@@ -112,6 +112,10 @@ class Faults:
     def listed(self) -> list[Json]:
         return [asdict(fault) for fault in self._standing.values()]
 
+    def __bool__(self) -> bool:
+        """Whether any stands."""
+        return bool(self._standing)
+
     def hit(self, kind: str, **places: str) -> Fault | None:
         """The fault of this kind that happens here and now, or none."""
         if not self._standing:

@@ -27,10 +27,8 @@ def check(operation: str, endpoint: str, headers: Mapping[str, str]) -> None:
         endpoint: the name in the path.
         headers: with lower-case names.
     """
-    for name in headers:
-        if name.startswith(_OWN):
-            _check(operation, endpoint, headers)
-            return
+    if not _own(operation).isdisjoint(headers):
+        _check(operation, endpoint, headers)
 
 
 def _check(operation: str, endpoint: str, headers: Mapping[str, str]) -> None:
@@ -48,6 +46,11 @@ def members(operation: str, endpoint: str, headers: Mapping[str, str]) -> Json:
         if header in headers:
             given[name] = _integer(name, headers[header]) if number else headers[header]
     return given
+
+
+@functools.cache
+def _own(operation: str) -> frozenset[str]:
+    return frozenset(header for header in _headers(operation) if header.startswith(_OWN))
 
 
 @functools.cache
