@@ -24,7 +24,7 @@ from tasks.serving.trial import Move, Names, Sight, next_move
 from tasks.serving.verdicts import findings, judge_answers, quantile_ms
 
 POLL_SECONDS = 2.0
-LOOK_SECONDS = 30.0  # of the service's clock: CloudWatch has news once a minute, and each look costs
+LOOK_SECONDS = 60.0  # of the service's clock: CloudWatch has news once a minute, and each look costs money
 EXTRA_SECONDS = 3600.0  # allowed beside the baking: instances start, weights load
 LEAST_WALL_SECONDS = 900.0  # a rehearsal's clock runs fast, but loading weights does not
 
