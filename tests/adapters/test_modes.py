@@ -10,9 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from tasks.bench import new_pairs
 from tasks.contracts import Approval, Rollout, Shift
 from tasks.errors import ReleaseStuck
-from tasks.following import follow_trial, new_pairs, wait_until_serving
+from tasks.following import follow_trial, wait_until_serving
 from tasks.recipes import Mode
 from tasks.trial import end_other_trial, finish_trial, start_trial
 from tests.adapters.releasing import LENIENT, SPEED, Desk, plan_of, story
@@ -26,18 +27,8 @@ FAULTS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def credentials() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "embedded")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "embedded")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        patch.delenv("AWS_PROFILE", raising=False)
-        yield
-
-
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(tmp_path_factory: pytest.TempPathFactory, credentials: None) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("modes")
     service = Service(folder / "service", "--speed", str(SPEED), "--max-instances", "64")
     yield Desk(service.url, folder)
