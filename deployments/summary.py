@@ -57,7 +57,8 @@ def _print_checks(checks: tuple[GateCheck, ...], console: Console) -> None:
 
 
 def _print_rollout(rollout: Rollout, console: Console) -> None:
-    rows = rollout_rows(rollout)
+    # Too wide for a terminal; what the judge found stands in a table of its own.
+    rows = [{name: value for name, value in row.items() if name != "judge"} for row in rollout_rows(rollout)]
     if rows:
         table = Table(*rows[0].keys(), title=f"Rollout on {rollout.endpoint}")
         for row in rows:
