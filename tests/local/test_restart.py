@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -52,6 +53,36 @@ def pids(deck: Deck, endpoint: str) -> list[int]:
     ]
 
 
+def scaled(deck: Deck, endpoint: str, variant: str) -> dict[str, Any]:
+    """A target with a policy and a schedule, as they are described."""
+    scaling = deck.service.client("application-autoscaling")
+    where = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{endpoint}/variant/{variant}",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+    config = {"TargetValue": 1000.0, "PredefinedMetricSpecification": metric}
+    scaling.register_scalable_target(**where, MinCapacity=1, MaxCapacity=4)
+    scaling.put_scaling_policy(
+        **where, PolicyName="p", PolicyType="TargetTrackingScaling", TargetTrackingScalingPolicyConfiguration=config
+    )
+    action = {"MinCapacity": 2, "MaxCapacity": 4}
+    scaling.put_scheduled_action(
+        **where, ScheduledActionName="s", Schedule="at(2999-01-01T00:00:00)", ScalableTargetAction=action
+    )
+    return described(deck)
+
+
+def described(deck: Deck) -> dict[str, Any]:
+    scaling = deck.service.client("application-autoscaling")
+    return {
+        "targets": scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"],
+        "policies": scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"],
+        "actions": scaling.describe_scheduled_actions(ServiceNamespace="sagemaker")["ScheduledActions"],
+    }
+
+
 def test_everything_is_there_after_a_stop(start: Start) -> None:
     deck = start()
     config = deck.config(variant("a", deck.model(), weight=3.0), variant("b", deck.model()))
@@ -62,6 +93,7 @@ def test_everything_is_there_after_a_stop(start: Start) -> None:
     arn = deck.describe(endpoint)["EndpointArn"]
     deck.sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "run", "Value": "7"}])
     alarm = deck.alarm(endpoint, config)
+    scaling = scaled(deck, endpoint, "a")
     s3 = deck.service.client("s3")
     s3.create_bucket(Bucket="kept")
     s3.put_object(Bucket="kept", Key="a/b.txt", Body=b"hello", Metadata={"digest": "d"}, ContentType="text/plain")
@@ -81,7 +113,9 @@ def test_everything_is_there_after_a_stop(start: Start) -> None:
     assert weights == {"a": (3.0, 1), "b": (0.5, 2)}
     assert deck.ask(endpoint, TargetVariant="b")["Body"].read()
     assert deck.sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "run", "Value": "7"}]
-    assert [a["AlarmName"] for a in deck.cloudwatch.describe_alarms()["MetricAlarms"]] == [alarm]
+    names = [each["AlarmName"] for each in deck.cloudwatch.describe_alarms()["MetricAlarms"]]
+    assert alarm in names and len(names) == 3  # and the two of target tracking
+    assert described(deck) == scaling
     item = deck.service.client("s3").get_object(Bucket="kept", Key="a/b.txt")
     assert (item["Body"].read(), item["Metadata"], item["ContentType"]) == (b"hello", {"digest": "d"}, "text/plain")
     deck.sagemaker.delete_endpoint(EndpointName=endpoint)

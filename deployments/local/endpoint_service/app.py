@@ -67,6 +67,7 @@ class App:
         clock: Clock,
         sagemaker: Operations,
         cloudwatch: Operations,
+        scaling: Operations,
         router: Router,
         moto: Moto,
         own: Callable[[str], Answer],
@@ -74,7 +75,7 @@ class App:
         changes: Changes,
     ) -> None:
         self._clock = clock
-        self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
+        self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: scaling}
         self._router = router
         self._moto = moto
         self._own = own

@@ -155,6 +155,11 @@ class Fleet:
         variant.active = min(variant.active, count)
         await _drain(surplus)
 
+    def sample(self) -> None:
+        """Write how many requests are under way on each instance that takes traffic."""
+        for variant in self.variants.values():
+            variant.recorder.concurrency(worker.in_flight for worker in variant.workers[: variant.active])
+
     def activate(self, share: Mapping[str, int] | None = None) -> None:
         """Let that many instances of each variant take traffic; all of them if nothing is said."""
         for name, variant in self.variants.items():

@@ -7,6 +7,8 @@ rollback alarm needs). Latencies are this machine's, in microseconds, and are no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.metrics import Metrics, Series, dimensions
 from deployments.local.endpoint_service.wire import Json
@@ -19,6 +21,7 @@ _UNITS = {
     "Invocation5XXErrors": "None",
     "InvocationModelErrors": "None",
     "InvocationsPerInstance": "None",
+    "ConcurrentRequestsPerModel": "None",
     "ModelLatency": "Microseconds",
     "OverheadLatency": "Microseconds",
 }
@@ -68,6 +71,13 @@ class Recorder:
         for series in self._series:
             for name, value in values.items():
                 series[name].bucket(now).add(value)
+
+    def concurrency(self, in_flight: Iterable[int]) -> None:
+        """How many requests each instance has under way now: a gauge, looked at several times in ten seconds."""
+        now = self._clock.now()
+        for count in in_flight:
+            for series in self._series:
+                series["ConcurrentRequestsPerModel"].bucket(now).add(float(count))
 
     def counts(self) -> Json:
         return {"requests": self.requests, "errors_4xx": self.errors_4xx, "errors_5xx": self.errors_5xx}

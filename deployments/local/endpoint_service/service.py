@@ -32,6 +32,10 @@ from deployments.local.endpoint_service.pages import Pages
 from deployments.local.endpoint_service.reaper import Reaper
 from deployments.local.endpoint_service.router import MODEL_SECONDS, Router
 from deployments.local.endpoint_service.s3_mirror import Mirror
+from deployments.local.endpoint_service.scaling.book import Book
+from deployments.local.endpoint_service.scaling.policies import Policies
+from deployments.local.endpoint_service.scaling.scaler import Scaler
+from deployments.local.endpoint_service.scaling.targets import Targets
 from deployments.local.endpoint_service.snapshot import Snapshot
 from deployments.local.endpoint_service.state import State
 from deployments.local.endpoint_service.workers import free_port
@@ -82,20 +86,24 @@ async def serve(options: Options, listener: socket.socket) -> None:
                 clock, metrics, faults, images, reaper, client, data, logs, options.startup_limit, options.max_instances
             )
             endpoints = Endpoints(state, alarms, tools)
-            snapshot = Snapshot(options.data / "state.json", state, alarms, clock)
+            book = Book(options.region)
+            scaler = Scaler(book, state, endpoints, alarms, clock)
+            policies = Policies(book, scaler, alarms, state.alarm_arn, clock)
+            snapshot = Snapshot(options.data / "state.json", state, alarms, book, clock)
             mirror = Mirror(options.data / "s3", moto.url, options.region)
             capture = Capture(moto.url, options.region, clock, mirror.changed)
             app = App(
                 clock,
                 Control(state, clock).operations | endpoints.operations,
                 CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
+                Targets(book, scaler, state, clock).operations | policies.operations,
                 Router(state, client, faults, capture),
                 moto,
                 Pages(state, alarms, clock, faults, str(logs), lambda: moto.alive),
                 faults,
                 Changes(snapshot.save, mirror.changed),
             )
-            running = _Running(app, moto, mirror, capture, snapshot, endpoints, alarms, clock)
+            running = _Running(app, moto, mirror, capture, snapshot, endpoints, scaler, alarms, clock)
             try:
                 await running.until_stopped(listener)
             finally:
@@ -115,6 +123,7 @@ class _Running:
     capture: Capture
     snapshot: Snapshot
     endpoints: Endpoints
+    scaler: Scaler
     alarms: AlarmBook
     clock: Clock
 
@@ -158,7 +167,9 @@ class _Running:
 
     async def _tick(self) -> None:
         while True:
+            self.endpoints.sample()
             self.alarms.evaluate_due(self.clock.now())
+            self.scaler.tick()
             self.snapshot.save()  # a job may have moved an endpoint on
             await asyncio.sleep(_TICK)
 
@@ -177,5 +188,5 @@ def _uvicorn(app: App) -> uvicorn.Config:
 
 def _warm() -> None:
     """Read the service models before the first request needs them."""
-    for service in ("sagemaker", "cloudwatch"):
+    for service in ("sagemaker", "cloudwatch", "application-autoscaling"):
         validation.operations(service)
