@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 
 from tests.local.stack import ROOT, Deck, Service, canary, rolling, until, variant
 from tests.local.test_rollouts import update
+from tests.local.test_transform import Jobs, processes
 
 Start = Callable[[], Deck]
 
@@ -180,14 +181,24 @@ def test_killed_in_rolling_updates_one_finishes_and_one_that_was_on_its_way_back
         deck.sagemaker.delete_endpoint(EndpointName=endpoint)
 
 
-def test_an_endpoint_that_was_being_created_is_created(start: Start) -> None:
+def test_what_was_being_made_is_made(start: Start) -> None:
     deck = start()
+    jobs = Jobs(deck)
+    jobs.put(slow=b"wait")
+    mirrored = deck.service.data / "s3" / "buckets.json"
+    until(lambda: mirrored.exists() and "in/slow" in mirrored.read_text(), bool)
+    job = jobs.start()
     requests.post(f"{deck.service.url}/_slimline/faults", json={"kind": "stuck_creating"}, timeout=10)
     deck.sagemaker.create_endpoint(EndpointName="young", EndpointConfigName=deck.config())
     deck.service.process.send_signal(signal.SIGKILL)
     deck.service.process.wait(timeout=10)
     deck = start()
+    jobs.deck = deck
+    assert jobs.describe(job)["TransformJobStatus"] == "InProgress"
     assert deck.settled("young")["EndpointStatus"] == "InService"
+    until(lambda: processes(deck), lambda count: count == 1)
+    deck.sagemaker.stop_transform_job(TransformJobName=job)
+    assert jobs.ended(job)["TransformJobStatus"] == "Stopped"
 
 
 def test_what_was_deleted_stays_deleted(start: Start) -> None:

@@ -26,7 +26,7 @@ from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.metrics import Metrics
-from deployments.local.endpoint_service.modeldata import ModelData
+from deployments.local.endpoint_service.modeldata import ModelData, s3_client
 from deployments.local.endpoint_service.moto_backend import Moto
 from deployments.local.endpoint_service.pages import Pages
 from deployments.local.endpoint_service.reaper import Reaper
@@ -38,6 +38,8 @@ from deployments.local.endpoint_service.scaling.scaler import Scaler
 from deployments.local.endpoint_service.scaling.targets import Targets
 from deployments.local.endpoint_service.snapshot import Snapshot
 from deployments.local.endpoint_service.state import State
+from deployments.local.endpoint_service.transform.jobs import TransformJobs
+from deployments.local.endpoint_service.transform.run import S3
 from deployments.local.endpoint_service.workers import free_port
 
 _STOP_SECONDS = 2.0  # what a model server gets between SIGTERM and SIGKILL when the service goes
@@ -92,9 +94,11 @@ async def serve(options: Options, listener: socket.socket) -> None:
             snapshot = Snapshot(options.data / "state.json", state, alarms, book, clock)
             mirror = Mirror(options.data / "s3", moto.url, options.region)
             capture = Capture(moto.url, options.region, clock, mirror.changed)
+            s3 = S3(lambda: s3_client(moto.url, options.region), mirror.changed)
+            transforms = TransformJobs(state, tools, s3)
             app = App(
                 clock,
-                Control(state, clock).operations | endpoints.operations,
+                Control(state, clock).operations | endpoints.operations | transforms.operations,
                 CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
                 Targets(book, scaler, state, clock).operations | policies.operations,
                 Router(state, client, faults, capture),
@@ -103,11 +107,11 @@ async def serve(options: Options, listener: socket.socket) -> None:
                 faults,
                 Changes(snapshot.save, mirror.changed),
             )
-            running = _Running(app, moto, mirror, capture, snapshot, endpoints, scaler, alarms, clock)
+            running = _Running(app, moto, mirror, capture, snapshot, endpoints, transforms, scaler, alarms, clock)
             try:
                 await running.until_stopped(listener)
             finally:
-                await endpoints.stop(_STOP_SECONDS)
+                await asyncio.gather(endpoints.stop(_STOP_SECONDS), transforms.stop())
     finally:
         await moto.stop()
         reaper.close()
@@ -123,6 +127,7 @@ class _Running:
     capture: Capture
     snapshot: Snapshot
     endpoints: Endpoints
+    transforms: TransformJobs
     scaler: Scaler
     alarms: AlarmBook
     clock: Clock
@@ -142,6 +147,7 @@ class _Running:
         await starting  # raises what went wrong
         for each in saved:
             self.endpoints.revive(each)
+        self.transforms.revive()
         await self._serve(listener, ended)
         # Before the model servers end: what is saved is an endpoint that serves.
         self.snapshot.save()
