@@ -134,9 +134,11 @@ def test_a_configuration_in_use_can_go_but_then_the_endpoint_cannot_be_updated(d
 
 def test_operations_that_are_not_there_say_so(deck: Deck, serving: tuple[str, str]) -> None:
     scaling = deck.service.client("application-autoscaling")
+    forecast = {"ServiceNamespace": "sagemaker", "ResourceId": "endpoint/e/variant/v", "PolicyName": "p"}
+    forecast |= {"ScalableDimension": "sagemaker:variant:DesiredInstanceCount", "StartTime": "2026", "EndTime": "2027"}
     calls: list[tuple[Callable[[], Any], str]] = [
         (deck.sagemaker.list_training_jobs, "SageMaker.ListTrainingJobs"),
-        (lambda: scaling.describe_scalable_targets(ServiceNamespace="sagemaker"), "DescribeScalableTargets"),
+        (lambda: scaling.get_predictive_scaling_forecast(**forecast), "GetPredictiveScalingForecast"),
         (lambda: deck.cloudwatch.list_dashboards(), "ListDashboards"),
         (lambda: deck.ask(serving[0], TargetModel="m.tar.gz"), "InvokeEndpoint: TargetModel"),
         (lambda: deck.ask(serving[0], InferenceComponentName="c"), "InvokeEndpoint: InferenceComponentName"),

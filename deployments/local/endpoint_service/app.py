@@ -66,6 +66,7 @@ class App:
         clock: Clock,
         sagemaker: Operations,
         cloudwatch: Operations,
+        scaling: Operations,
         router: Router,
         streams: Streams,
         moto: Moto,
@@ -74,7 +75,7 @@ class App:
         changes: Changes,
     ) -> None:
         self._clock = clock
-        self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
+        self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: scaling}
         self._router = router
         self._streams = streams
         self._moto = moto

@@ -213,6 +213,12 @@ class Endpoints:
             endpoint.note(self._clock.now(), f"the deployment of {deploying.config.name} starts again")
             await self._deployments.work(endpoint, deploying, endpoint.deployment)
 
+    def sample(self) -> None:
+        """Write what is under way now, for metrics that are gauges."""
+        for endpoint in self._state.endpoints.values():
+            for fleet in endpoint.fleets:
+                fleet.sample()
+
     async def stop(self, grace: float) -> None:
         """End every job and every worker; the service is going away."""
         endpoints = list(self._state.endpoints.values())

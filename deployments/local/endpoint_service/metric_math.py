@@ -1,7 +1,7 @@
 """Metric math: an expression read into a tree, and the tree's value over time series.
 
-"Using metric math" in the CloudWatch user guide. A time series is ``{start of a period: value}``; an expression works on
-series, on lists of series and on numbers. Where a series has no point, what is made from it has none either, but for
+"Using metric math" in the CloudWatch user guide. A time series is ``{start of a period: value}``; an expression works
+on series, on lists of series and on numbers. Where a series has no point, what is made from it has none either, but for
 functions over a list, which take the points that are there. Dividing by zero gives no point.
 """
 
@@ -15,7 +15,12 @@ from typing import Any
 Series = dict[float, float]
 Value = float | str | Series | list[Series]
 
-_TOKEN = re.compile(r"""\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)|([A-Za-z]\w*)|"([^"]*)"|'([^']*)'|(&&|\|\||[=!<>]=|[-+*/^<>(),\[\]]))""")
+_TOKEN = re.compile(
+    r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)"  # a number
+    r"|([A-Za-z]\w*)"  # a word
+    r"|\"([^\"]*)\"|'([^']*)'"  # a string
+    r"|(&&|\|\||[=!<>]=|[-+*/^<>(),\[\]]))"  # a sign
+)
 _WORDS = {"AND": "&&", "OR": "||"}
 _LEVELS = (("||",), ("&&",), ("==", "!=", "<", ">", "<=", ">="), ("+", "-"), ("*", "/"))  # loosest first
 _DEEPEST = 40
@@ -27,7 +32,7 @@ class BadExpression(ValueError):
 
 @dataclass(frozen=True)
 class Node:
-    """``number``, ``text``, ``name``, ``list``, ``-`` (of one), a binary operator, or ``call`` with the function's name."""
+    """``number``, ``text``, ``name``, ``list``, ``negative``, a binary operator, or ``call`` with a function's name."""
 
     kind: str
     value: Any = None

@@ -70,7 +70,7 @@ def check(queries: Sequence[Json]) -> Queries:
     for number, query in enumerate(queries, 1):
         place, name = f"MetricDataQueries.member.{number}", query["Id"]
         if not _ID.fullmatch(name):
-            wrong.append(f"The value {name} for parameter {place}.Id is not matching the expected pattern ^[a-z][a-zA-Z0-9_]*$.")
+            wrong.append(f"The value {name} for parameter {place}.Id must match ^[a-z][a-zA-Z0-9_]*$.")
         if name in found:
             wrong.append(f"The values for parameter id in MetricDataQueries are not unique: {name}.")
         if bool(query.get("Expression")) == ("MetricStat" in query):
@@ -165,6 +165,8 @@ class Evaluation:
         period = self._queries.period(name)
         step = 60 if period >= 60 else period
         start = self._start if self._anchored else self._start // step * step
-        metrics = {key: self._metric(key) for key, query in self._queries.queries.items() if "MetricStat" in query}
-        periods = {key: self._queries.period(key) for key in metrics}
+        every = [key for key, query in self._queries.queries.items() if "MetricStat" in query]
+        used = every if "METRICS" in self._queries.trees[name].calls() else []
+        metrics = {key: self._metric(key) for key in used}
+        periods = {key: self._queries.period(key) for key in self._queries.queries}
         return Frame(start, self._end, period, self._value, metrics, periods)

@@ -12,7 +12,7 @@ metric is read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.metrics import Bucket, Dimensions, Metrics, dimensions
@@ -27,6 +27,7 @@ _UNITS = {
     "Invocation5XXErrors": "None",
     "InvocationModelErrors": "None",
     "InvocationsPerInstance": "None",
+    "ConcurrentRequestsPerModel": "None",
     "ModelLatency": "Microseconds",
     "OverheadLatency": "Microseconds",
 }
@@ -108,6 +109,11 @@ class Recorder:
         now = self._clock.now()
         for dims in self._everywhere:
             self._metrics.series((NAMESPACE, name, dims), unit, RESOLUTION).bucket(now).add(value)
+
+    def concurrency(self, in_flight: Iterable[int]) -> None:
+        """How many requests each instance has under way now: a gauge, looked at several times in ten seconds."""
+        for count in in_flight:
+            self.write("ConcurrentRequestsPerModel", float(count), "None")
 
     def counts(self) -> Json:
         return {"requests": self.requests, "errors_4xx": self.errors_4xx, "errors_5xx": self.errors_5xx}
