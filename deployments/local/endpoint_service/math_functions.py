@@ -13,8 +13,10 @@ from deployments.local.endpoint_service.wire import not_implemented
 
 # Functions of AWS that are not here: they are named in a 501, and not called unknown.
 MISSING = frozenset(
-    ("ANOMALY_DETECTION_BAND", "DAY", "DATE", "MONTH", "YEAR", "EPOCH", "HOUR", "MINUTE", "DB_PERF_INSIGHTS")
-    + ("INSIGHT_RULE_METRIC", "LAMBDA", "SEARCH", "SERVICE_QUOTA", "SORT")
+    (
+        *("ANOMALY_DETECTION_BAND", "DAY", "DATE", "MONTH", "YEAR", "EPOCH", "HOUR", "MINUTE", "DB_PERF_INSIGHTS"),
+        *("INSIGHT_RULE_METRIC", "LAMBDA", "SEARCH", "SERVICE_QUOTA", "SORT"),
+    )
 )
 
 
@@ -151,9 +153,7 @@ def _diff(frame: Frame, series: Series) -> Series:
 
 
 def _rate(frame: Frame, series: Series) -> Series:
-    return {
-        later: (series[later] - series[earlier]) / (later - earlier) for earlier, later in pairwise(sorted(series))
-    }
+    return {later: (series[later] - series[earlier]) / (later - earlier) for earlier, later in pairwise(sorted(series))}
 
 
 def _running_sum(frame: Frame, series: Series) -> Series:

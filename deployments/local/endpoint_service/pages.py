@@ -98,7 +98,7 @@ class Pages:
         rows = [
             f"<tr><td>{html.escape(alarm.name)}</td><td class={'warn' if alarm.state == 'ALARM' else 'ok'}>"
             f"{alarm.state}</td><td>{html.escape(alarm.reason)}</td></tr>"
-            for alarm in self._alarms.alarms.values()
+            for alarm in (*self._alarms.alarms.values(), *self._alarms.composites.values())
         ]
         head = "<h2>Alarms</h2><table><tr><th>Name<th>State<th>Reason</tr>"
         return head + "".join(rows) + "</table>" if rows else ""
