@@ -1,4 +1,4 @@
-"""The AWS CLI as a foreign client: a release from the first model to the last deletion, by the ``aws`` program alone."""
+"""The AWS CLI as a foreign client: a release from its model to its deletion, by the ``aws`` program alone."""
 
 from __future__ import annotations
 
@@ -63,10 +63,8 @@ def test_a_whole_release_by_the_aws_program(aws: Cli, deck: Deck, tmp_path: Path
         "sagemaker", "update-endpoint", endpoint_name="cli", endpoint_config_name="cli-new",
         deployment_config=canary(50, wait=60, end=0),
     )  # fmt: skip
-    seen = until(
-        lambda: aws("sagemaker", "describe-endpoint", endpoint_name="cli"),
-        lambda found: found["EndpointStatus"] == "InService",
-    )
+    deck.settled("cli")
+    seen = aws("sagemaker", "describe-endpoint", endpoint_name="cli")
     assert seen["EndpointConfigName"] == "cli-new"
     assert seen["LastDeploymentConfig"] == canary(50, wait=60, end=0)
     body, answer = tmp_path / "body.json", tmp_path / "answer.json"
@@ -78,18 +76,15 @@ def test_a_whole_release_by_the_aws_program(aws: Cli, deck: Deck, tmp_path: Path
     assert told["InvokedProductionVariant"] == "main"
     assert json.loads(answer.read_text())[0]["generated_text"] == "from the command line"
     wanted = [{"VariantName": "main", "DesiredWeight": 3.0, "DesiredInstanceCount": 1}]
-    aws(
-        "sagemaker",
-        "update-endpoint-weights-and-capacities",
-        endpoint_name="cli",
-        desired_weights_and_capacities=wanted,
-    )
+    operation = "update-endpoint-weights-and-capacities"
+    aws("sagemaker", operation, endpoint_name="cli", desired_weights_and_capacities=wanted)
     assert deck.settled("cli")["ProductionVariants"][0]["CurrentInstanceCount"] == 1
     refused = aws.attempt("sagemaker", "delete-endpoint-config", endpoint_config_name="absent")
     assert refused.returncode != 0 and "(ValidationException)" in refused.stderr
     aws("sagemaker", "delete-endpoint", endpoint_name="cli")
+    until(lambda: deck.sagemaker.list_endpoints(NameContains="cli")["Endpoints"], lambda found: not found)
     aws("sagemaker", "wait", "endpoint-deleted", endpoint_name="cli")
     for name in ("cli-old", "cli-new"):
         aws("sagemaker", "delete-endpoint-config", endpoint_config_name=name)
     aws("sagemaker", "delete-model", model_name="cli")
-    assert aws("sagemaker", "list-endpoints", name_contains="cli")["Endpoints"] == []
+    assert deck.sagemaker.list_models(NameContains="cli")["Models"] == []
