@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import boto3
@@ -19,7 +20,7 @@ from botocore.exceptions import ClientError, EventStreamError
 
 from deployments.local.endpoint_service import runtime, validation
 from deployments.local.endpoint_service.wire import AwsError
-from tests.local.stack import Deck
+from tests.local.stack import Deck, variant
 
 RUNTIME = "sagemaker-runtime"
 
@@ -72,6 +73,17 @@ class World:
         """The endpoint, once nothing is under way on it."""
         self.deck.settled(self.endpoint)
         return self.endpoint
+
+    @cached_property
+    def queue(self) -> str:
+        """An asynchronous endpoint."""
+        config = f"queue-{self.model}"
+        self.deck.sagemaker.create_endpoint_config(
+            EndpointConfigName=config,
+            ProductionVariants=[variant("main", self.model)],
+            AsyncInferenceConfig={"OutputConfig": {"S3OutputPath": "s3://contract/out"}},
+        )
+        return self.deck.endpoint(config, keep=True)
 
     def made(self, endpoint: str) -> str:
         """The name of an endpoint that is to be deleted after the test."""

@@ -112,6 +112,10 @@ def invoke(world: World, **change: Any) -> dict[str, Any]:
     return {"EndpointName": world.endpoint, "ContentType": "application/json", "Body": body} | change
 
 
+def queued(world: World, **change: Any) -> dict[str, Any]:
+    return {"EndpointName": world.queue, "InputLocation": "s3://contract/in"} | change
+
+
 def container(**change: Any) -> dict[str, Any]:
     return {"Image": "echo:1", "Environment": {"A": "b"}} | change
 
@@ -248,4 +252,7 @@ ROWS: list[Row] = [
         ("ValidationError", 400, True, lambda w: invoke(w, EndpointName="absent")),
         ("ValidationError", 400, False, lambda w: invoke(w, SessionId="NEW_SESSION")),
     ),
+    Row(RUNTIME, "InvokeEndpointAsync", lambda w: queued(w, InferenceId="i", RequestTTLSeconds=60), status=202),
+    Row(RUNTIME, "InvokeEndpointAsync", lambda w: queued(w, EndpointName=w.endpoint), "ValidationError", 400),
+    Row(RUNTIME, "InvokeEndpointAsync", lambda w: queued(w, RequestTTLSeconds=5), "ValidationError", 400, model=False),
 ]

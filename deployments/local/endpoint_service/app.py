@@ -19,6 +19,7 @@ import aiohttp
 
 from deployments.local.endpoint_service import pages, validation
 from deployments.local.endpoint_service.asgi import Gone, Receive, Scope, Send, TooLarge, read_body
+from deployments.local.endpoint_service.async_inference import AsyncInference
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.faults import BadFault, Faults
 from deployments.local.endpoint_service.inference import MAX_BODY
@@ -40,7 +41,11 @@ _LIMIT = 10 * 1024 * 1024  # bytes of a control-plane request, unpacked
 _SAGEMAKER, _CLOUDWATCH, _SCALING = "SageMaker", "GraniteServiceVersion20100801", "AnyScaleFrontendService"
 _SERVICES = {_SAGEMAKER: "sagemaker", _CLOUDWATCH: "cloudwatch", _SCALING: "application-autoscaling"}
 _INVOKE = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations|invocations-response-stream)")
-_RUNTIME = {"invocations": "InvokeEndpoint", "invocations-response-stream": "InvokeEndpointWithResponseStream"}
+_RUNTIME = {
+    "invocations": "InvokeEndpoint",
+    "async-invocations": "InvokeEndpointAsync",
+    "invocations-response-stream": "InvokeEndpointWithResponseStream",
+}
 _IMPLEMENTED = "/_slimline/operations"
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
 _OURS = ("sagemaker", "monitoring", "application-autoscaling")  # signing names that never reach moto
@@ -69,6 +74,7 @@ class App:
         cloudwatch: Operations,
         router: Router,
         streams: Streams,
+        queues: AsyncInference,
         moto: Moto,
         own: Callable[[str], Answer],
         faults: Faults,
@@ -78,6 +84,7 @@ class App:
         self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
         self._router = router
         self._streams = streams
+        self._queues = queues
         self._moto = moto
         self._own = own
         self._faults = faults
@@ -179,9 +186,9 @@ class App:
             return error_answer(too_large(), REST)
         if kind == "invocations":
             return await self._router.invoke(name, headers, body)
-        if kind == "invocations-response-stream":
-            return await self._streams.invoke(name, headers, body, receive)
-        raise not_implemented("SageMakerRuntime.InvokeEndpointAsync")
+        if kind == "async-invocations":
+            return self._queues.invoke(name, headers, body)
+        return await self._streams.invoke(name, headers, body, receive)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False

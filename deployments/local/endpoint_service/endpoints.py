@@ -118,6 +118,8 @@ class Endpoints:
             deployment = endpoint.deployment
         config = self._retained(endpoint, config, request)
         assert endpoint.blue is not None
+        if endpoint.blue.config.asynchronous != config.asynchronous:
+            raise not_implemented("UpdateEndpoint: between a real-time and an asynchronous configuration")
         if deployment:
             self._check_deployment(deployment, config, endpoint.blue.production)
         fleet = self._fleet(endpoint.name, config)
