@@ -72,7 +72,7 @@ class AsyncInference:
 
     def invoke(self, name: str, headers: dict[str, str], body: bytes) -> Answer:
         """Accept one request. ``headers`` with lower-case names. Raises ``AwsError``."""
-        runtime.check(_OPERATION, name, headers)
+        runtime.check(_OPERATION, headers)
         endpoint = self._router.serving(name, asynchronous=True)
         assert endpoint.blue is not None
         given = runtime.members(_OPERATION, name, headers)
