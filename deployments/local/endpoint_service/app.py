@@ -7,6 +7,7 @@ moto. Signatures are not verified: this is a rehearsal on loopback.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import re
@@ -72,6 +73,7 @@ class App:
         clock: Clock,
         sagemaker: Operations,
         cloudwatch: Operations,
+        scaling: Operations,
         router: Router,
         streams: Streams,
         queues: AsyncInference,
@@ -81,7 +83,7 @@ class App:
         changes: Changes,
     ) -> None:
         self._clock = clock
-        self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
+        self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: scaling}
         self._router = router
         self._streams = streams
         self._queues = queues
@@ -94,7 +96,8 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # uvicorn runs with lifespan off; websockets are not spoken
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        # ASGI's header names are lower case.
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         try:
             answer = self._refusal(headers) or await self._answer(scope, headers, receive)
         except AwsError as error:
@@ -113,11 +116,11 @@ class App:
     def _refusal(self, headers: dict[str, str]) -> Answer | None:
         """A web page must not reach this service by rebinding a name or by posting across origins."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not _LOOPBACK.fullmatch(host):
+        if not _loopback(host):
             return pages.text(
                 403, f"Host {host!r} is not a loopback name: this service answers on this machine only.\n"
             )
-        if origin and not _LOOPBACK.fullmatch(origin.partition("://")[2]):
+        if origin and not _loopback(origin.partition("://")[2]):
             return pages.text(403, f"Origin {origin!r} is not this machine.\n")
         return None
 
@@ -132,7 +135,7 @@ class App:
             return self._operation(prefix, operation, _unpacked(headers, body))
         signed = _SCOPE.search(headers.get("authorization", ""))
         service = signed.group(1) if signed else ""
-        match = _INVOKE.fullmatch(path)
+        match = _invocation(path)
         if match and service in ("", "sagemaker"):
             return await self._invoke(match, headers, receive)
         if service in _OURS or service.startswith("sagemaker") or path.startswith("/service/" + _CLOUDWATCH):
@@ -209,8 +212,11 @@ class App:
             await self._send(send, error_answer(failure, REST))
 
     async def _send(self, send: Send, answer: Answer, head: bool = False) -> None:
-        headers = [(b"date", self._clock.http_date().encode()), (b"x-amzn-requestid", request_id().encode())]
-        headers.append((b"x-slimline-rehearsal", self._label))
+        headers = [
+            (b"date", self._clock.http_date()),
+            (b"x-amzn-requestid", request_id()),
+            (b"x-slimline-rehearsal", self._label),
+        ]
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
         if answer.relay is not None:
             await answer.relay(send, {"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -222,6 +228,16 @@ class App:
             await send({"type": "http.response.body", "body": half, "more_body": True})
             return  # the server closes the connection: less has come than was announced
         await send({"type": "http.response.body", "body": b"" if head else answer.body})
+
+
+@functools.lru_cache(maxsize=256)
+def _loopback(host: str) -> bool:
+    return _LOOPBACK.fullmatch(host) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _invocation(path: str) -> re.Match[str] | None:
+    return _INVOKE.fullmatch(path)
 
 
 def _unpacked(headers: dict[str, str], body: bytes) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Mapping
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -24,8 +24,7 @@ _SHOWN = 1024  # characters of a model's error that are repeated
 TIMED_OUT = b"Your invocation timed out while waiting for a response from container primary."
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What a model server said. ``seconds``: wall time of it, None where there was no answer."""
 
     status: int  # 0: no answer
@@ -45,7 +44,7 @@ class Inference:
         self.client = client
         self._faults = faults
 
-    async def answer(
+    def answer(
         self,
         endpoint: str,
         variant: Variant,
@@ -54,7 +53,7 @@ class Inference:
         body: bytes,
         limit: int = MAX_BODY,
         seconds: float | None = None,
-    ) -> Reply:
+    ) -> Coroutine[Any, Any, Reply]:
         """What the model answers, or a rehearsed fault in its place. Added latency counts as the model's.
 
         Args:
@@ -66,11 +65,25 @@ class Inference:
             limit: bytes of the answer, at most.
             seconds: wall time for the answer; the service's usual limit if nothing is said.
         """
+        if self._faults:
+            return self._rehearse(endpoint, variant, worker, headers, body, limit, seconds)
+        return self._ask(worker, headers, body, limit, seconds)
+
+    async def _rehearse(
+        self,
+        endpoint: str,
+        variant: Variant,
+        worker: Worker,
+        headers: Mapping[str, str],
+        body: bytes,
+        limit: int,
+        seconds: float | None,
+    ) -> Reply:
         slow, reply = await self.rehearsed(endpoint, variant.config)
         if reply is None:
             reply = await self._ask(worker, headers, body, limit, seconds)
         if slow and reply.seconds is not None:
-            return replace(reply, seconds=reply.seconds + slow)
+            return reply._replace(seconds=reply.seconds + slow)
         return reply
 
     async def rehearsed(self, endpoint: str, config: str) -> tuple[float, Reply | None]:
@@ -94,11 +107,11 @@ class Inference:
         worker.requests += 1
         began = time.perf_counter()
         try:
-            url = f"{worker.url}/invocations"
-            async with self.client.post(url, data=body, headers=passed(headers), timeout=timeout) as response:
+            request = self.client.post(worker.invocations, data=body, headers=passed(headers), timeout=timeout)
+            async with request as response:
                 content = await response.content.read(limit + 1)
-                while len(content) <= limit and (more := await response.content.read(limit + 1 - len(content))):
-                    content += more
+                while len(content) <= limit and not response.content.at_eof():
+                    content += await response.content.read(limit + 1 - len(content))
                 if len(content) > limit:
                     return Reply(0, f"The model's response is larger than {limit} bytes".encode(), {}, None)
                 return Reply(response.status, content, response.headers, time.perf_counter() - began)

@@ -22,6 +22,8 @@ DIFFERS = [
     "ModelLatency and OverheadLatency are this machine's, in microseconds of wall time.",
     "Metrics are visible to alarms at once; AWS may take a minute or more.",
     "A restart of the service keeps everything but metrics; endpoints are SystemUpdating until they serve again.",
+    "Target tracking wants instances x metric / target, rounded up: AWS does not document its formula.",
+    "Transform jobs run the same local programs; an output object appears when its whole input was answered.",
     "Signatures, IAM permissions, quotas, KMS and VPC settings are not checked.",
     "What is not implemented answers 501 with its name.",
 ]

@@ -10,8 +10,9 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from deployments.local.endpoint_service import runtime
 from deployments.local.endpoint_service.capture import Capture, Exchange
@@ -49,8 +50,7 @@ class _Kept:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where a request goes. ``worker`` is None where the variant has no healthy instance."""
 
     fleet: Fleet
@@ -62,15 +62,34 @@ def routes(endpoint: Endpoint) -> Iterator[tuple[Variant, float]]:
     """Every variant of every fleet with its part of the endpoint's traffic (parts need not add up to one)."""
     green = endpoint.green
     if endpoint.blue is not None:
-        yield from _weighted(endpoint.blue, {name: 1 - _taken(green, name) for name in endpoint.blue.production})
+        yield from _weighted(endpoint.blue, {name: _left(endpoint, name) for name in endpoint.blue.production})
+    if mixed := endpoint.mixed:
+        yield from _weighted(mixed, {name: _of_mixed(endpoint, name) for name in mixed.production})
     if green is not None:
         yield from _weighted(green, {name: variant.share for name, variant in green.production.items()})
+
+
+def _parts(endpoint: Endpoint) -> Iterable[tuple[Variant, float]]:
+    """``routes``; quickly where one fleet has all traffic, which is nearly always."""
+    if endpoint.blue is None or endpoint.green is not None or endpoint.mixed is not None:
+        return routes(endpoint)
+    return [(variant, variant.weight) for variant in endpoint.blue.production.values()]
 
 
 def _weighted(fleet: Fleet, shares: Mapping[str, float]) -> Iterator[tuple[Variant, float]]:
     total = sum(variant.weight for variant in fleet.production.values()) or 1.0
     for name, variant in fleet.production.items():
         yield variant, variant.weight / total * shares[name]
+
+
+def _left(endpoint: Endpoint, name: str) -> float:
+    """The part of a variant's traffic that the serving fleet has."""
+    return (1 - _taken(endpoint.green, name)) * (1 - _taken(endpoint.mixed, name))
+
+
+def _of_mixed(endpoint: Endpoint, name: str) -> float:
+    """The part that a failed rollback has left with the fleet that should have gone."""
+    return (1 - _taken(endpoint.green, name)) * _taken(endpoint.mixed, name)
 
 
 def _taken(green: Fleet | None, name: str) -> float:
@@ -85,7 +104,7 @@ def _taken(green: Fleet | None, name: str) -> float:
 def choose(endpoint: Endpoint, target: str | None, dice: random.Random) -> Variant:
     """A variant drawn by weight; with ``target`` that variant, drawn between the fleets."""
     if target is None:
-        candidates = [(variant, part) for variant, part in routes(endpoint) if part > 0]
+        candidates = [(variant, part) for variant, part in _parts(endpoint) if part > 0]
     else:
         candidates = list(_targets(endpoint, target))
     if not candidates:
@@ -100,8 +119,10 @@ def choose(endpoint: Endpoint, target: str | None, dice: random.Random) -> Varia
 
 
 def _targets(endpoint: Endpoint, target: str) -> Iterator[tuple[Variant, float]]:
-    if endpoint.blue and target in endpoint.blue.production and (left := 1 - _taken(endpoint.green, target)) > 0:
+    if endpoint.blue and target in endpoint.blue.production and (left := _left(endpoint, target)) > 0:
         yield endpoint.blue.production[target], left
+    if endpoint.mixed and target in endpoint.mixed.production and (part := _of_mixed(endpoint, target)) > 0:
+        yield endpoint.mixed.production[target], part
     if (
         endpoint.green
         and target in endpoint.green.production
@@ -136,7 +157,7 @@ class Router:
             raise self.no_instance(name, variant, began)
         reply = await self._inference.answer(name, variant, worker, headers, body)
         overhead = time.perf_counter() - began - (reply.seconds or 0.0)
-        variant.recorder.record(reply.status, reply.seconds, overhead, len(variant.workers))
+        variant.recorder.record(reply.status, reply.seconds, overhead, len(variant.workers), worker.id)
         if not reply.good:
             raise model_error(name, self._state.region, reply)
         if SESSION in headers:
@@ -144,7 +165,8 @@ class Router:
         answer = _answer(variant.name, reply)
         if kept:
             self._capture.add(kept.config, kept.exchange(name, variant.name, reply))
-        answer.broken = self._faults.hit("connection_reset", endpoint=name, config=variant.config) is not None
+        if self._faults and self._faults.hit("connection_reset", endpoint=name, config=variant.config):
+            answer.broken = True
         return answer
 
     def serving(self, name: str, asynchronous: bool = False) -> Endpoint:
@@ -166,7 +188,9 @@ class Router:
         if session is not None and session != NEW:
             return self._sessions.find(endpoint, session, wanted)
         variant = choose(endpoint, wanted, self._dice)
-        fleet = next(fleet for fleet in endpoint.fleets if fleet.variants.get(variant.name) is variant)
+        fleet = endpoint.blue
+        if fleet is None or fleet.variants.get(variant.name) is not variant:
+            fleet = next(fleet for fleet in endpoint.fleets if fleet.variants.get(variant.name) is variant)
         return Target(fleet, variant, variant.pick())
 
     def no_instance(self, name: str, variant: Variant, began: float) -> AwsError:
@@ -190,7 +214,7 @@ class Router:
             began = time.perf_counter()
             reply = await self._inference.answer(name, shadow, worker, headers, body)
             overhead = time.perf_counter() - began - (reply.seconds or 0.0)
-            shadow.recorder.record(reply.status, reply.seconds, overhead, len(shadow.workers))
+            shadow.recorder.record(reply.status, reply.seconds, overhead, len(shadow.workers), worker.id)
             if kept and reply.good:
                 self._capture.add(kept.config, kept.exchange(name, shadow.name, reply))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Iterator
@@ -30,15 +31,21 @@ from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference
 from deployments.local.endpoint_service.metrics import Metrics
-from deployments.local.endpoint_service.modeldata import ModelData
+from deployments.local.endpoint_service.modeldata import ModelData, s3_client
 from deployments.local.endpoint_service.moto_backend import Moto
 from deployments.local.endpoint_service.pages import Pages
 from deployments.local.endpoint_service.reaper import Reaper
 from deployments.local.endpoint_service.router import Router
 from deployments.local.endpoint_service.s3_mirror import Mirror
+from deployments.local.endpoint_service.scaling.book import Book
+from deployments.local.endpoint_service.scaling.policies import Policies
+from deployments.local.endpoint_service.scaling.scaler import Scaler
+from deployments.local.endpoint_service.scaling.targets import Targets
 from deployments.local.endpoint_service.snapshot import Snapshot
 from deployments.local.endpoint_service.state import State
 from deployments.local.endpoint_service.streaming import STREAM_SECONDS, Streams
+from deployments.local.endpoint_service.transform.jobs import TransformJobs
+from deployments.local.endpoint_service.transform.run import S3
 from deployments.local.endpoint_service.workers import free_port
 
 _STOP_SECONDS = 2.0  # what a model server gets between SIGTERM and SIGKILL when the service goes
@@ -81,7 +88,12 @@ async def serve(options: Options, listener: socket.socket) -> None:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     timeout = aiohttp.ClientTimeout(total=options.model_limit)
     try:
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, skip_auto_headers=_NO_HEADERS) as client:
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            skip_auto_headers=_NO_HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookies are not another's
+        ) as client:
             metrics, state, faults = Metrics(), State(options.region), Faults(clock)
             alarms = AlarmBook(metrics)
             data = ModelData(options.data / "models", moto.url, options.region)
@@ -89,17 +101,23 @@ async def serve(options: Options, listener: socket.socket) -> None:
                 clock, metrics, faults, images, reaper, client, data, logs, options.startup_limit, options.max_instances
             )
             endpoints = Endpoints(state, alarms, tools)
-            snapshot = Snapshot(options.data / "state.json", state, alarms, clock)
+            book = Book(options.region)
+            scaler = Scaler(book, state, endpoints, alarms, clock)
+            policies = Policies(book, scaler, alarms, state.alarm_arn, clock)
+            snapshot = Snapshot(options.data / "state.json", state, alarms, book, clock)
             mirror = Mirror(options.data / "s3", moto.url, options.region)
             capture = Capture(moto.url, options.region, clock, mirror.changed)
             inference = Inference(client, faults)
             router = Router(state, inference, faults, capture)
             spool, backlog = Spool(options.data / "async"), Backlog(metrics, clock)
             queues = AsyncInference(state, router, inference, spool, backlog, clock, moto.url, mirror.changed)
+            s3 = S3(lambda: s3_client(moto.url, options.region), mirror.changed)
+            transforms = TransformJobs(state, tools, s3)
             app = App(
                 clock,
-                Control(state, clock).operations | endpoints.operations,
+                Control(state, clock).operations | endpoints.operations | transforms.operations,
                 CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
+                Targets(book, scaler, state, clock).operations | policies.operations,
                 router,
                 Streams(router, inference, faults, options.region, options.stream_limit),
                 queues,
@@ -108,11 +126,13 @@ async def serve(options: Options, listener: socket.socket) -> None:
                 faults,
                 Changes(snapshot.save, mirror.changed),
             )
-            running = _Running(app, moto, mirror, capture, queues, snapshot, endpoints, alarms, clock)
+            running = _Running(
+                app, moto, mirror, capture, queues, snapshot, endpoints, transforms, scaler, alarms, clock
+            )
             try:
                 await running.until_stopped(listener)
             finally:
-                await endpoints.stop(_STOP_SECONDS)
+                await asyncio.gather(endpoints.stop(_STOP_SECONDS), transforms.stop())
     finally:
         await moto.stop()
         reaper.close()
@@ -129,6 +149,8 @@ class _Running:
     queues: AsyncInference
     snapshot: Snapshot
     endpoints: Endpoints
+    transforms: TransformJobs
+    scaler: Scaler
     alarms: AlarmBook
     clock: Clock
 
@@ -147,6 +169,7 @@ class _Running:
         await starting  # raises what went wrong
         for each in saved:
             self.endpoints.revive(each)
+        self.transforms.revive()
         await self._serve(listener, ended)
         # Before the model servers end: what is saved is an endpoint that serves.
         self.snapshot.save()
@@ -162,6 +185,9 @@ class _Running:
         beside = [asyncio.create_task(self._tick()), asyncio.create_task(self.mirror.follow())]
         beside += [asyncio.create_task(self.capture.follow()), asyncio.create_task(self.queues.follow())]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        gc.collect()
+        gc.set_threshold(10_000, 10, 10)  # a request leaves hundreds of objects that die by themselves
+        gc.freeze()  # service models and code live as long as the process: no collection need look at them again
         host, port = listener.getsockname()
         print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {self.clock.speed:g}x)", flush=True)
         await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -172,7 +198,9 @@ class _Running:
 
     async def _tick(self) -> None:
         while True:
+            self.endpoints.sample()
             self.alarms.evaluate_due(self.clock.now())
+            self.scaler.tick()
             self.snapshot.save()  # a job may have moved an endpoint on
             await asyncio.sleep(_TICK)
 
@@ -185,11 +213,12 @@ def _uvicorn(app: App) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
 
 
 def _warm() -> None:
     """Read the service models before the first request needs them."""
-    for service in ("sagemaker", "cloudwatch"):
+    for service in ("sagemaker", "cloudwatch", "application-autoscaling"):
         validation.operations(service)

@@ -196,7 +196,13 @@ class _Stream:
     def record(self, status: int, seconds: float | None, mid_stream: bool = False) -> None:
         """The metrics of this invocation."""
         recorder, overhead = self.target.variant.recorder, time.perf_counter() - self.began - (seconds or 0.0)
-        recorder.record(status, seconds, overhead, len(self.target.variant.workers))
+        recorder.record(
+            status,
+            seconds,
+            overhead,
+            len(self.target.variant.workers),
+            self.target.worker.id if self.target.worker else "",
+        )
         if self.first is not None and self.sent is not None:
             model, whole = self.first - self.asked, self.sent - self.began
             recorder.first_chunk(model, whole - model)

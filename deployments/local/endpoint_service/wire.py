@@ -6,7 +6,9 @@ Protocols, as boto3 1.44.5 sends them: SageMaker and Application Auto Scaling aw
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +16,9 @@ from datetime import datetime
 from typing import Any
 
 Json = dict[str, Any]
+
+
+_RUN, _NUMBERS = str(uuid.uuid4()).rpartition("-")[0].encode(), itertools.count(random.getrandbits(40))
 
 
 class AwsError(Exception):
@@ -77,8 +82,9 @@ def error_answer(error: AwsError, content_type: str = "application/x-amz-json-1.
     return answer
 
 
-def request_id() -> str:
-    return str(uuid.uuid4())
+def request_id() -> bytes:
+    """A new one for every answer: drawn for the process, counted within it."""
+    return b"%b-%012x" % (_RUN, next(_NUMBERS))
 
 
 def timestamp(value: object) -> float:
