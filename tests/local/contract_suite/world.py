@@ -1,7 +1,7 @@
 """The contract suite's machinery: plain boto3 calls whose both sides are held against botocore's service models.
 
 A row is one call. The request is checked as it went over the wire, the answer as it came, including what boto3 itself
-does not check: enums, patterns, ranges, unknown members. Rows are in ``contract_rows``.
+does not check: enums, patterns, ranges, unknown members. Rows are in a module a service.
 """
 
 from __future__ import annotations
@@ -48,6 +48,16 @@ class Row:
         return f"{self.name}-{self.error or 'good'}"
 
 
+Parameters = Callable[["World"], dict[str, Any]]
+Refused = tuple[str, int, bool, Parameters]  # code, HTTP status, whether the service model allows it, parameters
+
+
+def rows(service: str, operation: str, good: Parameters, *refused: Refused, status: int = 200) -> list[Row]:
+    """A good call, and refused ones."""
+    found = [Row(service, operation, good, status=status)]
+    return found + [Row(service, operation, each, code, failed, fits) for code, failed, fits, each in refused]
+
+
 @dataclass
 class Wire:
     """What went over the wire last."""
@@ -65,7 +75,7 @@ class World:
         self.config = deck.config(count=2)
         self.endpoint = deck.endpoint(self.config, keep=True)
         self.alarm = deck.alarm(self.endpoint, self.config)
-        self.numbers = itertools.count(1)
+        self._numbers = itertools.count(1)
         self.wire = Wire()
         self._clients: dict[str, Any] = {}
 
@@ -84,6 +94,10 @@ class World:
             AsyncInferenceConfig={"OutputConfig": {"S3OutputPath": "s3://contract/out"}},
         )
         return self.deck.endpoint(config, keep=True)
+
+    def name(self, kind: str) -> str:
+        """A name that nothing has yet."""
+        return f"contract-{kind}-{next(self._numbers)}"
 
     def made(self, endpoint: str) -> str:
         """The name of an endpoint that is to be deleted after the test."""
