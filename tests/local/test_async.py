@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local.stack import Deck, Service, until, variant
+from tests.local.stack import Deck, Service, canary, until, variant
 
 PATHS = {"S3OutputPath": "s3://async/out", "S3FailurePath": "s3://async/failed"}
 
@@ -126,6 +126,25 @@ def test_an_instance_gets_no_more_than_it_may_have_and_the_rest_waits(deck: Deck
     assert (stat(deck, endpoint, "ApproximateBacklogSizePerInstance", "Maximum") or 0) >= 3
     assert stat(deck, endpoint, "HasBacklogWithoutCapacity", "Maximum") == 0
     assert (stat(deck, endpoint, "TimeInBacklog", "Maximum", VariantName="main") or 0) > 1e6
+
+
+def test_a_deployment_loses_no_request(deck: Deck) -> None:
+    endpoint = queueing(deck, concurrent=2, count=2, ECHO_SECONDS="0.1")
+    old = deck.describe(endpoint)["EndpointConfigName"]
+    seen = deck.sagemaker.describe_endpoint_config(EndpointConfigName=old)
+    config = {"ProductionVariants": seen["ProductionVariants"], "AsyncInferenceConfig": seen["AsyncInferenceConfig"]}
+    deck.sagemaker.create_endpoint_config(EndpointConfigName=f"{old}-new", **config)
+    deck.sagemaker.update_endpoint(
+        EndpointName=endpoint, EndpointConfigName=f"{old}-new", DeploymentConfig=canary(50, wait=30, end=0)
+    )
+    answers = []
+    while deck.describe(endpoint)["EndpointStatus"] == "Updating":
+        if len(answers) < 40:
+            answers.append(send(deck, endpoint, Body=b'{"inputs": "moved"}'))
+    assert deck.describe(endpoint)["EndpointConfigName"] == f"{old}-new"
+    assert len(answers) >= 10
+    assert all(json.loads(read(deck, answer["OutputLocation"]))[0]["generated_text"] == "moved" for answer in answers)
+    assert stat(deck, endpoint, "InvocationFailures", "Sum", VariantName="main") is None
 
 
 def test_a_request_may_wait_and_take_only_so_long(deck: Deck) -> None:
