@@ -181,39 +181,40 @@ def test_target_tracking_scales_in_unless_told_not_to(deck: Deck) -> None:
     scaled.reached(1)
 
 
-def test_an_alarm_runs_step_policies(deck: Deck) -> None:
+def test_an_alarm_runs_step_policies_and_cooldowns_hold_them(deck: Deck) -> None:
     endpoint = deck.endpoint(deck.config())
-    scaled, gauge = Scaled(deck, endpoint, 1, 3), Gauge(deck)
-    out = scaled.step("out", "ChangeInCapacity", (0, 10, 1), (10, None, 2), MetricAggregationType="Maximum")
-    back = scaled.step("back", "PercentChangeInCapacity", (None, 0, -50))
-    deck.cloudwatch.put_metric_alarm(
-        AlarmName=gauge.name,
-        **gauge.spec,
-        Period=60,
-        EvaluationPeriods=2,
-        Threshold=5,
-        ComparisonOperator="GreaterThanThreshold",
-        AlarmActions=[out],
-        OKActions=[back],
-    )
+    scaled, gauge = Scaled(deck, endpoint, 1, 4), Gauge(deck)
+    steps = (0, 10, 1), (10, None, 2)
+    out = scaled.step("out", "ChangeInCapacity", *steps, MetricAggregationType="Maximum", Cooldown=7200)
+    back = scaled.step("back", "PercentChangeInCapacity", (None, 0, -50), Cooldown=120)
+
+    def alarm(threshold: float) -> None:
+        deck.cloudwatch.put_metric_alarm(
+            AlarmName=gauge.name,
+            **gauge.spec,
+            Period=60,
+            EvaluationPeriods=2,
+            Threshold=threshold,
+            ComparisonOperator="GreaterThanThreshold",
+            AlarmActions=[out],
+            OKActions=[back],
+        )
+
+    alarm(threshold=5)
     listed = scaled.client.describe_scaling_policies(ServiceNamespace="sagemaker", PolicyNames=["out"])
     assert [alarm["AlarmName"] for alarm in listed["ScalingPolicies"][0]["Alarms"]] == [gauge.name]
     gauge.put(20)
-    scaled.reached(3)  # one and two
-    until(scaled.reasons, lambda seen: "AlreadyAtMaxCapacity" in seen)
-    deck.cloudwatch.put_metric_alarm(
-        AlarmName=gauge.name,
-        **gauge.spec,
-        Period=60,
-        EvaluationPeriods=1,
-        Threshold=50,
-        ComparisonOperator="GreaterThanThreshold",
-        AlarmActions=[out],
-        OKActions=[back],
-    )
-    scaled.reached(1)  # half of three is one less; the action is repeated
-    said = [each["Description"] for each in scaled.activities()]
-    assert said[-3:][::-1] == [f"Setting desired instance count to {count}." for count in (3, 2, 1)]
+    scaled.reached(3)  # one and two; what was added counts while the alarm repeats its action
+    repeated = now(deck) + 180
+    until(lambda: now(deck), lambda seen: seen > repeated)
+    assert scaled.count() == 3
+    alarm(threshold=50)
+    scaled.reached(1)  # half of three is one less, and so is half of two
+    done = scaled.activities()[::-1]
+    assert [each["Description"] for each in done] == [
+        f"Setting desired instance count to {count}." for count in (3, 2, 1)
+    ]
+    assert (done[2]["StartTime"] - done[1]["StartTime"]).total_seconds() >= 120
     deck.cloudwatch.delete_alarms(AlarmNames=[gauge.name])
 
 
