@@ -139,7 +139,7 @@ def test_operations_that_are_not_there_say_so(deck: Deck, serving: tuple[str, st
     calls: list[tuple[Callable[[], Any], str]] = [
         (deck.sagemaker.list_training_jobs, "SageMaker.ListTrainingJobs"),
         (lambda: scaling.get_predictive_scaling_forecast(**forecast), "GetPredictiveScalingForecast"),
-        (lambda: deck.cloudwatch.list_dashboards(), "ListDashboards"),
+        (lambda: deck.cloudwatch.list_metric_streams(), "ListMetricStreams"),
         (lambda: deck.ask(serving[0], TargetModel="m.tar.gz"), "InvokeEndpoint: TargetModel"),
         (lambda: deck.ask(serving[0], InferenceComponentName="c"), "InvokeEndpoint: InferenceComponentName"),
     ]

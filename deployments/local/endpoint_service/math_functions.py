@@ -13,8 +13,10 @@ from deployments.local.endpoint_service.wire import not_implemented
 
 # Functions of AWS that are not here: they are named in a 501, and not called unknown.
 MISSING = frozenset(
-    ("ANOMALY_DETECTION_BAND", "DAY", "DATE", "MONTH", "YEAR", "EPOCH", "HOUR", "MINUTE", "DB_PERF_INSIGHTS")
-    + ("INSIGHT_RULE_METRIC", "LAMBDA", "SEARCH", "SERVICE_QUOTA", "SORT")
+    (
+        *("ANOMALY_DETECTION_BAND", "DAY", "DATE", "MONTH", "YEAR", "EPOCH", "HOUR", "MINUTE", "DB_PERF_INSIGHTS"),
+        *("INSIGHT_RULE_METRIC", "LAMBDA", "SEARCH", "SERVICE_QUOTA", "SORT"),
+    )
 )
 
 

@@ -22,6 +22,19 @@ def refused(message: str) -> AwsError:
     return AwsError("ValidationError", message)
 
 
+def bad_value(message: str) -> AwsError:
+    return AwsError("InvalidParameterValueException", message, query_code="InvalidParameterValue")
+
+
+def bad_combination(message: str) -> AwsError:
+    return AwsError("InvalidParameterCombinationException", message, query_code="InvalidParameterCombination")
+
+
+def missing(name: str) -> AwsError:
+    message = f"The parameter {name} is required."
+    return AwsError("MissingRequiredParameterException", message, query_code="MissingParameter")
+
+
 def metric_name(namespace: str, request: Json) -> MetricName:
     given: dict[str, str] = {d["Name"]: d["Value"] for d in request.get("Dimensions") or []}
     return namespace, request.get("MetricName", ""), dimensions(given)

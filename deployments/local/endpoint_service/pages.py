@@ -8,8 +8,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import unquote
 
-from deployments.local.endpoint_service.alarms import AlarmBook
+from deployments.local.endpoint_service.alarms import Alarm, AlarmBook
 from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.composite import Composite
 from deployments.local.endpoint_service.faults import KINDS, Faults
 from deployments.local.endpoint_service.shown import fleets
 from deployments.local.endpoint_service.state import State
@@ -105,10 +106,11 @@ class Pages:
         return head + "".join(rows) + "</table>" if rows else ""
 
     def _alarm_table(self) -> str:
+        alarms: list[Alarm | Composite] = [*self._alarms.alarms.values(), *self._alarms.composites.values()]
         rows = [
             f"<tr><td>{html.escape(alarm.name)}</td><td class={'warn' if alarm.state == 'ALARM' else 'ok'}>"
             f"{alarm.state}</td><td>{html.escape(alarm.reason)}</td></tr>"
-            for alarm in self._alarms.alarms.values()
+            for alarm in alarms
         ]
         head = "<h2>Alarms</h2><table><tr><th>Name<th>State<th>Reason</tr>"
         return head + "".join(rows) + "</table>" if rows else ""

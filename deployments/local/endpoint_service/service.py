@@ -16,6 +16,7 @@ import aiohttp
 import uvicorn
 
 from deployments.local.endpoint_service import validation
+from deployments.local.endpoint_service.alarm_operations import Alarms
 from deployments.local.endpoint_service.alarms import AlarmBook
 from deployments.local.endpoint_service.app import App, Changes
 from deployments.local.endpoint_service.async_inference import AsyncInference
@@ -25,6 +26,7 @@ from deployments.local.endpoint_service.capture import Capture
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.cloudwatch import CloudWatch
 from deployments.local.endpoint_service.control import Control
+from deployments.local.endpoint_service.dashboards import Dashboards
 from deployments.local.endpoint_service.endpoints import Endpoints
 from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
@@ -104,7 +106,8 @@ async def serve(options: Options, listener: socket.socket) -> None:
             book = Book(options.region)
             scaler = Scaler(book, state, endpoints, alarms, clock)
             policies = Policies(book, scaler, alarms, state.alarm_arn, clock)
-            snapshot = Snapshot(options.data / "state.json", state, alarms, book, clock)
+            dashboards = Dashboards(clock)
+            snapshot = Snapshot(options.data / "state.json", state, alarms, dashboards, book, clock)
             mirror = Mirror(options.data / "s3", moto.url, options.region)
             capture = Capture(moto.url, options.region, clock, mirror.changed)
             inference = Inference(client, faults)
@@ -116,7 +119,9 @@ async def serve(options: Options, listener: socket.socket) -> None:
             app = App(
                 clock,
                 Control(state, clock).operations | endpoints.operations | transforms.operations,
-                CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
+                CloudWatch(clock, metrics).operations
+                | Alarms(clock, metrics, alarms, state.alarm_arn).operations
+                | dashboards.operations,
                 Targets(book, scaler, state, clock).operations | policies.operations,
                 router,
                 Streams(router, inference, faults, options.region, options.stream_limit),

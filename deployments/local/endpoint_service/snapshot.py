@@ -18,8 +18,10 @@ from pathlib import Path
 
 from deployments.local.endpoint_service.alarms import Alarm, AlarmBook
 from deployments.local.endpoint_service.clock import Clock
-from deployments.local.endpoint_service.cloudwatch import metric_name
+from deployments.local.endpoint_service.composite import Composite
+from deployments.local.endpoint_service.dashboards import Dashboards
 from deployments.local.endpoint_service.fleets import Fleet
+from deployments.local.endpoint_service.metric_queries import metric_name
 from deployments.local.endpoint_service.scaling.book import Book
 from deployments.local.endpoint_service.state import (
     DELETING,
@@ -59,10 +61,13 @@ class Saved:
 class Snapshot:
     """Writes and reads one file."""
 
-    def __init__(self, path: Path, state: State, alarms: AlarmBook, book: Book, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, state: State, alarms: AlarmBook, dashboards: Dashboards, book: Book, clock: Clock
+    ) -> None:
         self._path = path
         self._state = state
         self._alarms = alarms
+        self._dashboards = dashboards
         self._book = book
         self._clock = clock
         self._last = ""
@@ -85,6 +90,8 @@ class Snapshot:
             "endpoints": [_endpoint(each) for each in self._state.endpoints.values() if each.status != DELETING],
             "tags": self._state.tags,
             "alarms": [_alarm(alarm) for alarm in self._alarms.alarms.values()],
+            "composites": [_alarm(alarm) for alarm in self._alarms.composites.values()],
+            "dashboards": self._dashboards.kept,
             "scaling": self._book.saved(),
             "transforms": [_job(job) for job in self._state.transforms.values()],
         }
@@ -113,19 +120,26 @@ class Snapshot:
         state.tags.update(content["tags"])
         for each in content["alarms"]:
             self._put_alarm(each)
+        for each in content.get("composites", []):
+            self._alarms.composites[each["name"]] = Composite(arn=self._arn(each), log=self._alarms.history, **each)
+        self._dashboards.kept.update(content.get("dashboards", {}))
         self._book.restore(content.get("scaling", {}))
         for each in content.get("transforms", []):
             state.transforms[each["name"]] = _job_from(each, state)
         return [_saved(each, state) for each in content["endpoints"]]
 
+    def _arn(self, each: Json) -> str:
+        return self._state.alarm_arn(f"alarm:{each['name']}")
+
     def _put_alarm(self, each: Json) -> None:
         request = each["request"]
         alarm = Alarm(
             each["name"],
-            self._state.alarm_arn(f"alarm:{each['name']}"),
+            self._arn(each),
             request,
-            metric_name(request["Namespace"], request),
+            metric_name(request.get("Namespace", ""), request),
             updated=each["updated"],
+            log=self._alarms.history,
             state=each["state"],
             reason=each["reason"],
             since=each["since"],
@@ -153,7 +167,7 @@ def _config_from(each: Json, state: State) -> EndpointConfig:
     return EndpointConfig(each["name"], state.arn("endpoint-config", each["name"]), each["created"], each["request"])
 
 
-def _alarm(alarm: Alarm) -> Json:
+def _alarm(alarm: Alarm | Composite) -> Json:
     return {
         "name": alarm.name,
         "request": alarm.request,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from deployments.local.endpoint_service.alarms import ACTIONS, AlarmBook
 from deployments.local.endpoint_service.clock import Clock
-from deployments.local.endpoint_service.cloudwatch import metric_name
+from deployments.local.endpoint_service.metric_queries import metric_name
 from deployments.local.endpoint_service.paging import page
 from deployments.local.endpoint_service.scaling.book import (
     DIMENSION,
