@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +13,7 @@ from botocore.exceptions import ClientError
 from deployments.local.endpoint_service.scaling.decisions import breach, stepped, tracked
 from deployments.local.endpoint_service.scaling.schedules import next_time
 from deployments.local.endpoint_service.wire import AwsError
+from tests.local.load import load
 from tests.local.stack import Deck, policy, until
 from tests.local.test_restart import now
 from tests.local.test_rollouts import update
@@ -60,6 +59,9 @@ class Scaled:
         )["PolicyARN"]
         return made
 
+    def suspend(self, **state: bool) -> None:
+        self.client.register_scalable_target(**self.where, SuspendedState=state)
+
     def count(self) -> int:
         """Instances, once nothing is under way."""
         found: int = self.deck.settled(self.endpoint)["ProductionVariants"][0]["CurrentInstanceCount"]
@@ -95,30 +97,6 @@ class Gauge:
         self._deck.cloudwatch.put_metric_data(Namespace="Rehearsal", MetricData=data)
 
 
-@contextmanager
-def load(deck: Deck, endpoint: str, threads: int = 2) -> Iterator[list[str]]:
-    """Ask all the while; the errors' codes."""
-    done, errors = threading.Event(), list[str]()
-
-    def ask() -> None:
-        client = deck.service.client("sagemaker-runtime")
-        while not done.is_set():
-            try:
-                client.invoke_endpoint(EndpointName=endpoint, Body=b'{"inputs": "x"}')["Body"].read()
-            except ClientError as error:
-                errors.append(error.response["Error"]["Code"])
-
-    running = [threading.Thread(target=ask) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    try:
-        yield errors
-    finally:
-        done.set()
-        for thread in running:
-            thread.join()
-
-
 def test_load_scales_out_and_an_update_keeps_the_count(deck: Deck) -> None:
     endpoint = deck.endpoint(deck.config())
     scaled = Scaled(deck, endpoint, 1, 3)
@@ -131,7 +109,7 @@ def test_load_scales_out_and_an_update_keeps_the_count(deck: Deck) -> None:
     assert (shown[high]["EvaluationPeriods"], shown[high]["Threshold"], shown[high]["Period"]) == (3, 2.0, 60)
     assert (shown[low]["EvaluationPeriods"], shown[low]["Threshold"], shown[low]["Period"]) == (15, 1.8, 60)
     new = deck.config()
-    with load(deck, endpoint) as errors:
+    with load(deck, endpoint) as seen:
         scaled.reached(3)
         done = until(scaled.activities, lambda seen: seen and seen[0]["StatusCode"] == "Successful")[0]
         assert done["Cause"] == f"monitor alarm {high} in state ALARM triggered policy tracking"
@@ -141,7 +119,7 @@ def test_load_scales_out_and_an_update_keeps_the_count(deck: Deck) -> None:
         update(deck, endpoint, new, wait, RetainAllVariantProperties=True)
         until(scaled.reasons, lambda seen: "TargetServicePutResourceAsUnscalable" in seen)
         found = deck.settled(endpoint)
-    assert errors == []
+    assert seen.lost == []
     assert found["EndpointConfigName"] == new and found["ProductionVariants"][0]["CurrentInstanceCount"] == 3
     assert scaled.count() == 3
     assert all("NotScaledReasons" not in each for each in scaled.activities())
@@ -172,7 +150,14 @@ def test_target_tracking_scales_in_unless_told_not_to(deck: Deck) -> None:
     assert len(scaled.track(goal=10.0, CustomizedMetricSpecification=gauge.spec, DisableScaleIn=True)) == 1
     other = Gauge(deck)
     other.put(6.0)  # this one allows two instances
-    scaled.track("other", goal=10.0, CustomizedMetricSpecification=other.spec)
+    scaled.suspend(DynamicScalingInSuspended=True)
+    _, low = scaled.track("other", goal=10.0, CustomizedMetricSpecification=other.spec)
+    until(
+        lambda: deck.cloudwatch.describe_alarms(AlarmNames=[low])["MetricAlarms"][0]["StateValue"],
+        lambda state: state == "ALARM",
+    )
+    assert scaled.count() == 3 and scaled.activities() == []
+    scaled.suspend(DynamicScalingInSuspended=False)
     scaled.reached(2)
     scaled.track(goal=10.0, CustomizedMetricSpecification=gauge.spec)
     until(scaled.reasons, lambda seen: "AutoScalingAnticipatedFlapping" in seen)  # 2 × 0.6 is more than one
@@ -181,39 +166,40 @@ def test_target_tracking_scales_in_unless_told_not_to(deck: Deck) -> None:
     scaled.reached(1)
 
 
-def test_an_alarm_runs_step_policies(deck: Deck) -> None:
+def test_an_alarm_runs_step_policies_and_cooldowns_hold_them(deck: Deck) -> None:
     endpoint = deck.endpoint(deck.config())
-    scaled, gauge = Scaled(deck, endpoint, 1, 3), Gauge(deck)
-    out = scaled.step("out", "ChangeInCapacity", (0, 10, 1), (10, None, 2), MetricAggregationType="Maximum")
-    back = scaled.step("back", "PercentChangeInCapacity", (None, 0, -50))
-    deck.cloudwatch.put_metric_alarm(
-        AlarmName=gauge.name,
-        **gauge.spec,
-        Period=60,
-        EvaluationPeriods=2,
-        Threshold=5,
-        ComparisonOperator="GreaterThanThreshold",
-        AlarmActions=[out],
-        OKActions=[back],
-    )
+    scaled, gauge = Scaled(deck, endpoint, 1, 4), Gauge(deck)
+    steps = (0, 10, 1), (10, None, 2)
+    out = scaled.step("out", "ChangeInCapacity", *steps, MetricAggregationType="Maximum", Cooldown=7200)
+    back = scaled.step("back", "PercentChangeInCapacity", (None, 0, -50), Cooldown=120)
+
+    def alarm(threshold: float) -> None:
+        deck.cloudwatch.put_metric_alarm(
+            AlarmName=gauge.name,
+            **gauge.spec,
+            Period=60,
+            EvaluationPeriods=2,
+            Threshold=threshold,
+            ComparisonOperator="GreaterThanThreshold",
+            AlarmActions=[out],
+            OKActions=[back],
+        )
+
+    alarm(threshold=5)
     listed = scaled.client.describe_scaling_policies(ServiceNamespace="sagemaker", PolicyNames=["out"])
     assert [alarm["AlarmName"] for alarm in listed["ScalingPolicies"][0]["Alarms"]] == [gauge.name]
     gauge.put(20)
-    scaled.reached(3)  # one and two
-    until(scaled.reasons, lambda seen: "AlreadyAtMaxCapacity" in seen)
-    deck.cloudwatch.put_metric_alarm(
-        AlarmName=gauge.name,
-        **gauge.spec,
-        Period=60,
-        EvaluationPeriods=1,
-        Threshold=50,
-        ComparisonOperator="GreaterThanThreshold",
-        AlarmActions=[out],
-        OKActions=[back],
-    )
-    scaled.reached(1)  # half of three is one less; the action is repeated
-    said = [each["Description"] for each in scaled.activities()]
-    assert said[-3:][::-1] == [f"Setting desired instance count to {count}." for count in (3, 2, 1)]
+    scaled.reached(3)  # one and two; what was added counts while the alarm repeats its action
+    repeated = now(deck) + 180
+    until(lambda: now(deck), lambda seen: seen > repeated)
+    assert scaled.count() == 3
+    alarm(threshold=50)
+    scaled.reached(1)  # half of three is one less, and so is half of two
+    done = scaled.activities()[::-1]
+    assert [each["Description"] for each in done] == [
+        f"Setting desired instance count to {count}." for count in (3, 2, 1)
+    ]
+    assert (done[2]["StartTime"] - done[1]["StartTime"]).total_seconds() >= 120
     deck.cloudwatch.delete_alarms(AlarmNames=[gauge.name])
 
 

@@ -152,31 +152,33 @@ def kill(deck: Deck) -> None:
     deck.service.process.wait(timeout=10)
 
 
-def test_killed_in_rolling_updates_one_finishes_and_one_that_was_on_its_way_back_is_back(start: Start) -> None:
+def test_killed_in_rolling_updates_one_finishes_and_those_that_were_to_go_back_are_back(start: Start) -> None:
     deck = start()
     old, new = deck.config(count=2), deck.config(count=2)
-    going, returning = deck.endpoint(old), deck.endpoint(old)
-    for kind, config in (("silent_rollback", new), ("stuck_creating", old)):
-        fault = {"kind": kind, "config": config, "endpoint": returning}
-        requests.post(f"{deck.service.url}/_slimline/faults", json=fault, timeout=10)
-    update(deck, returning, new, rolling(1, wait=0))
+    going, returning, mixed = (deck.endpoint(old) for _ in range(3))
+    for endpoint, kind in ((returning, "stuck_creating"), (mixed, "failed_start")):
+        for fault in ({"kind": "silent_rollback"}, {"kind": kind, "config": old}):
+            url = f"{deck.service.url}/_slimline/faults"
+            assert requests.post(url, json={**fault, "endpoint": endpoint}, timeout=10).status_code == 201
+        update(deck, endpoint, new, rolling(1, wait=0))
+    assert deck.settled(mixed)["EndpointStatus"] == "UpdateRollbackFailed"
     update(deck, going, new, rolling(1, wait=240))
     until(lambda: deck.service.fleets(going)["fleets"], lambda fleets: [f["weight"] for f in fleets] == [0.5, 0.5])
 
     def saved() -> list[bool]:
-        return [
-            bool(each["deploying"]) for each in json.loads((deck.service.data / "state.json").read_text())["endpoints"]
-        ]
+        endpoints = json.loads((deck.service.data / "state.json").read_text())["endpoints"]
+        return [bool(each["deploying"]) for each in endpoints]
 
-    until(saved, lambda deploying: deploying == [True, False])
+    until(saved, lambda deploying: deploying == [True, False, False])
     assert deck.describe(returning)["EndpointStatus"] == "Updating"
     deck.service.process.send_signal(signal.SIGKILL)
     deck.service.process.wait(timeout=10)
 
     deck = start()
-    for endpoint, config in ((going, new), (returning, old)):
+    for endpoint, config in ((going, new), (returning, old), (mixed, old)):
         found = deck.settled(endpoint)
         assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", config)
+        assert "FailureReason" not in found
         assert [fleet["instances"] for fleet in deck.service.fleets(endpoint)["fleets"]] == [2]
         deck.sagemaker.delete_endpoint(EndpointName=endpoint)
 

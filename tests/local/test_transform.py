@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from botocore.exceptions import ClientError
 
 from deployments.local.endpoint_service.transform.records import TooLong, assembled, output_key, payloads
@@ -130,6 +131,8 @@ def test_an_object_that_fails_does_not_hold_the_others(jobs: Jobs) -> None:
     assert found["FailureReason"].startswith("ClientError: See job logs for more information")
     assert "in/bad: Bad HTTP status received from algorithm: 400" in found["FailureReason"]
     assert set(jobs.out()) == {"out/good.out", "out/again.out"}
+    page = requests.get(f"{jobs.deck.service.url}/_slimline/", timeout=10).text
+    assert found["TransformJobName"] in page and "Bad HTTP status received from algorithm: 400" in page
 
 
 @pytest.mark.parametrize(

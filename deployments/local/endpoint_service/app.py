@@ -20,6 +20,7 @@ import aiohttp
 
 from deployments.local.endpoint_service import pages, protocols, validation
 from deployments.local.endpoint_service.asgi import Gone, Receive, Scope, Send, TooLarge, read_body
+from deployments.local.endpoint_service.async_inference import AsyncInference
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.faults import BadFault, Faults
 from deployments.local.endpoint_service.inference import MAX_BODY
@@ -41,6 +42,12 @@ _LIMIT = 10 * 1024 * 1024  # bytes of a control-plane request, unpacked
 _SAGEMAKER, _CLOUDWATCH, _SCALING = "SageMaker", "GraniteServiceVersion20100801", "AnyScaleFrontendService"
 _SERVICES = {_SAGEMAKER: "sagemaker", _CLOUDWATCH: "cloudwatch", _SCALING: "application-autoscaling"}
 _INVOKE = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations|invocations-response-stream)")
+_RUNTIME = {
+    "invocations": "InvokeEndpoint",
+    "async-invocations": "InvokeEndpointAsync",
+    "invocations-response-stream": "InvokeEndpointWithResponseStream",
+}
+_IMPLEMENTED = "/_slimline/operations"
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
 _OURS = ("sagemaker", "monitoring", "application-autoscaling")  # signing names that never reach moto
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|[a-z0-9.-]+\.localhost|\[::1\])(:\d+)?", re.IGNORECASE)
@@ -69,6 +76,7 @@ class App:
         scaling: Operations,
         router: Router,
         streams: Streams,
+        queues: AsyncInference,
         moto: Moto,
         own: Callable[[str], Answer],
         faults: Faults,
@@ -78,6 +86,7 @@ class App:
         self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: scaling}
         self._router = router
         self._streams = streams
+        self._queues = queues
         self._moto = moto
         self._own = own
         self._faults = faults
@@ -140,10 +149,15 @@ class App:
             raise not_implemented(await _named(scope, headers, receive, service))
         return None
 
+    def implemented(self) -> dict[str, list[str]]:
+        """Every operation that does something here, by service; all others answer 501."""
+        found = {_SERVICES[prefix]: sorted(operations) for prefix, operations in self._operations.items()}
+        return found | {"sagemaker-runtime": sorted(_RUNTIME.values())}
+
     async def _admin(self, method: str, path: str, headers: dict[str, str], receive: Receive) -> Answer:
         """``/_slimline/``: pages to read, and faults to add and take back."""
         if method in ("GET", "HEAD"):
-            return self._own(path)
+            return json_answer(self.implemented(), REST) if path == _IMPLEMENTED else self._own(path)
         kind, _, name = path.removeprefix("/_slimline").strip("/").partition("/")
         if kind != "faults" or method not in ("POST", "DELETE"):
             return pages.text(405, "GET only; POST and DELETE for /_slimline/faults\n")
@@ -185,9 +199,9 @@ class App:
             return error_answer(too_large(), REST)
         if kind == "invocations":
             return await self._router.invoke(name, headers, body)
-        if kind == "invocations-response-stream":
-            return await self._streams.invoke(name, headers, body, receive)
-        raise not_implemented("SageMakerRuntime.InvokeEndpointAsync")
+        if kind == "async-invocations":
+            return self._queues.invoke(name, headers, body)
+        return await self._streams.invoke(name, headers, body, receive)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False

@@ -119,6 +119,8 @@ class Endpoints:
             deployment = endpoint.deployment
         config = self._retained(endpoint, config, request)
         assert endpoint.blue is not None
+        if endpoint.blue.config.asynchronous != config.asynchronous:
+            raise not_implemented("UpdateEndpoint: between a real-time and an asynchronous configuration")
         if deployment:
             self._deployments.check(deployment, config, endpoint)
         fleet = self._fleet(endpoint.name, config)

@@ -28,7 +28,7 @@ from deployments.local.endpoint_service.workers import Program, Worker, WorkerFa
 
 STARTUP_SECONDS = 480.0  # ContainerStartupHealthCheckTimeoutInSeconds when the variant names none
 _STUCK_LOOK = 0.1  # wall seconds between looks whether a rehearsed fault still stands
-DRAIN_SECONDS = 65.0  # a little more than the longest request
+DRAIN_SECONDS = 485.0  # a little more than the longest stream
 
 
 class FleetFailed(Exception):

@@ -91,9 +91,19 @@ class Pages:
         parts += [_endpoint(fleets(endpoint)) for endpoint in self._state.endpoints.values()]
         if not self._state.endpoints:
             parts.append("<p class=dim>No endpoint yet.</p>")
-        parts += [self._alarm_table(), self._fault_list()]
+        parts += [self._job_table(), self._alarm_table(), self._fault_list()]
         items = "".join(f"<li>{html.escape(line)}</li>" for line in DIFFERS)
         return "".join([*parts, f"<h2>How this differs from AWS</h2><ul>{items}</ul>"])
+
+    def _job_table(self) -> str:
+        """The newest transform jobs."""
+        rows = [
+            f"<tr><td>{html.escape(job.name)}<td>{html.escape(job.model.name)}"
+            f"<td class={'warn' if job.failure else 'ok'}>{job.status}<td>{html.escape(job.failure or '')}</tr>"
+            for job in list(self._state.transforms.values())[-20:]
+        ]
+        head = "<h2>Transform jobs</h2><table><tr><th>Name<th>Model<th>Status<th>Reason</tr>"
+        return head + "".join(rows) + "</table>" if rows else ""
 
     def _alarm_table(self) -> str:
         alarms: list[Alarm | Composite] = [*self._alarms.alarms.values(), *self._alarms.composites.values()]

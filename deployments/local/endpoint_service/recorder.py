@@ -94,6 +94,22 @@ class Recorder:
                 series = self._metrics.series((NAMESPACE, name, dims), _UNITS[name], RESOLUTION)
                 series.bucket(self._slot * RESOLUTION).merge(batch)
 
+    def record_asynchronous(self, status: int, model_seconds: float | None) -> None:
+        """One request that had waited in a queue. Asynchronous endpoints have fewer metrics for each."""
+        client, server = self._count(status)
+        self.write("Invocation4XXErrors", float(client), "None")
+        self.write("Invocation5XXErrors", float(server), "None")
+        if model_seconds is not None:
+            self.write("ModelLatency", round(model_seconds * 1e6), "Microseconds")
+
+    def _count(self, status: int) -> tuple[bool, bool]:
+        """Whether it is the client's error, or the server's."""
+        client, server = 400 <= status < 500, status == 0 or status >= 500
+        self.requests += 1
+        self.errors_4xx += client
+        self.errors_5xx += server
+        return client, server
+
     def first_chunk(self, model_seconds: float, overhead_seconds: float) -> None:
         """The wall seconds until a stream's first bytes, in the model and outside it."""
         self.write("FirstChunkLatency", round((model_seconds + overhead_seconds) * 1e6), "Microseconds")

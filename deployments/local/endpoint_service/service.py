@@ -19,6 +19,9 @@ from deployments.local.endpoint_service import validation
 from deployments.local.endpoint_service.alarm_operations import Alarms
 from deployments.local.endpoint_service.alarms import AlarmBook
 from deployments.local.endpoint_service.app import App, Changes
+from deployments.local.endpoint_service.async_inference import AsyncInference
+from deployments.local.endpoint_service.async_metrics import Backlog
+from deployments.local.endpoint_service.async_requests import Spool
 from deployments.local.endpoint_service.capture import Capture
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.cloudwatch import CloudWatch
@@ -109,6 +112,8 @@ async def serve(options: Options, listener: socket.socket) -> None:
             capture = Capture(moto.url, options.region, clock, mirror.changed)
             inference = Inference(client, faults)
             router = Router(state, inference, faults, capture)
+            spool, backlog = Spool(options.data / "async"), Backlog(metrics, clock)
+            queues = AsyncInference(state, router, inference, spool, backlog, clock, moto.url, mirror.changed)
             s3 = S3(lambda: s3_client(moto.url, options.region), mirror.changed)
             transforms = TransformJobs(state, tools, s3)
             app = App(
@@ -120,12 +125,15 @@ async def serve(options: Options, listener: socket.socket) -> None:
                 Targets(book, scaler, state, clock).operations | policies.operations,
                 router,
                 Streams(router, inference, faults, options.region, options.stream_limit),
+                queues,
                 moto,
                 Pages(state, alarms, clock, faults, str(logs), lambda: moto.alive),
                 faults,
                 Changes(snapshot.save, mirror.changed),
             )
-            running = _Running(app, moto, mirror, capture, snapshot, endpoints, transforms, scaler, alarms, clock)
+            running = _Running(
+                app, moto, mirror, capture, queues, snapshot, endpoints, transforms, scaler, alarms, clock
+            )
             try:
                 await running.until_stopped(listener)
             finally:
@@ -143,6 +151,7 @@ class _Running:
     moto: Moto
     mirror: Mirror
     capture: Capture
+    queues: AsyncInference
     snapshot: Snapshot
     endpoints: Endpoints
     transforms: TransformJobs
@@ -179,7 +188,7 @@ class _Running:
     async def _serve(self, listener: socket.socket, ended: asyncio.Future[Any]) -> None:
         server = _Server(_uvicorn(self.app))
         beside = [asyncio.create_task(self._tick()), asyncio.create_task(self.mirror.follow())]
-        beside.append(asyncio.create_task(self.capture.follow()))
+        beside += [asyncio.create_task(self.capture.follow()), asyncio.create_task(self.queues.follow())]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         gc.collect()
         gc.set_threshold(10_000, 10, 10)  # a request leaves hundreds of objects that die by themselves

@@ -180,6 +180,7 @@ class Scaler:
         except AwsError as error:
             self._end(activity, FAILED, f"Failed to set desired instance count to {wanted}. Reason: {error.message}")
             return False
+        self._state.endpoint(target.endpoint).note(activity.started, f"autoscaling: {cause}: {description}")
         return True
 
     def _follow(self, activity: Activity) -> None:
