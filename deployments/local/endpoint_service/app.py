@@ -25,6 +25,7 @@ from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.faults import BadFault, Faults
 from deployments.local.endpoint_service.inference import MAX_BODY
 from deployments.local.endpoint_service.moto_backend import Moto
+from deployments.local.endpoint_service.paging import BadToken
 from deployments.local.endpoint_service.router import Router, too_large
 from deployments.local.endpoint_service.streaming import Streams
 from deployments.local.endpoint_service.wire import (
@@ -178,6 +179,8 @@ class App:
             if not operation.startswith(_READING):
                 self._changes.ours()
             return answer
+        except BadToken as error:
+            return error_answer(validation.bad_token(_SERVICES[prefix], operation, error.message), content_type)
         except AwsError as error:
             return error_answer(error, content_type)
 
