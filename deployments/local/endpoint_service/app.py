@@ -25,6 +25,7 @@ from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.faults import BadFault, Faults
 from deployments.local.endpoint_service.inference import MAX_BODY
 from deployments.local.endpoint_service.moto_backend import Moto
+from deployments.local.endpoint_service.paging import BadToken
 from deployments.local.endpoint_service.router import Router, too_large
 from deployments.local.endpoint_service.streaming import Streams
 from deployments.local.endpoint_service.wire import (
@@ -186,7 +187,10 @@ class App:
         request = read()
         code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
         validation.check(_SERVICES[prefix], operation, request, code)
-        answer = run({name: value for name, value in request.items() if value is not None})
+        try:
+            answer = run({name: value for name, value in request.items() if value is not None})
+        except BadToken as error:
+            raise validation.bad_token(_SERVICES[prefix], operation, error.message) from error
         if not operation.startswith(_READING):
             self._changes.ours()
         return answer

@@ -31,6 +31,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "blob": (str,),
 }
 _JAVA = {r"\p{Print}": r"\x20-\x7E", r"\p{ASCII}": r"\x00-\x7F", r"\p{Alnum}": "a-zA-Z0-9"}
+_TOKEN_ERRORS = ("InvalidNextToken", "InvalidNextTokenException", "InvalidParameterValueException")
 _SHOWN = 200  # characters of a refused value that a message repeats
 
 
@@ -59,6 +60,16 @@ def refusal(found: Sequence[str], code: str) -> AwsError:
     """All problems in one message, as AWS counts them."""
     count = f"{len(found)} validation error{'s' if len(found) > 1 else ''} detected: "
     return AwsError(code, count + "; ".join(found))
+
+
+def bad_token(service: str, operation: str, message: str) -> AwsError:
+    """The operation's own error for a wrong NextToken."""
+    shapes = {shape.name: shape for shape in service_model(service).operation_model(operation).error_shapes}
+    for name in _TOKEN_ERRORS:
+        if name in shapes:
+            error: Mapping[str, str] = shapes[name].metadata.get("error") or {}
+            return AwsError(name, message, query_code=error.get("code"))
+    return AwsError("ValidationException", message)
 
 
 def problems(shape: Shape, value: Any, operation: str, path: str = "") -> list[str]:

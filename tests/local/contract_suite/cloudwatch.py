@@ -42,6 +42,21 @@ def alarm(world: World, **change: Any) -> dict[str, Any]:
     } | change
 
 
+def composite(world: World, **change: Any) -> dict[str, Any]:
+    return {"AlarmName": world.name("composite"), "AlarmRule": f'ALARM("{world.alarm}")'} | change
+
+
+def math(world: World, **change: Any) -> dict[str, Any]:
+    """An alarm on an expression."""
+    errors = query(world)["MetricDataQueries"][0]["MetricStat"] | {"Stat": "Sum"}
+    queries = [
+        {"Id": "m1", "MetricStat": errors, "ReturnData": False},
+        {"Id": "e1", "Expression": "FILL(m1, 0) / 2", "ReturnData": True},
+    ]
+    kept = ("EvaluationPeriods", "Threshold", "ComparisonOperator", "AlarmName")
+    return {name: value for name, value in alarm(world).items() if name in kept} | {"Metrics": queries} | change
+
+
 ROWS = [
     # metrics
     *cloudwatch(
@@ -77,6 +92,7 @@ ROWS = [
         "DescribeAlarms",
         lambda w: {"AlarmNames": [w.alarm]},
         ("ValidationError", 400, False, lambda w: {"StateValue": "FINE"}),
+        ("InvalidNextToken", 400, True, lambda w: {"NextToken": "?"}),
     ),
     *cloudwatch(
         "SetAlarmState",
@@ -87,5 +103,54 @@ ROWS = [
         "DeleteAlarms",
         lambda w: {"AlarmNames": [w.deck.alarm(w.endpoint, w.config)]},
         ("ResourceNotFound", 404, True, lambda w: {"AlarmNames": ["absent"]}),
+    ),
+    *cloudwatch(
+        "PutCompositeAlarm",
+        composite,
+        ("ValidationError", 400, True, lambda w: composite(w, AlarmRule='ALARM("absent")')),
+        ("ValidationError", 400, False, lambda w: composite(w, AlarmRule="")),
+    ),
+    *cloudwatch("PutMetricAlarm", math),
+    *cloudwatch("DescribeAlarms", lambda w: {"AlarmTypes": ["CompositeAlarm", "MetricAlarm"], "MaxRecords": 50}),
+    *cloudwatch(
+        "DescribeAlarmsForMetric",
+        lambda w: {"Namespace": "AWS/SageMaker", "MetricName": "Invocation5XXErrors", "Dimensions": dimensions(w)},
+        ("ValidationError", 400, False, lambda w: {"Namespace": "AWS/SageMaker", "MetricName": ""}),
+    ),
+    *cloudwatch(
+        "DescribeAlarmHistory",
+        lambda w: {"AlarmName": w.alarm, "ScanBy": "TimestampAscending"},
+        ("ValidationError", 400, False, lambda w: {"HistoryItemType": "Gossip"}),
+    ),
+    *cloudwatch(
+        "DisableAlarmActions",
+        lambda w: {"AlarmNames": [w.alarm]},
+        ("ValidationError", 400, False, lambda w: {"AlarmNames": [""]}),
+    ),
+    *cloudwatch(
+        "EnableAlarmActions",
+        lambda w: {"AlarmNames": [w.alarm]},
+        ("ValidationError", 400, False, lambda w: {"AlarmNames": [""]}),
+    ),
+    # dashboards
+    *cloudwatch(
+        "PutDashboard",
+        lambda w: {"DashboardName": "contract", "DashboardBody": '{"widgets": []}'},
+        ("InvalidParameterInput", 400, True, lambda w: {"DashboardName": "contract", "DashboardBody": "no JSON"}),
+    ),
+    *cloudwatch(
+        "GetDashboard",
+        lambda w: {"DashboardName": "contract"},
+        ("ResourceNotFound", 404, True, lambda w: {"DashboardName": "absent"}),
+    ),
+    *cloudwatch(
+        "ListDashboards",
+        lambda w: {"DashboardNamePrefix": "con"},
+        ("InvalidParameterValue", 400, True, lambda w: {"NextToken": "?"}),
+    ),
+    *cloudwatch(
+        "DeleteDashboards",
+        lambda w: {"DashboardNames": ["contract"]},
+        ("ResourceNotFound", 404, True, lambda w: {"DashboardNames": ["absent"]}),
     ),
 ]

@@ -71,7 +71,12 @@ ROWS = [
         shape=lambda w: {"ModelName": "-m-", "PrimaryContainer": container(), "ExecutionRoleArn": ROLE},
     ),
     *sagemaker("DescribeModel", lambda w: {"ModelName": w.model}, rule=lambda w: {"ModelName": "absent"}),
-    *sagemaker("ListModels", lambda w: {"NameContains": "m", "MaxResults": 5}, shape=lambda w: {"MaxResults": 101}),
+    *sagemaker(
+        "ListModels",
+        lambda w: {"NameContains": "m", "MaxResults": 5},
+        shape=lambda w: {"MaxResults": 101},
+        rule=lambda w: {"NextToken": "?"},
+    ),
     *sagemaker("DeleteModel", lambda w: {"ModelName": w.deck.model()}, rule=lambda w: {"ModelName": "absent"}),
     # configurations
     *sagemaker(

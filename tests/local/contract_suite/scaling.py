@@ -69,6 +69,7 @@ ROWS = [
         "DescribeScalableTargets",
         lambda w: {"ServiceNamespace": "sagemaker", "ResourceIds": [target(w)["ResourceId"]]},
         ("ValidationException", 400, False, lambda w: {"ServiceNamespace": "nowhere"}),
+        ("InvalidNextTokenException", 400, True, lambda w: {"ServiceNamespace": "sagemaker", "NextToken": "?"}),
     ),
     *scaling(
         "PutScalingPolicy",
