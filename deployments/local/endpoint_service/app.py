@@ -128,6 +128,9 @@ class App:
     async def _answer(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Answer | None:
         """Our answer, or None for moto's."""
         path, target = scope["path"], headers.get("x-amz-target", "")
+        match = _invocation(path)
+        if match and "/sagemaker/aws4_request" in headers.get("authorization", ""):  # nearly every request
+            return await self._invoke(match, headers, receive)
         if path == "/_slimline" or path.startswith("/_slimline/"):
             return await self._admin(scope["method"], path, headers, receive)
         prefix, _, operation = target.partition(".")
@@ -136,7 +139,6 @@ class App:
             return self._operation(prefix, operation, _unpacked(headers, body))
         signed = _SCOPE.search(headers.get("authorization", ""))
         service = signed.group(1) if signed else ""
-        match = _invocation(path)
         if match and service in ("", "sagemaker"):
             return await self._invoke(match, headers, receive)
         if service == "monitoring" or path.startswith(protocols.RPC):
