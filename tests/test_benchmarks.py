@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compression import QUICK_ROWS, ROWS
+from benchmarks.foreign_clients import CORE
 from tasks.adapters.engine_kinds import ENGINES, check_engine_recipe
+from tasks.adapters.engines import read_constraints
 from tasks.recipes import PruneRecipe, QuantizeRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -20,13 +23,16 @@ COMMANDS = {
     "methods": ["--rows", "channels"],
     "memory": [],
     "round_trips": ["--rows", "w8a8"],
+    "router": [],
     "students": [],
 }
-ROW_COUNTS = {"compression_stages": 3, "methods": 1, "round_trips": 1, "students": 3, "memory": 6}
+ROW_COUNTS = {"compression_stages": 3, "methods": 1, "round_trips": 1, "students": 3, "memory": 6, "router": 8}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_quick_form_prints_json_lines(name: str) -> None:
+    if name == "router" and shutil.which("wrk") is None:
+        pytest.skip("wrk, which sends the load, is not installed")
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", *COMMANDS[name]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -47,3 +53,8 @@ def test_a_row_is_a_recipe_that_its_peers_have(key: str) -> None:
 
 def test_quick_rows_exist() -> None:
     assert set(QUICK_ROWS) <= set(ROWS)
+
+
+def test_the_foreign_client_is_pinned_and_has_its_script() -> None:
+    assert set(CORE.packages) <= set(read_constraints(CORE.constraints))
+    assert CORE.script.is_file()

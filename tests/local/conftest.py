@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import requests
 
 from tests.local.stack import Deck, Service
 
@@ -21,6 +23,20 @@ def deck(service: Service) -> Deck:
     return Deck(service, *clients)
 
 
+@pytest.fixture
+def faults(deck: Deck) -> Iterator[Any]:
+    """Adds a fault to the shared service and gives its id; all are taken back after the test."""
+    url = f"{deck.service.url}/_slimline/faults"
+
+    def add(kind: str, **more: Any) -> str:
+        answer = requests.post(url, json={"kind": kind, **more}, timeout=10)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    yield add
+    requests.delete(url, timeout=10)
+
+
 @pytest.fixture(autouse=True)
 def _tidy(request: pytest.FixtureRequest) -> Iterator[None]:
     """An endpoint is a set of processes: none stays longer than the test that made it."""
@@ -28,4 +44,5 @@ def _tidy(request: pytest.FixtureRequest) -> Iterator[None]:
     if "deck" in request.fixturenames:
         deck: Deck = request.getfixturevalue("deck")
         while deck.made:
+            deck.settled(deck.made[-1])
             deck.sagemaker.delete_endpoint(EndpointName=deck.made.pop())

@@ -10,6 +10,8 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from botocore.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = Path(__file__).with_name("echo_server.py")
+BATCH = Path(__file__).with_name("batch_server.py")
 ROLE = "arn:aws:iam::123456789012:role/slimline-endpoint"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/echo:1"
 WAIT = {"Delay": 1, "MaxAttempts": 60}
@@ -30,7 +33,8 @@ class Service:
     def __init__(self, data: Path, *options: str) -> None:
         self.data = data
         command = [sys.executable, "-m", "deployments.local.endpoint_service", "--port", "0", "--data", str(data)]
-        command += ["--runtime", f"echo={sys.executable} {ECHO}", *options]
+        command += ["--runtime", f"echo={sys.executable} {ECHO}", "--runtime", f"batch={sys.executable} {BATCH}"]
+        command += options
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -94,6 +98,12 @@ class Deck:
         found: dict[str, Any] = self.sagemaker.describe_endpoint(EndpointName=endpoint)
         return found
 
+    def now(self) -> datetime:
+        """The service's time: its clock may run fast."""
+        answer = self.cloudwatch.list_metrics(Namespace="none")
+        found: datetime = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return found
+
     def settled(self, endpoint: str, seconds: float = 180) -> dict[str, Any]:
         """Wait until nothing is under way."""
         return until(
@@ -140,6 +150,22 @@ def variant(name: str, model: str, count: int = 1, weight: float = 1.0, **more: 
 
 def canary(size: int, kind: str = "CAPACITY_PERCENT", wait: int = 120, end: int = 60) -> dict[str, Any]:
     return policy({"Type": "CANARY", "WaitIntervalInSeconds": wait, "CanarySize": {"Type": kind, "Value": size}}, end)
+
+
+def rolling(
+    size: int,
+    kind: str = "INSTANCE_COUNT",
+    wait: int = 60,
+    back: int | None = None,
+    back_kind: str = "INSTANCE_COUNT",
+    limit: int | None = None,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"MaximumBatchSize": {"Type": kind, "Value": size}, "WaitIntervalInSeconds": wait}
+    if back:
+        found["RollbackMaximumBatchSize"] = {"Type": back_kind, "Value": back}
+    if limit:
+        found["MaximumExecutionTimeoutInSeconds"] = limit
+    return {"RollingUpdatePolicy": found}
 
 
 def policy(routing: dict[str, Any], end: int = 0, alarms: tuple[str, ...] = ()) -> dict[str, Any]:

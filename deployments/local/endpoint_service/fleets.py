@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import aiohttp
 
@@ -27,7 +28,7 @@ from deployments.local.endpoint_service.workers import Program, Worker, WorkerFa
 
 STARTUP_SECONDS = 480.0  # ContainerStartupHealthCheckTimeoutInSeconds when the variant names none
 _STUCK_LOOK = 0.1  # wall seconds between looks whether a rehearsed fault still stands
-DRAIN_SECONDS = 65.0  # a little more than the longest request
+DRAIN_SECONDS = 485.0  # a little more than the longest stream
 
 
 class FleetFailed(Exception):
@@ -68,11 +69,12 @@ class Variant:
     active: int = 0  # how many instances take traffic
     program: Program | None = None
     turn: int = 0
+    whole: int | None = None  # in a rolling deployment: instances of both fleets that take traffic
 
     @property
     def share(self) -> float:
         """The part of this variant's traffic that this fleet takes, 0 to 1."""
-        return self.active / len(self.workers) if self.workers else 0.0
+        return self.active / (self.whole or len(self.workers)) if self.workers else 0.0
 
     def pick(self) -> Worker | None:
         """A healthy active instance: the next in turn, or the least busy if RoutingConfig says so."""
@@ -101,16 +103,9 @@ class Fleet:
             self.variants[name] = Variant(
                 name, config.name, spec, models[spec["ModelName"]], weight, count, recorder, spec in config.shadows
             )
-
-    @property
-    def production(self) -> dict[str, Variant]:
-        """Variants whose answers are given."""
-        return {name: variant for name, variant in self.variants.items() if not variant.shadow}
-
-    @property
-    def shadow(self) -> Variant | None:
-        """The variant that gets copies, or none."""
-        return next((variant for variant in self.variants.values() if variant.shadow), None)
+        # Variants whose answers are given, and the one that gets copies, or none.
+        self.production = {name: variant for name, variant in self.variants.items() if not variant.shadow}
+        self.shadow = next((variant for variant in self.variants.values() if variant.shadow), None)
 
     @property
     def workers(self) -> list[Worker]:
@@ -119,24 +114,46 @@ class Fleet:
     async def start(self) -> None:
         """Start every instance. Raises ``FleetFailed`` and leaves none running if one fails."""
         try:
-            for variant in self.variants.values():
-                variant.program = await self._program(variant)
-            await _all([self._grow(variant, variant.desired) for variant in self.variants.values()])
-        except (NoRuntime, NoModelData, WorkerFailed, OSError) as error:
+            await self.prepare()
+            await all_of([self._grow(variant, variant.desired) for variant in self.variants.values()])
+        except (FleetFailed, WorkerFailed, OSError) as error:
             await self.stop(grace=1.0)
+            raise FleetFailed(str(error)) from error
+
+    async def prepare(self) -> None:
+        """Bring the model's files here, so that instances can start. Raises ``FleetFailed``."""
+        try:
+            for variant in self.variants.values():
+                wanted = variant.spec.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS)
+                variant.program = await program(self._tools, variant.model, float(wanted))
+        except (NoRuntime, NoModelData, OSError) as error:
             raise FleetFailed(str(error)) from error
 
     async def resize(self, name: str, count: int) -> None:
         """Start or drain instances until the variant has ``count``. ``FleetFailed``: the old ones still serve."""
-        variant = self.variants[name]
-        variant.desired = count
+        self.variants[name].desired = count
+        await self.grow(name, count)
+        self.variants[name].active = count
+        await self.shrink(name, count)
+
+    async def grow(self, name: str, count: int) -> None:
+        """Start instances until the variant has ``count``; they take no traffic yet. Raises ``FleetFailed``."""
         try:
-            await self._grow(variant, count)
+            await self._grow(self.variants[name], count)
         except (WorkerFailed, OSError) as error:
             raise FleetFailed(str(error)) from error
-        surplus = variant.workers[count:]
-        variant.workers, variant.active = variant.workers[:count], count
+
+    async def shrink(self, name: str, count: int) -> None:
+        """Drain and end what the variant has beyond ``count`` instances."""
+        variant = self.variants[name]
+        surplus, variant.workers = variant.workers[count:], variant.workers[:count]
+        variant.active = min(variant.active, count)
         await _drain(surplus)
+
+    def sample(self) -> None:
+        """Write how many requests are under way on each instance that takes traffic."""
+        for variant in self.variants.values():
+            variant.recorder.concurrency(worker.in_flight for worker in variant.workers[: variant.active])
 
     def activate(self, share: Mapping[str, int] | None = None) -> None:
         """Let that many instances of each variant take traffic; all of them if nothing is said."""
@@ -156,7 +173,7 @@ class Fleet:
         wanted = count - len(variant.workers)
         new = [self._worker(variant, len(variant.workers) + n, program) for n in range(wanted)]
         try:
-            await _all([self._launch(worker) for worker in new])
+            await all_of([self._launch(worker) for worker in new])
         except BaseException:
             await asyncio.gather(*(worker.stop(1.0) for worker in new))
             raise
@@ -172,16 +189,10 @@ class Fleet:
             await asyncio.sleep(slow.seconds)
         while faults.standing("stuck_creating", **where):
             await asyncio.sleep(_STUCK_LOOK)
+        if faults.hit("failed_start", **where):
+            raise WorkerFailed("The primary container did not pass the ping health check. (A rehearsed fault)")
         async with self._tools.starts:
             await worker.start(self._tools.client)
-
-    async def _program(self, variant: Variant) -> Program:
-        container = variant.model.container
-        command = self._tools.images.command(container["Image"])
-        wanted = variant.spec.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS)
-        seconds = min(float(wanted), self._tools.startup_limit)
-        folder = await self._tools.data.place(container)
-        return Program(command, folder, container.get("Environment", {}), seconds)
 
     def summary(self) -> Json:
         """For people: weights, instances, requests and errors since the fleet started."""
@@ -221,7 +232,20 @@ async def _drain(workers: list[Worker]) -> None:
     await asyncio.gather(*(one(worker) for worker in workers))
 
 
-async def _all(jobs: list) -> None:  # type: ignore[type-arg]
+async def program(
+    tools: Tools, model: Model, seconds: float, environment: Mapping[str, str] = MappingProxyType({})
+) -> Program:
+    """What an instance of the model runs, with its files brought here. ``seconds``: wall time until it is healthy.
+
+    Raises ``NoRuntime`` or ``NoModelData``.
+    """
+    container = model.container
+    command = tools.images.command(container["Image"])
+    folder = await tools.data.place(container)
+    return Program(command, folder, container.get("Environment", {}) | environment, min(seconds, tools.startup_limit))
+
+
+async def all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:
     """Run all; on the first failure cancel the rest and wait for them, then raise it."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from deployments.local.endpoint_service.state import EndpointConfig
 from deployments.local.endpoint_service.wire import Json, invalid, not_implemented
 
 # Members whose effect does not exist here. Accepting them silently would be a made-up success.
@@ -20,7 +21,6 @@ _CONTAINER = (
     "ContainerMetricsConfig",
 )
 _CONFIG = (
-    "AsyncInferenceConfig",
     "ExplainerConfig",
     "MetricsConfig",
     "CrossRegionTrafficConfig",
@@ -80,11 +80,28 @@ def endpoint_config(request: Json) -> None:
             "An endpoint configuration with a shadow variant must have exactly one production variant and one shadow "
             f"variant, not {len(request['ProductionVariants'])} and {len(shadows)}."
         )
+    if request.get("AsyncInferenceConfig"):
+        _asynchronous(request)
     capture = request.get("DataCaptureConfig") or {}
     if capture and not capture["DestinationS3Uri"].startswith("s3://"):
         raise invalid("DataCaptureConfig.DestinationS3Uri must be an S3 URI.")
     if not sum(variant.get("InitialVariantWeight", 1.0) for variant in request["ProductionVariants"]):
         raise invalid("At least one production variant must have an InitialVariantWeight greater than 0.")
+
+
+def _asynchronous(request: Json) -> None:
+    """AsyncInferenceConfig, and what it cannot stand beside here."""
+    output = request["AsyncInferenceConfig"]["OutputConfig"]
+    if output.get("NotificationConfig"):
+        raise not_implemented("CreateEndpointConfig: AsyncInferenceConfig.OutputConfig.NotificationConfig (SNS)")
+    for name in ("S3OutputPath", "S3FailurePath"):
+        if output.get(name, "").startswith("https:"):
+            raise not_implemented(f"CreateEndpointConfig: {name} with https", "Use s3://bucket/prefix.")
+    if not output.get("S3OutputPath"):
+        raise not_implemented("CreateEndpointConfig: AsyncInferenceConfig without S3OutputPath")
+    for name in ("ShadowProductionVariants", "DataCaptureConfig"):
+        if request.get(name):
+            raise not_implemented(f"CreateEndpointConfig: {name} beside AsyncInferenceConfig")
 
 
 def _variant(variant: Json) -> None:
@@ -104,7 +121,11 @@ def deployment(config: Json, counts: Mapping[str, int]) -> None:
     if config.get("RollingUpdatePolicy"):
         if config.get("BlueGreenUpdatePolicy"):
             raise invalid("Only one of BlueGreenUpdatePolicy and RollingUpdatePolicy may be specified.")
-        raise not_implemented("UpdateEndpoint: RollingUpdatePolicy", "Blue/green CANARY, LINEAR and ALL_AT_ONCE are.")
+        _size("MaximumBatchSize", config["RollingUpdatePolicy"]["MaximumBatchSize"], 5, counts)
+        back = config["RollingUpdatePolicy"].get("RollbackMaximumBatchSize") or {}
+        if back.get("Type") == "CAPACITY_PERCENT" and back["Value"] > 100:
+            raise invalid(f"RollbackMaximumBatchSize must be at most 100 percent, not {back['Value']} percent.")
+        return
     policy = config.get("BlueGreenUpdatePolicy")
     if not policy:
         raise invalid("Exactly one of BlueGreenUpdatePolicy and RollingUpdatePolicy must be specified.")
@@ -120,6 +141,17 @@ def deployment(config: Json, counts: Mapping[str, int]) -> None:
         _size("CanarySize", routing["CanarySize"], 1, counts)
     elif kind == "LINEAR":
         _size("LinearStepSize", routing["LinearStepSize"], 10, counts)
+
+
+def rolling(new: EndpointConfig, old: EndpointConfig | None) -> None:
+    """A rolling deployment is for one variant; a shadow variant is a second one."""
+    for config in filter(None, (new, old)):
+        if len(config.all_variants) != 1:
+            names = ", ".join(sorted(spec["VariantName"] for spec in config.all_variants))
+            raise invalid(
+                "RollingUpdatePolicy is supported for endpoints with a single production variant only; endpoint "
+                f"configuration {config.name} has {names}."
+            )
 
 
 def _size(member: str, size: Json, least: int, counts: Mapping[str, int]) -> None:
