@@ -222,6 +222,7 @@ def _uvicorn(app: App) -> uvicorn.Config:
         date_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=1,
+        timeout_keep_alive=60,  # uvicorn's 5 s ends connections that a client is about to use again
     )
 
 
