@@ -94,6 +94,8 @@ def test_everything_is_there_after_a_stop(start: Start) -> None:
     arn = deck.describe(endpoint)["EndpointArn"]
     deck.sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "run", "Value": "7"}])
     alarm = deck.alarm(endpoint, config)
+    deck.cloudwatch.put_composite_alarm(AlarmName="either", AlarmRule=f"ALARM({alarm}) OR FALSE")
+    deck.cloudwatch.put_dashboard(DashboardName="board", DashboardBody='{"widgets": []}')
     scaling = scaled(deck, endpoint, "a")
     s3 = deck.service.client("s3")
     s3.create_bucket(Bucket="kept")
@@ -116,6 +118,9 @@ def test_everything_is_there_after_a_stop(start: Start) -> None:
     assert deck.sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "run", "Value": "7"}]
     names = [each["AlarmName"] for each in deck.cloudwatch.describe_alarms()["MetricAlarms"]]
     assert alarm in names and len(names) == 3  # and the two of target tracking
+    kept = deck.cloudwatch.describe_alarms(AlarmTypes=["CompositeAlarm"])["CompositeAlarms"]
+    assert [each["AlarmRule"] for each in kept] == [f"ALARM({alarm}) OR FALSE"]
+    assert deck.cloudwatch.get_dashboard(DashboardName="board")["DashboardBody"] == '{"widgets": []}'
     assert described(deck) == scaling
     item = deck.service.client("s3").get_object(Bucket="kept", Key="a/b.txt")
     assert (item["Body"].read(), item["Metadata"], item["ContentType"]) == (b"hello", {"digest": "d"}, "text/plain")

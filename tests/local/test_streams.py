@@ -70,7 +70,7 @@ def test_parts_come_while_the_model_is_still_writing(deck: Deck, streaming: str,
     stream = parts(asked(deck, streaming, 3, {"pause": 1.0}))
     seen = next(stream)
     assert seen != LINE % 0  # a line is never a part of its own
-    until(log.read_text, lambda text: text in ("1", "2"), 2)
+    until(log.read_text, lambda text: text in ("1", "2"), 10)  # the model says so a moment after it wrote the line
     assert b"".join([seen, *stream]) == b"".join(LINE % number for number in range(3))
 
 

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 
 import aiohttp
 
-from deployments.local.endpoint_service import pages, validation
+from deployments.local.endpoint_service import pages, protocols, validation
 from deployments.local.endpoint_service.asgi import Gone, Receive, Scope, Send, TooLarge, read_body
 from deployments.local.endpoint_service.async_inference import AsyncInference
 from deployments.local.endpoint_service.clock import Clock
@@ -128,6 +128,9 @@ class App:
     async def _answer(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Answer | None:
         """Our answer, or None for moto's."""
         path, target = scope["path"], headers.get("x-amz-target", "")
+        match = _invocation(path)
+        if match and "/sagemaker/aws4_request" in headers.get("authorization", ""):  # nearly every request
+            return await self._invoke(match, headers, receive)
         if path == "/_slimline" or path.startswith("/_slimline/"):
             return await self._admin(scope["method"], path, headers, receive)
         prefix, _, operation = target.partition(".")
@@ -136,10 +139,16 @@ class App:
             return self._operation(prefix, operation, _unpacked(headers, body))
         signed = _SCOPE.search(headers.get("authorization", ""))
         service = signed.group(1) if signed else ""
-        match = _invocation(path)
         if match and service in ("", "sagemaker"):
             return await self._invoke(match, headers, receive)
-        if service in _OURS or service.startswith("sagemaker") or path.startswith("/service/" + _CLOUDWATCH):
+        if service == "monitoring" or path.startswith(protocols.RPC):
+            query, body = scope["query_string"], _unpacked(headers, await read_body(headers, receive, _LIMIT))
+            if protocols.speaks(path, query, body):
+                return protocols.answer(
+                    path, query, body, lambda name, request: self._perform(_CLOUDWATCH, name, lambda: request)
+                )
+            raise not_implemented(f"monitoring: {scope['method']} {path}")
+        if service in _OURS or service.startswith("sagemaker"):
             raise not_implemented(await _named(scope, headers, receive, service))
         return None
 
@@ -166,23 +175,27 @@ class App:
     def _operation(self, prefix: str, operation: str, body: bytes) -> Answer:
         content_type = JSON_1_0 if prefix == _CLOUDWATCH else JSON_1_1
         try:
-            run = self._operations[prefix].get(operation)
-            if run is None:
-                raise not_implemented(f"{prefix}.{operation}")
-            if self._faults.hit("throttling", operation=operation):
-                raise AwsError("ThrottlingException", "Rate exceeded")
-            request = _parsed(body)
-            code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
-            validation.check(_SERVICES[prefix], operation, request, code)
-            present = {name: value for name, value in request.items() if value is not None}
-            answer = json_answer(run(present), content_type)
-            if not operation.startswith(_READING):
-                self._changes.ours()
-            return answer
-        except BadToken as error:
-            return error_answer(validation.bad_token(_SERVICES[prefix], operation, error.message), content_type)
+            return json_answer(self._perform(prefix, operation, lambda: _parsed(body)), content_type)
         except AwsError as error:
             return error_answer(error, content_type)
+
+    def _perform(self, prefix: str, operation: str, read: Callable[[], Json]) -> Json:
+        """What an operation answers to the request that ``read`` gives. Raises ``AwsError``."""
+        run = self._operations[prefix].get(operation)
+        if run is None:
+            raise not_implemented(f"{prefix}.{operation}")
+        if self._faults.hit("throttling", operation=operation):
+            raise AwsError("ThrottlingException", "Rate exceeded")
+        request = read()
+        code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
+        validation.check(_SERVICES[prefix], operation, request, code)
+        try:
+            answer = run({name: value for name, value in request.items() if value is not None})
+        except BadToken as error:
+            raise validation.bad_token(_SERVICES[prefix], operation, error.message) from error
+        if not operation.startswith(_READING):
+            self._changes.ours()
+        return answer
 
     async def _invoke(self, match: re.Match[str], headers: dict[str, str], receive: Receive) -> Answer:
         name, kind = match.group(1), match.group(2)
@@ -273,8 +286,6 @@ def _constant(name: str) -> float:
 async def _named(scope: Scope, headers: dict[str, str], receive: Receive, service: str) -> str:
     """The operation's name for a 501, for protocols that we do not speak."""
     path: str = scope["path"]
-    if "/operation/" in path:
-        return f"{_CLOUDWATCH}.{path.rpartition('/')[2]} over smithy-rpc-v2-cbor"
     body = await read_body(headers, receive, _LIMIT)
     action = parse_qs(scope["query_string"] or body if b"Action=" in body else scope["query_string"]).get(b"Action")
     if action:

@@ -32,6 +32,7 @@ from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference
+from deployments.local.endpoint_service.joined import Protocol
 from deployments.local.endpoint_service.metrics import Metrics
 from deployments.local.endpoint_service.modeldata import ModelData, s3_client
 from deployments.local.endpoint_service.moto_backend import Moto
@@ -213,6 +214,7 @@ class _Running:
 def _uvicorn(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=Protocol,
         lifespan="off",
         log_level="warning",
         access_log=False,
