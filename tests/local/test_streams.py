@@ -75,7 +75,7 @@ def test_parts_come_while_the_model_is_still_writing(deck: Deck, streaming: str,
 
 
 def test_a_break_in_the_middle_is_an_exception_in_the_stream(deck: Deck, streaming: str) -> None:
-    stream = parts(asked(deck, streaming, 2, {"then": "break"}))
+    stream = parts(asked(deck, streaming, 2, {"pause": 0.5, "then": "break"}))
     seen = b""
     with pytest.raises(EventStreamError, match=r"ModelStreamError.*reset or closed"):
         for part in stream:
@@ -112,15 +112,17 @@ def test_latency_and_a_reset_connection_are_rehearsed(deck: Deck, faults: Any, s
 
 
 def test_a_client_that_goes_away_ends_the_request_to_the_model(deck: Deck, streaming: str, log: Path) -> None:
+    def in_flight() -> int:
+        worker = deck.service.fleets(streaming)["fleets"][0]["variants"]["main"]["instances"][0]
+        return int(worker["in_flight"])
+
     answer = asked(deck, streaming, 2_000, {"pause": 0.02})
     next(parts(answer))
+    until(log.read_text, str.isdigit)  # of this stream, not of one before
+    until(in_flight, lambda count: count == 1)
     answer["Body"].close()
     until(log.read_text, lambda text: text == "the client went away", 30)
-    until(
-        lambda: deck.service.fleets(streaming)["fleets"][0]["variants"]["main"]["instances"][0]["in_flight"],
-        lambda count: count == 0,
-        10,
-    )
+    until(in_flight, lambda count: count == 0)
 
 
 def test_streams_have_metrics_of_their_own(deck: Deck, log: Path) -> None:
