@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compression import QUICK_ROWS, ROWS
+from benchmarks.foreign_clients import CORE
 from tasks.adapters.engine_kinds import ENGINES, check_engine_recipe
+from tasks.adapters.engines import read_constraints
 from tasks.recipes import PruneRecipe, QuantizeRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -51,3 +53,8 @@ def test_a_row_is_a_recipe_that_its_peers_have(key: str) -> None:
 
 def test_quick_rows_exist() -> None:
     assert set(QUICK_ROWS) <= set(ROWS)
+
+
+def test_the_foreign_client_is_pinned_and_has_its_script() -> None:
+    assert set(CORE.packages) <= set(read_constraints(CORE.constraints))
+    assert CORE.script.is_file()

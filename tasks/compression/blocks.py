@@ -37,6 +37,7 @@ class BlockPass:
         groups: names of linear layers, relative to the block, in the order they run; one group shares its input.
         change: called once a group, with its names and complete statistics; changes the weights of ``layer``.
         held_bytes: what a token's activations take while its batch is paused, roughly; 0 begins again every time.
+        sampled: whether the groups' statistics need H of some tokens alone (``hessian.InputStatistics``).
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class BlockPass:
         groups: tuple[tuple[str, ...], ...],
         change: Callable[[tuple[str, ...], InputStatistics], None],
         held_bytes: int = 0,
+        sampled: bool = False,
     ) -> None:
         self._prefix, self._layer, self._groups, self._change = prefix, layer, groups, change
-        self._held_bytes, self._pauses = held_bytes, False
+        self._held_bytes, self._pauses, self._sampled = held_bytes, False, sampled
         self._device = next(layer.parameters()).device
         self._done = self._batch = self._count = 0
         self._seen: set[int] = set()
@@ -108,7 +110,7 @@ class BlockPass:
             if number < self._done:
                 return
             if self._statistics is None:
-                self._statistics = empty(arguments[0].shape[-1], arguments[0].device)
+                self._statistics = empty(arguments[0].shape[-1], arguments[0].device, sampled=self._sampled)
             if self._batch not in self._seen:
                 accumulate(self._statistics, arguments[0])
                 self._seen.add(self._batch)
@@ -120,7 +122,7 @@ class BlockPass:
                 return
             group, statistics = self._groups[number], self._statistics
             self._done, self._seen, self._statistics = number + 1, set(), None
-            _check_finite(f"{self._prefix}.{group[0]}", bool(torch.isfinite(statistics.gram.diagonal()).all()))
+            _check_finite(f"{self._prefix}.{group[0]}", bool(torch.isfinite(statistics.squares).all()))
             self._change(group, statistics)
 
         return hook

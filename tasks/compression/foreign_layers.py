@@ -78,9 +78,10 @@ class _Made:
     zeros: Zeros | None
     packing: Packing | None = None
     others: torch.dtype | None = None
+    needs_gram: bool = True  # the report is all that is wanted
 
     def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
-        made = self.checkpoint.linear(prefix)
+        made = self.checkpoint.linear(prefix).to(weight.device)
         return Changed(made, {}, self._bits(prefix), self._undone(weight, made))
 
     def report(self, prefix: str, weight: Tensor) -> LayerReport:

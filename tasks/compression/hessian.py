@@ -19,6 +19,8 @@ from tasks.compression.device import HOST
 from tasks.errors import SlimlineError
 
 BLOCK_COLUMNS = 128
+SAMPLE_TOKENS = 1024
+"""Tokens whose H the error in a report is of, where nothing else needs H: it is a ratio, and settles early."""
 _MOST_DAMPING = 10.0
 _TILE = 256
 
@@ -46,10 +48,12 @@ class InputStatistics:
     Attributes:
         gram: H, the sum of ``xᵀ x`` over tokens, float32 (columns, columns).
         tokens: how many were added.
+        sampled: whether H is of the first ``SAMPLE_TOKENS`` or a few more alone.
     """
 
-    def __init__(self, gram: Tensor, tokens: int = 0) -> None:
-        self._gram, self.tokens = gram, tokens
+    def __init__(self, gram: Tensor, tokens: int = 0, *, sampled: bool = False) -> None:
+        self._gram, self.tokens, self.sampled = gram, tokens, sampled
+        self._squares = gram.new_zeros(gram.shape[0]) if sampled else None
         self._mirrored = True
         self._factors: dict[tuple[float, bool], Factor] = {}
 
@@ -61,8 +65,18 @@ class InputStatistics:
             self._mirrored = True
         return self._gram
 
+    @property
+    def squares(self) -> Tensor:
+        """``‖x‖²`` of each input over all tokens, float32 (columns,): H's diagonal."""
+        return self.gram.diagonal() if self._squares is None else self._squares
+
     def add(self, rows: Tensor) -> None:
         """See ``accumulate``."""
+        if self._squares is not None:
+            self._squares += rows.square().sum(0)
+            if self.tokens >= SAMPLE_TOKENS:
+                self.tokens += rows.shape[0]
+                return
         for tile, _ in _tiles(self._gram):  # the upper triangle alone is nearly half of the work
             self._gram[tile, tile.start :].addmm_(rows[:, tile].T, rows[:, tile.start :])
         self.tokens += rows.shape[0]
@@ -71,7 +85,11 @@ class InputStatistics:
 
     def to(self, device: torch.device) -> InputStatistics:
         """The same on ``device``; itself where it is there already."""
-        return self if self._gram.device == device else InputStatistics(self.gram.to(device), self.tokens)
+        if self._gram.device == device:
+            return self
+        there = InputStatistics(self.gram.to(device), self.tokens, sampled=self.sampled)
+        there._squares = None if self._squares is None else self._squares.to(device)
+        return there
 
     def factor(self, damping: float, *, largest_first: bool = False) -> Factor:
         """``inverse_factor`` of these statistics, computed once for all the layers that share them."""
@@ -81,9 +99,9 @@ class InputStatistics:
         return self._factors[wanted]
 
 
-def empty(columns: int, device: torch.device = HOST) -> InputStatistics:
+def empty(columns: int, device: torch.device = HOST, *, sampled: bool = False) -> InputStatistics:
     """Statistics of no token yet, for layers with ``columns`` inputs."""
-    return InputStatistics(torch.zeros(columns, columns, device=device))
+    return InputStatistics(torch.zeros(columns, columns, device=device), sampled=sampled)
 
 
 def accumulate(statistics: InputStatistics, inputs: Tensor) -> None:

@@ -177,7 +177,8 @@ class _Pass:
                 groups[group[0]] = statistics
 
         held = decoder.activation_bytes // 2
-        BlockPass(prefix, layer, architecture.groups, change, held).run(batches, call)
+        sampled = not (self.transform.needs_gram or self.keep_statistics)
+        BlockPass(prefix, layer, architecture.groups, change, held, sampled).run(batches, call)
         if digest is not None:
             writer.write_statistics(index, groups, digest)
         writer.write_block(index, kept)

@@ -48,6 +48,11 @@ class Transform(Protocol):
     @property
     def others(self) -> torch.dtype | None: ...
 
+    @property
+    def needs_gram(self) -> bool:
+        """Whether H of every token decides the result, beyond the report."""
+        ...
+
     def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed: ...
 
 
@@ -66,12 +71,16 @@ class Prune:
     packing: Grids | None = None
     others: torch.dtype | None = None
 
+    @property
+    def needs_gram(self) -> bool:
+        return self.method == "sparsegpt"
+
     def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
         fallback, zeros = None, self.shares.get(prefix, self.zeros)
         if self.method == "magnitude":
             pruned = magnitude(weight, zeros)
         elif self.method == "wanda":
-            pruned = wanda(weight, statistics.gram.diagonal(), zeros)
+            pruned = wanda(weight, statistics.squares, zeros)
         else:
             factor = statistics.factor(self.damping)
             pruned, fallback = sparsegpt(weight, factor, zeros), factor.fallback
@@ -88,6 +97,10 @@ class Quantize:
     damping: float
     act_order: bool = True
     others: torch.dtype | None = torch.float16
+
+    @property
+    def needs_gram(self) -> bool:
+        return self.method == "gptq"
 
     def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
         fallback, packing = None, self.packing.of(prefix)

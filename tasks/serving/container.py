@@ -3,8 +3,8 @@
 Contract: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html. ``GET /ping`` answers
 200 only after a real token has been generated, and 503 when the model is loading, broken or stuck. ``POST
 /invocations`` takes the JSON of the Hugging Face container, for generating text or for answering questions, as the
-model's head has it. One thread owns the model, so ``/ping`` answers while it
-generates. SIGTERM drains and exits.
+model's head has it. With ``"stream": true`` a text is told token by token, as server-sent events. One thread owns the
+model, so ``/ping`` answers while it generates. SIGTERM drains and exits.
 
 Environment: SM_MODEL_DIR, SAGEMAKER_BIND_TO_PORT, SLIMLINE_BIND_HOST, SLIMLINE_THREADS, SLIMLINE_MAX_NEW_TOKENS,
 SLIMLINE_MAX_WAITING, SLIMLINE_FAULT_ERROR_SHARE (rehearsals only: that share of the answers is a 500).
@@ -19,15 +19,14 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 from typing import Any, NoReturn
 
 import uvicorn
 
+from tasks.serving.options import Options
 from tasks.serving.payload import MAX_BODY, BadRequest, Request, parse, too_large
 from tasks.serving.reader_payload import QuestionRequest, parse_questions, reads_questions
+from tasks.serving.token_stream import HEADERS, Events, error_event
 from tasks.serving.worker import Busy, Failed, Worker
 
 log = logging.getLogger("slimline.container")
@@ -38,32 +37,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 DRAIN_BYTES = 4 * MAX_BODY
 DRAIN_SECONDS = 25  # SageMaker kills 30 s after SIGTERM
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the environment says."""
-
-    model_dir: Path
-    host: str
-    port: int
-    threads: int
-    max_new_tokens: int
-    max_waiting: int
-    fault_share: Fraction
-
-    @classmethod
-    def read(cls, environ: MutableMapping[str, str]) -> Options:
-        """Raises ``ValueError`` naming the variable, its value and its limit."""
-        return cls(
-            model_dir=Path(environ.get("SM_MODEL_DIR", "/opt/ml/model")),
-            host=environ.get("SLIMLINE_BIND_HOST", "0.0.0.0"),  # SageMaker reaches the container from outside
-            port=_integer(environ, "SAGEMAKER_BIND_TO_PORT", 8080, 1, 65535),
-            threads=_integer(environ, "SLIMLINE_THREADS", 1, 1, 1024),
-            max_new_tokens=_integer(environ, "SLIMLINE_MAX_NEW_TOKENS", 256, 1, 1 << 20),
-            max_waiting=_integer(environ, "SLIMLINE_MAX_WAITING", 32, 0, 100_000),
-            fault_share=_share(environ.get("SLIMLINE_FAULT_ERROR_SHARE", "0")),
-        )
 
 
 class Container:
@@ -84,29 +57,61 @@ class Container:
             body = {"status": reason or "ready", "generating": self.worker.generating}
             await _answer(send, 503 if reason else 200, body)
         elif path == "/invocations" and method == "POST":
-            await _answer(send, *await self._invoke(scope, receive))
+            await self._invoke(scope, receive, send)
         elif path in ("/ping", "/invocations"):
             await _answer(send, 405, _error("method", method, "GET /ping, POST /invocations"))
         else:
             await _answer(send, 404, _error("path", path, "/ping, /invocations"))
 
-    async def _invoke(self, scope: Scope, receive: Receive) -> tuple[int, object]:
+    async def _invoke(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         try:
             body = await _body(headers.get("content-length"), receive)
             if self._faulty():
-                return 500, {"error": "rehearsed fault: SLIMLINE_FAULT_ERROR_SHARE is set"}
+                await _answer(send, 500, {"error": "rehearsed fault: SLIMLINE_FAULT_ERROR_SHARE is set"})
+                return
             request = self._parse(body, headers.get("content-type", ""))
+            if isinstance(request, Request) and request.stream:
+                await self._stream(request, receive, send)
+                return
             answers = await self.worker.ask(request, gone=_disconnected(receive))
-        except BadRequest as bad:
-            return bad.status, bad.body()
-        except Busy as busy:
-            return 503, _error("queue", str(busy), f"{self.options.max_waiting} waiting requests")
-        except Failed as failed:
-            return 500, {"error": str(failed)}
+        except (BadRequest, Busy, Failed) as error:
+            await _answer(send, *self._refusal(error))
+            return
         if isinstance(request, QuestionRequest):
-            return 200, answers[0] if request.single else answers
-        return 200, [{"generated_text": text} for text in answers]
+            await _answer(send, 200, answers[0] if request.single else answers)
+        else:
+            await _answer(send, 200, [{"generated_text": text} for text in answers])
+
+    async def _stream(self, request: Request, receive: Receive, send: Send) -> None:
+        """Tell the answer as it grows. Raises what ``Worker.ask`` raises where nothing has been told yet."""
+        events, told = Events(request), asyncio.Queue[bytes | None]()
+        asking = asyncio.ensure_future(
+            self.worker.ask(
+                request, _disconnected(receive), lambda token, text: told.put_nowait(events.token(token, text))
+            )
+        )
+        asking.add_done_callback(lambda _: told.put_nowait(None))
+        event = await told.get()
+        if event is None:
+            asking.result()  # no token, so an error: an ordinary answer can still say so
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        while event is not None:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            event = await told.get()
+        try:
+            last = events.end(asking.result()[0])
+        except (BadRequest, Busy, Failed) as error:
+            last = error_event(str(error))
+        await send({"type": "http.response.body", "body": last})
+
+    def _refusal(self, error: BadRequest | Busy | Failed) -> tuple[int, object]:
+        """Status and body of an answer that there is none."""
+        if isinstance(error, BadRequest):
+            return error.status, error.body()
+        if isinstance(error, Busy):
+            return 503, _error("queue", str(error), f"{self.options.max_waiting} waiting requests")
+        return 500, {"error": str(error)}
 
     def _parse(self, body: bytes, content_type: str) -> Request | QuestionRequest:
         if self._reads_questions:
@@ -193,23 +198,6 @@ def serve(options: Options) -> int:
 
 def _leave(*_: object) -> NoReturn:
     raise SystemExit(0)
-
-
-def _integer(environ: MutableMapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    text = environ.get(name, str(default))
-    if not text.isdigit() or not low <= int(text) <= high:
-        raise ValueError(f"{name}: observed {text!r}, limit an integer from {low} to {high}")
-    return int(text)
-
-
-def _share(text: str) -> Fraction:
-    try:
-        share = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        share = Fraction(-1)
-    if not 0 <= share <= 1:
-        raise ValueError(f"SLIMLINE_FAULT_ERROR_SHARE: observed {text!r}, limit a number from 0 to 1")
-    return share
 
 
 def main(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ Only torch, transformers and the standard library. Nothing is unpickled, no code
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from tasks.gptq_codes import dense_state
-from tasks.serving.payload import Interrupted, Request, before_stop, check_lengths
+from tasks.serving.payload import Interrupted, Request, Tell, before_stop, check_lengths
+from tasks.serving.token_stream import Pieces
 
 
 class _Stop(StoppingCriteria):
@@ -32,6 +34,23 @@ class _Stop(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self.wanted(), dtype=torch.bool)
+
+
+class _Told(BaseStreamer):
+    """Gets the prompt first, then every token."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self.pieces = pieces
+        self.prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.prompt:
+            self.prompt = False
+        else:
+            self.pieces.add(int(value.item()))
+
+    def end(self) -> None:
+        pass
 
 
 def _unpack(model: Any) -> None:
@@ -97,8 +116,8 @@ class Generator:
                 raise ValueError("the model's first logits are not finite: NaN or infinity in its weights")
         self.generate(Request(prompts=("Hello",), max_new_tokens=1), lambda: False)
 
-    def generate(self, request: Request, stop: Callable[[], bool]) -> list[str]:
-        """One text a prompt, in order. ``stop`` is asked after every token.
+    def generate(self, request: Request, stop: Callable[[], bool], tell: Tell | None = None) -> list[str]:
+        """One text a prompt, in order. ``stop`` is asked after every token, ``tell`` is told each of an only prompt.
 
         Raises:
             BadRequest: a prompt has no tokens, or prompt and answer do not fit the model's context.
@@ -108,12 +127,14 @@ class Generator:
         check_lengths(encoded["attention_mask"].sum(dim=1).tolist(), request.max_new_tokens, self.context)
         if request.seed is not None:
             torch.manual_seed(request.seed)
+        streamer = _Told(Pieces(self._text, request.stop, tell)) if tell else None
         with torch.inference_mode():
             output = self.model.generate(
                 **encoded,
                 generation_config=self._config(request),
                 tokenizer=self.tokenizer,
                 stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
+                streamer=streamer,
             )
         if stop():
             raise Interrupted
@@ -122,6 +143,9 @@ class Generator:
         if request.return_full_text:
             return [prompt + text for prompt, text in zip(request.prompts, texts, strict=True)]
         return texts
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def _config(self, request: Request) -> GenerationConfig:
         own = self.model.generation_config

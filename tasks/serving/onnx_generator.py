@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tasks.serving.onnx_session import Cache, Floats, Integers, OnnxDecoder
-from tasks.serving.payload import Interrupted, Request, before_stop, check_lengths
+from tasks.serving.payload import Interrupted, Request, Tell, before_stop, check_lengths
+from tasks.serving.token_stream import Pieces
 
 
 class OnnxGenerator:
@@ -47,8 +48,9 @@ class OnnxGenerator:
             raise ValueError("the model's first logits are not finite: NaN or infinity in its weights")
         self.generate(Request(prompts=("Hello",), max_new_tokens=1), lambda: False)
 
-    def generate(self, request: Request, stop: Callable[[], bool]) -> list[str]:
-        """One text a prompt, in order. ``stop`` is asked after every token, and after every part of a prompt.
+    def generate(self, request: Request, stop: Callable[[], bool], tell: Tell | None = None) -> list[str]:
+        """One text a prompt, in order. ``stop`` is asked after every token, and after every part of a prompt; ``tell``
+        is told each token of an only prompt.
 
         Raises:
             BadRequest: a prompt has no tokens, or prompt and answer do not fit the model's context.
@@ -63,8 +65,11 @@ class OnnxGenerator:
             for last in cache.prefill(row, np.array(ids, np.int64)):
                 logits[row] = last
                 _ask(stop)
+        pieces = Pieces(self.tokenizer.decode, request.stop, tell) if tell else None
         while True:
             tokens = answers.add(logits)
+            if pieces:
+                pieces.add(int(tokens[0]))
             if not answers.going.any():
                 break
             logits = cache.step(tokens, answers.going)

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 MAX_BODY = 6_291_456  # bytes; SageMaker's own limit of InvokeEndpoint's Body
 MAX_PROMPTS = 32
 
+Tell = Callable[[int, str], None]  # of an answer that grows: a token, and the text that it settles
+
 
 class BadRequest(Exception):
     """The request cannot be served as written. ``status`` is 400, 413 or 415."""
@@ -32,7 +34,10 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """One checked request. ``temperature`` divides the logits; ``top_p`` keeps that much probability mass."""
+    """One checked request. ``temperature`` divides the logits; ``top_p`` keeps that much probability mass.
+
+    With ``stream`` the answer to its only prompt is told token by token.
+    """
 
     prompts: tuple[str, ...]
     max_new_tokens: int = 20
@@ -42,6 +47,7 @@ class Request:
     stop: tuple[str, ...] = ()
     return_full_text: bool = True
     seed: int | None = None
+    stream: bool = False
 
 
 def parse(body: bytes, content_type: str, max_new_tokens: int) -> Request:
@@ -51,8 +57,13 @@ def parse(body: bytes, content_type: str, max_new_tokens: int) -> Request:
         BadRequest: with the field, what was observed, and what would have been accepted.
     """
     document = read_object(body, content_type)
-    check_known("", document, {"inputs", "parameters"})
-    return Request(prompts=_prompts(document.get("inputs")), **_parameters(document.get("parameters"), max_new_tokens))
+    check_known("", document, {"inputs", "parameters", "stream"})
+    prompts = _prompts(document.get("inputs"))
+    return Request(
+        prompts=prompts,
+        stream=_stream(document.get("stream"), len(prompts)),
+        **_parameters(document.get("parameters"), max_new_tokens),
+    )
 
 
 def read_object(body: bytes, content_type: str) -> dict[str, Any]:
@@ -78,8 +89,11 @@ class Model(Protocol):
     def check(self) -> None:
         """Do the real work once; raises when the model cannot."""
 
-    def generate(self, request: Any, stop: Callable[[], bool]) -> list[Any]:
-        """An answer an input, in order. Raises BadRequest and Interrupted."""
+    def generate(self, request: Any, stop: Callable[[], bool], tell: Tell | None = None) -> list[Any]:
+        """An answer an input, in order. Raises BadRequest and Interrupted.
+
+        ``tell`` is told each token of a request that streams, and the text that it settles.
+        """
 
 
 class TextModel(Protocol):
@@ -88,7 +102,7 @@ class TextModel(Protocol):
     def check(self) -> None:
         """Generate one real token; raises when the model cannot."""
 
-    def generate(self, request: Request, stop: Callable[[], bool]) -> list[str]:
+    def generate(self, request: Request, stop: Callable[[], bool], tell: Tell | None = None) -> list[str]:
         """One text a prompt, in order. ``stop`` is asked after every token. Raises BadRequest and Interrupted."""
 
 
@@ -145,6 +159,16 @@ def _prompts(value: Any) -> tuple[str, ...]:
             raise BadRequest(field, "an empty string", "at least one character")
         check_text(field, prompt)
     return tuple(prompts)
+
+
+def _stream(value: Any, prompts: int) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise BadRequest("stream", repr(value), "true or false")
+    if value and prompts > 1:
+        raise BadRequest("inputs", f"{prompts} prompts", "one prompt where the answer is streamed")
+    return value
 
 
 def _parameters(value: Any, cap: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
-from tasks.serving.payload import BadRequest, Interrupted
+from tasks.serving.payload import BadRequest, Interrupted, Tell
 from tasks.serving.reader_payload import Pair, QuestionRequest
 
 WINDOW = 384
@@ -59,7 +59,9 @@ class Reader:
         if not answer["score"] >= 0:
             raise ValueError("the model's first logits are not finite: NaN or infinity in its weights")
 
-    def generate(self, request: QuestionRequest, stop: Callable[[], bool]) -> list[dict[str, Any]]:
+    def generate(
+        self, request: QuestionRequest, stop: Callable[[], bool], tell: Tell | None = None
+    ) -> list[dict[str, Any]]:
         """One answer a question, in order. ``stop`` is asked after every batch of windows.
 
         Raises:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.serving.payload import BadRequest, Interrupted, Model, Request
+from tasks.serving.payload import BadRequest, Interrupted, Model, Request, Tell
 from tasks.serving.reader_payload import QuestionRequest, reads_questions
 
 log = logging.getLogger("slimline.container")
@@ -34,11 +34,16 @@ class _Job:
     request: Request | QuestionRequest
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[Any]  # an answer an input
+    tell: Tell | None = None  # called in the event loop
     abandoned: bool = False
     deadline: float = field(default_factory=lambda: time.monotonic() + RESPONSE_SECONDS)
 
     def over(self) -> bool:
         return self.abandoned or time.monotonic() > self.deadline
+
+    def told(self, token: int, text: str) -> None:
+        if self.tell is not None:
+            self.loop.call_soon_threadsafe(self.tell, token, text)
 
     def settle(self, outcome: list[Any] | Exception) -> None:
         def set_now() -> None:
@@ -85,8 +90,15 @@ class Worker:
     def generating(self) -> bool:
         return self._busy_since is not None
 
-    async def ask(self, request: Request | QuestionRequest, gone: Awaitable[None]) -> list[Any]:
+    async def ask(
+        self,
+        request: Request | QuestionRequest,
+        gone: Awaitable[None],
+        tell: Tell | None = None,
+    ) -> list[Any]:
         """Queue ``request`` and wait. ``gone`` ends when the client hangs up; its work is then dropped.
+
+        ``tell`` is called for each token of an answer while it grows, before this returns.
 
         Raises:
             Busy: not ready, or more than ``max_waiting`` requests wait.
@@ -95,7 +107,7 @@ class Worker:
         """
         watcher: asyncio.Future[Any] = asyncio.ensure_future(gone)
         loop = asyncio.get_running_loop()
-        job = _Job(request, loop, loop.create_future())
+        job = _Job(request, loop, loop.create_future(), tell)
         try:
             if reason := self.unwell():
                 raise Busy(reason)
@@ -125,7 +137,7 @@ class Worker:
                 continue
             self._busy_since = time.monotonic()
             try:
-                job.settle(generator.generate(job.request, job.over))
+                job.settle(generator.generate(job.request, job.over, job.told if job.tell else None))
             except BadRequest as bad:
                 job.settle(bad)
             except Exception as error:  # noqa: BLE001  # whatever the model raises is one 500, and the server lives on

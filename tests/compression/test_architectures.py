@@ -57,6 +57,7 @@ class Nothing:
     method: str = "nothing"
     packing: None = None
     others: None = None
+    needs_gram: bool = False
 
     def apply(self, prefix: str, weight: Tensor, statistics: InputStatistics, stored: torch.dtype) -> Changed:
         return Changed(weight, {f"{prefix}.weight": weight.clone()}, 32.0, None)

@@ -183,3 +183,18 @@ def test_output_error_is_that_of_the_outputs() -> None:
     expected = (inputs @ (weight - changed).T).square().sum() / (inputs @ weight.T).square().sum()
     assert statistics.tokens == 200
     assert output_error(weight, changed, statistics.gram) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_statistics_of_a_sample_keep_every_tokens_squares() -> None:
+    """What Wanda needs of all tokens, and enough of H for the error in its report."""
+    inputs = torch.randn(8, 256, 32, generator=torch.Generator().manual_seed(3)) * torch.arange(1, 33)
+    whole, sample = empty(32), empty(32, sampled=True)
+    for rows in inputs:
+        accumulate(whole, rows)
+        accumulate(sample, rows)
+    torch.testing.assert_close(sample.squares, whole.gram.diagonal())
+    assert sample.tokens == whole.tokens == 2048
+    weight = random_weight(16, 32)
+    cut = magnitude(weight, 0.5)
+    assert not torch.allclose(sample.gram, whole.gram)
+    assert output_error(weight, cut, sample.gram) == pytest.approx(output_error(weight, cut, whole.gram), rel=0.1)

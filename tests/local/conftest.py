@@ -44,4 +44,5 @@ def _tidy(request: pytest.FixtureRequest) -> Iterator[None]:
     if "deck" in request.fixturenames:
         deck: Deck = request.getfixturevalue("deck")
         while deck.made:
+            deck.settled(deck.made[-1])
             deck.sagemaker.delete_endpoint(EndpointName=deck.made.pop())

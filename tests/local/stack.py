@@ -21,6 +21,7 @@ from botocore.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = Path(__file__).with_name("echo_server.py")
+BATCH = Path(__file__).with_name("batch_server.py")
 ROLE = "arn:aws:iam::123456789012:role/slimline-endpoint"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/echo:1"
 WAIT = {"Delay": 1, "MaxAttempts": 60}
@@ -32,7 +33,8 @@ class Service:
     def __init__(self, data: Path, *options: str) -> None:
         self.data = data
         command = [sys.executable, "-m", "deployments.local.endpoint_service", "--port", "0", "--data", str(data)]
-        command += ["--runtime", f"echo={sys.executable} {ECHO}", *options]
+        command += ["--runtime", f"echo={sys.executable} {ECHO}", "--runtime", f"batch={sys.executable} {BATCH}"]
+        command += options
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local.stack import ROLE, WAIT, Deck, variant
+from tests.local.stack import ROLE, WAIT, Deck, until, variant
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +165,42 @@ def test_invocations_are_metrics_of_both_dimension_sets(deck: Deck) -> None:
         query = {"Id": "latency", "MetricStat": stat}
         result = deck.cloudwatch.get_metric_data(MetricDataQueries=[query], **span)["MetricDataResults"][0]
         assert all(0 < value < 60e6 for value in result["Values"]) and result["Values"]
+
+
+def test_every_instance_has_metrics_of_its_own_and_of_its_process(deck: Deck) -> None:
+    config = deck.config(count=2)
+    endpoint = deck.endpoint(config)
+    for _ in range(10):
+        deck.ask(endpoint)
+    instances = deck.service.fleets(endpoint)["fleets"][0]["variants"]["main"]["instances"]
+    span = {"StartTime": deck.now() - timedelta(hours=2), "EndTime": deck.now() + timedelta(hours=2)}
+
+    def total(namespace: str, name: str, statistic: str, **more: str) -> float:
+        dims = {"EndpointName": endpoint, "VariantName": "main", **more}
+        points = deck.cloudwatch.get_metric_statistics(
+            Namespace=namespace,
+            MetricName=name,
+            Dimensions=[{"Name": key, "Value": value} for key, value in dims.items()],
+            Period=86_400,
+            Statistics=[statistic],
+            **span,
+        )["Datapoints"]
+        return sum(point[statistic] for point in points)
+
+    served = [total("AWS/SageMaker", "Invocations", "Sum", InstanceId=each["id"]) for each in instances]
+    assert served == [5, 5] and total("AWS/SageMaker", "InvocationsPerInstance", "Sum") == 5
+    known = "/aws/sagemaker/Endpoints"
+    until(
+        lambda: [total(known, "MemoryUtilization", "Maximum", InstanceId=each["id"]) for each in instances],
+        lambda seen: all(0 < value < 100 for value in seen),
+    )
+    assert total(known, "CPUUtilization", "SampleCount") >= 2 and 0 < total(known, "DiskUtilization", "Average") <= 100
+    listed = deck.cloudwatch.list_metrics(Namespace=known, Dimensions=[{"Name": "EndpointName", "Value": endpoint}])
+    assert {each["MetricName"] for each in listed["Metrics"]} == {
+        "CPUUtilization",
+        "MemoryUtilization",
+        "DiskUtilization",
+    }
 
 
 def test_put_metrics_are_read_back_exactly(deck: Deck) -> None:

@@ -7,10 +7,11 @@ import pytest
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.images import Images, NoRuntime
 from deployments.local.endpoint_service.modeldata import NoModelData, _inside, split
+from deployments.local.endpoint_service.rolling import batches
 from deployments.local.endpoint_service.rollout import plan
 from deployments.local.endpoint_service.rules import deployment, instances_of
 from deployments.local.endpoint_service.wire import AwsError
-from tests.local.stack import canary, policy
+from tests.local.stack import canary, policy, rolling
 
 
 def linear(value: int, kind: str = "CAPACITY_PERCENT") -> dict:  # type: ignore[type-arg]
@@ -72,6 +73,9 @@ def test_percent_is_cut_to_whole_instances(percent: int, count: int, instances: 
             4,
         ),
         ({"AutoRollbackConfiguration": {"Alarms": []}}, 4),
+        (rolling(51, "CAPACITY_PERCENT"), 20),
+        (rolling(1), 1),  # a one-instance endpoint has no batch of at most half
+        (rolling(1), 21),  # less than 5 percent
     ],
 )
 def test_impossible_policies_are_refused(config: dict, count: int) -> None:  # type: ignore[type-arg]
@@ -80,10 +84,9 @@ def test_impossible_policies_are_refused(config: dict, count: int) -> None:  # t
     assert refused.value.code == "ValidationException"
 
 
-def test_rolling_is_named_as_missing() -> None:
-    with pytest.raises(AwsError, match="RollingUpdatePolicy") as refused:
-        deployment({"RollingUpdatePolicy": {"WaitIntervalInSeconds": 1}}, {"main": 4})
-    assert refused.value.status == 501
+@pytest.mark.parametrize(("size", "count", "reached"), [(2, 4, [2, 4]), (2, 5, [2, 4, 5]), (1, 2, [1, 2]), (4, 4, [4])])
+def test_batches_end_with_the_whole_fleet(size: int, count: int, reached: list[int]) -> None:
+    assert list(batches(size, count)) == reached
 
 
 def test_the_clock_runs_n_times_as_fast() -> None:

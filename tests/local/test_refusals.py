@@ -134,10 +134,12 @@ def test_a_configuration_in_use_can_go_but_then_the_endpoint_cannot_be_updated(d
 
 def test_operations_that_are_not_there_say_so(deck: Deck, serving: tuple[str, str]) -> None:
     scaling = deck.service.client("application-autoscaling")
+    forecast = {"ServiceNamespace": "sagemaker", "ResourceId": "endpoint/e/variant/v", "PolicyName": "p"}
+    forecast |= {"ScalableDimension": "sagemaker:variant:DesiredInstanceCount", "StartTime": "2026", "EndTime": "2027"}
     calls: list[tuple[Callable[[], Any], str]] = [
         (deck.sagemaker.list_training_jobs, "SageMaker.ListTrainingJobs"),
-        (lambda: scaling.describe_scalable_targets(ServiceNamespace="sagemaker"), "DescribeScalableTargets"),
-        (lambda: deck.cloudwatch.list_dashboards(), "ListDashboards"),
+        (lambda: scaling.get_predictive_scaling_forecast(**forecast), "GetPredictiveScalingForecast"),
+        (lambda: deck.cloudwatch.list_metric_streams(), "ListMetricStreams"),
         (lambda: deck.ask(serving[0], TargetModel="m.tar.gz"), "InvokeEndpoint: TargetModel"),
         (lambda: deck.ask(serving[0], InferenceComponentName="c"), "InvokeEndpoint: InferenceComponentName"),
     ]
@@ -149,10 +151,17 @@ def test_other_protocols_of_our_services_never_reach_the_backend(deck: Deck) -> 
     signed = "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/monitoring/aws4_request, SignedHeaders=host, Signature=0"
     kind = {"Authorization": signed, "Content-Type": "application/x-www-form-urlencoded"}
     answer = requests.post(deck.service.url, data="Action=PutMetricData&Version=2010-08-01", headers=kind, timeout=10)
-    assert answer.status_code == 501 and "PutMetricData" in answer.text
-    path = "/service/GraniteServiceVersion20100801/operation/ListMetrics"
-    answer = requests.post(deck.service.url + path, data=b"\xa0", timeout=10)
-    assert answer.status_code == 501 and "ListMetrics" in answer.text
+    assert answer.status_code == 400 and "<Code>ValidationError</Code>" in answer.text and "namespace" in answer.text
+    answer = requests.post(deck.service.url, data="Action=Nothing", headers=kind, timeout=10)
+    assert answer.status_code == 501 and "<Code>NotImplementedException</Code>" in answer.text
+    path = "/service/GraniteServiceVersion20100801/operation/"
+    answer = requests.post(f"{deck.service.url}{path}ListMetricStreams", data=b"\xa0", timeout=10)
+    assert answer.status_code == 501 and b"ListMetricStreams" in answer.content
+    answer = requests.post(f"{deck.service.url}{path}ListMetrics", data=b"\x81", timeout=10)
+    assert answer.status_code == 400 and b"SerializationException" in answer.content
+    kind["Authorization"] = signed.replace("monitoring", "application-autoscaling")
+    answer = requests.post(deck.service.url, data="Action=DescribeScalableTargets", headers=kind, timeout=10)
+    assert answer.status_code == 501 and "DescribeScalableTargets" in answer.text
 
 
 def test_bad_alarms(deck: Deck) -> None:

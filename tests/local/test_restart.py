@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -18,6 +19,7 @@ from botocore.exceptions import ClientError
 
 from tests.local.stack import ROOT, Deck, Service, canary, rolling, until, variant
 from tests.local.test_rollouts import update
+from tests.local.test_transform import Jobs, processes
 
 Start = Callable[[], Deck]
 
@@ -52,6 +54,36 @@ def pids(deck: Deck, endpoint: str) -> list[int]:
     ]
 
 
+def scaled(deck: Deck, endpoint: str, variant: str) -> dict[str, Any]:
+    """A target with a policy and a schedule, as they are described."""
+    scaling = deck.service.client("application-autoscaling")
+    where = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{endpoint}/variant/{variant}",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+    config = {"TargetValue": 1000.0, "PredefinedMetricSpecification": metric}
+    scaling.register_scalable_target(**where, MinCapacity=1, MaxCapacity=4)
+    scaling.put_scaling_policy(
+        **where, PolicyName="p", PolicyType="TargetTrackingScaling", TargetTrackingScalingPolicyConfiguration=config
+    )
+    action = {"MinCapacity": 2, "MaxCapacity": 4}
+    scaling.put_scheduled_action(
+        **where, ScheduledActionName="s", Schedule="at(2999-01-01T00:00:00)", ScalableTargetAction=action
+    )
+    return described(deck)
+
+
+def described(deck: Deck) -> dict[str, Any]:
+    scaling = deck.service.client("application-autoscaling")
+    return {
+        "targets": scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"],
+        "policies": scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"],
+        "actions": scaling.describe_scheduled_actions(ServiceNamespace="sagemaker")["ScheduledActions"],
+    }
+
+
 def test_everything_is_there_after_a_stop(start: Start) -> None:
     deck = start()
     config = deck.config(variant("a", deck.model(), weight=3.0), variant("b", deck.model()))
@@ -62,6 +94,9 @@ def test_everything_is_there_after_a_stop(start: Start) -> None:
     arn = deck.describe(endpoint)["EndpointArn"]
     deck.sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "run", "Value": "7"}])
     alarm = deck.alarm(endpoint, config)
+    deck.cloudwatch.put_composite_alarm(AlarmName="either", AlarmRule=f"ALARM({alarm}) OR FALSE")
+    deck.cloudwatch.put_dashboard(DashboardName="board", DashboardBody='{"widgets": []}')
+    scaling = scaled(deck, endpoint, "a")
     s3 = deck.service.client("s3")
     s3.create_bucket(Bucket="kept")
     s3.put_object(Bucket="kept", Key="a/b.txt", Body=b"hello", Metadata={"digest": "d"}, ContentType="text/plain")
@@ -81,7 +116,12 @@ def test_everything_is_there_after_a_stop(start: Start) -> None:
     assert weights == {"a": (3.0, 1), "b": (0.5, 2)}
     assert deck.ask(endpoint, TargetVariant="b")["Body"].read()
     assert deck.sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "run", "Value": "7"}]
-    assert [a["AlarmName"] for a in deck.cloudwatch.describe_alarms()["MetricAlarms"]] == [alarm]
+    names = [each["AlarmName"] for each in deck.cloudwatch.describe_alarms()["MetricAlarms"]]
+    assert alarm in names and len(names) == 3  # and the two of target tracking
+    kept = deck.cloudwatch.describe_alarms(AlarmTypes=["CompositeAlarm"])["CompositeAlarms"]
+    assert [each["AlarmRule"] for each in kept] == [f"ALARM({alarm}) OR FALSE"]
+    assert deck.cloudwatch.get_dashboard(DashboardName="board")["DashboardBody"] == '{"widgets": []}'
+    assert described(deck) == scaling
     item = deck.service.client("s3").get_object(Bucket="kept", Key="a/b.txt")
     assert (item["Body"].read(), item["Metadata"], item["ContentType"]) == (b"hello", {"digest": "d"}, "text/plain")
     deck.sagemaker.delete_endpoint(EndpointName=endpoint)
@@ -117,43 +157,55 @@ def kill(deck: Deck) -> None:
     deck.service.process.wait(timeout=10)
 
 
-def test_killed_in_rolling_updates_one_finishes_and_one_that_was_on_its_way_back_is_back(start: Start) -> None:
+def test_killed_in_rolling_updates_one_finishes_and_those_that_were_to_go_back_are_back(start: Start) -> None:
     deck = start()
     old, new = deck.config(count=2), deck.config(count=2)
-    going, returning = deck.endpoint(old), deck.endpoint(old)
-    for kind, config in (("silent_rollback", new), ("stuck_creating", old)):
-        fault = {"kind": kind, "config": config, "endpoint": returning}
-        requests.post(f"{deck.service.url}/_slimline/faults", json=fault, timeout=10)
-    update(deck, returning, new, rolling(1, wait=0))
+    going, returning, mixed = (deck.endpoint(old) for _ in range(3))
+    for endpoint, kind in ((returning, "stuck_creating"), (mixed, "failed_start")):
+        for fault in ({"kind": "silent_rollback"}, {"kind": kind, "config": old}):
+            url = f"{deck.service.url}/_slimline/faults"
+            assert requests.post(url, json={**fault, "endpoint": endpoint}, timeout=10).status_code == 201
+        update(deck, endpoint, new, rolling(1, wait=0))
+    assert deck.settled(mixed)["EndpointStatus"] == "UpdateRollbackFailed"
     update(deck, going, new, rolling(1, wait=240))
     until(lambda: deck.service.fleets(going)["fleets"], lambda fleets: [f["weight"] for f in fleets] == [0.5, 0.5])
 
     def saved() -> list[bool]:
-        return [
-            bool(each["deploying"]) for each in json.loads((deck.service.data / "state.json").read_text())["endpoints"]
-        ]
+        endpoints = json.loads((deck.service.data / "state.json").read_text())["endpoints"]
+        return [bool(each["deploying"]) for each in endpoints]
 
-    until(saved, lambda deploying: deploying == [True, False])
+    until(saved, lambda deploying: deploying == [True, False, False])
     assert deck.describe(returning)["EndpointStatus"] == "Updating"
     deck.service.process.send_signal(signal.SIGKILL)
     deck.service.process.wait(timeout=10)
 
     deck = start()
-    for endpoint, config in ((going, new), (returning, old)):
+    for endpoint, config in ((going, new), (returning, old), (mixed, old)):
         found = deck.settled(endpoint)
         assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", config)
+        assert "FailureReason" not in found
         assert [fleet["instances"] for fleet in deck.service.fleets(endpoint)["fleets"]] == [2]
         deck.sagemaker.delete_endpoint(EndpointName=endpoint)
 
 
-def test_an_endpoint_that_was_being_created_is_created(start: Start) -> None:
+def test_what_was_being_made_is_made(start: Start) -> None:
     deck = start()
+    jobs = Jobs(deck)
+    jobs.put(slow=b"wait")
+    mirrored = deck.service.data / "s3" / "buckets.json"
+    until(lambda: mirrored.exists() and "in/slow" in mirrored.read_text(), bool)
+    job = jobs.start()
     requests.post(f"{deck.service.url}/_slimline/faults", json={"kind": "stuck_creating"}, timeout=10)
     deck.sagemaker.create_endpoint(EndpointName="young", EndpointConfigName=deck.config())
     deck.service.process.send_signal(signal.SIGKILL)
     deck.service.process.wait(timeout=10)
     deck = start()
+    jobs.deck = deck
+    assert jobs.describe(job)["TransformJobStatus"] == "InProgress"
     assert deck.settled("young")["EndpointStatus"] == "InService"
+    until(lambda: processes(deck), lambda count: count == 1)
+    deck.sagemaker.stop_transform_job(TransformJobName=job)
+    assert jobs.ended(job)["TransformJobStatus"] == "Stopped"
 
 
 def test_what_was_deleted_stays_deleted(start: Start) -> None:

@@ -10,6 +10,7 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
+from tests.local.load import load
 from tests.local.stack import Deck, rolling, until, variant
 from tests.local.test_rollouts import update
 
@@ -79,7 +80,9 @@ def test_batches_take_over_and_the_endpoint_never_has_fewer_instances(deck: Deck
     update(deck, endpoint, new, deployment)
     with pytest.raises(ClientError, match="Cannot update in-progress endpoint"):
         update(deck, endpoint, new)
-    found, looks, messages = watched(deck, endpoint)
+    with load(deck, endpoint) as asked:
+        found, looks, messages = watched(deck, endpoint)
+    assert asked.lost == []
     assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", new)
     assert found["LastDeploymentConfig"] == deployment and "PendingDeploymentSummary" not in found
     assert found["ProductionVariants"][0]["CurrentInstanceCount"] == 4
@@ -126,6 +129,18 @@ def test_a_batch_that_does_not_start_and_a_silent_rollback_go_back(deck: Deck, f
     assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", old)
     assert "FailureReason" not in found
     assert sizes(deck.service.fleets(endpoint)) == {"serving": (2, 1.0)}
+
+
+def test_the_time_limit_ends_a_rolling_update(deck: Deck, fault: Any) -> None:
+    old = deck.config(count=2)
+    endpoint = deck.endpoint(old)
+    update(deck, endpoint, deck.config(count=2), rolling(1, wait=3600, limit=600))
+    until(lambda: sizes(deck.service.fleets(endpoint)), lambda seen: seen.get("new", (0, 0.0))[1] > 0)
+    fault("clock_jump", seconds=700)
+    found = deck.settled(endpoint)
+    assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", old)
+    history = deck.service.fleets(endpoint)["history"]
+    assert any("MaximumExecutionTimeoutInSeconds has passed" in event["what"] for event in history)
 
 
 def test_a_rollback_that_fails_leaves_both_serving_and_a_blue_green_update_ends_it(deck: Deck, fault: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.local.load import load
 from tests.local.stack import Deck, canary, policy, until, variant
 
 
@@ -168,32 +168,11 @@ def test_retained_properties_and_policy(deck: Deck) -> None:
 def test_no_request_is_lost_while_a_good_model_is_promoted(deck: Deck) -> None:
     endpoint = deck.endpoint(deck.config(count=2, ECHO_SECONDS="0.02"))
     new = deck.config(count=2, ECHO_SECONDS="0.02")
-    answered: list[int] = []
-    lost: list[BaseException] = []
-    done = threading.Event()
-
-    def load() -> None:
-        client = deck.service.client("sagemaker-runtime")
-        while not done.is_set():
-            try:
-                answer = client.invoke_endpoint(EndpointName=endpoint, Body=b'{"inputs": "x"}')
-                answer["Body"].read()
-                answered.append(answer["ResponseMetadata"]["HTTPStatusCode"])
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is a lost request
-                lost.append(error)
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
+    with load(deck, endpoint, threads=4) as asked:
         update(deck, endpoint, new, canary(50, wait=60, end=30))
         found = deck.settled(endpoint)
         time.sleep(0.3)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
     assert found["EndpointConfigName"] == new
-    assert lost == []
+    assert asked.lost == []
     seen = deck.service.fleets(endpoint)
-    assert seen["fleets"][0]["requests"] + seen["retired"][0]["requests"] == len(answered) > 50
+    assert seen["fleets"][0]["requests"] + seen["retired"][0]["requests"] == len(asked.answered) > 50

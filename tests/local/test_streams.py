@@ -70,12 +70,12 @@ def test_parts_come_while_the_model_is_still_writing(deck: Deck, streaming: str,
     stream = parts(asked(deck, streaming, 3, {"pause": 1.0}))
     seen = next(stream)
     assert seen != LINE % 0  # a line is never a part of its own
-    assert int(log.read_text()) < 3
+    until(log.read_text, lambda text: text in ("1", "2"), 10)  # the model says so a moment after it wrote the line
     assert b"".join([seen, *stream]) == b"".join(LINE % number for number in range(3))
 
 
 def test_a_break_in_the_middle_is_an_exception_in_the_stream(deck: Deck, streaming: str) -> None:
-    stream = parts(asked(deck, streaming, 2, {"then": "break"}))
+    stream = parts(asked(deck, streaming, 2, {"pause": 0.5, "then": "break"}))
     seen = b""
     with pytest.raises(EventStreamError, match=r"ModelStreamError.*reset or closed"):
         for part in stream:
@@ -112,12 +112,17 @@ def test_latency_and_a_reset_connection_are_rehearsed(deck: Deck, faults: Any, s
 
 
 def test_a_client_that_goes_away_ends_the_request_to_the_model(deck: Deck, streaming: str, log: Path) -> None:
+    def in_flight() -> int:
+        worker = deck.service.fleets(streaming)["fleets"][0]["variants"]["main"]["instances"][0]
+        return int(worker["in_flight"])
+
     answer = asked(deck, streaming, 2_000, {"pause": 0.02})
     next(parts(answer))
+    until(log.read_text, str.isdigit)  # of this stream, not of one before
+    until(in_flight, lambda count: count == 1)
     answer["Body"].close()
     until(log.read_text, lambda text: text == "the client went away", 30)
-    worker = deck.service.fleets(streaming)["fleets"][0]["variants"]["main"]["instances"][0]
-    assert worker["in_flight"] == 0
+    until(in_flight, lambda count: count == 0)
 
 
 def test_streams_have_metrics_of_their_own(deck: Deck, log: Path) -> None:

@@ -139,6 +139,58 @@ def test_stop_ends_before_the_stop_string(server: Running) -> None:
     assert cut[0]["generated_text"] == text[: text.index(stop)]
 
 
+def streamed(server: Running, **parameters: Any) -> list[dict[str, Any]]:
+    """The events of a streamed answer, which must come one by one."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    body = json.dumps({"inputs": "hello", "parameters": parameters, "stream": True}).encode()
+    connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Content-Type")) == (200, "text/event-stream")
+    events = []
+    while line := answer.readline():
+        assert answer.readline() == b"\n"
+        events.append(json.loads(line.removeprefix(b"data: ")))
+    connection.close()
+    return events
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_streamed_answer_is_the_whole_one_token_by_token(server: Running, full: bool) -> None:
+    asked = {"max_new_tokens": 24, "return_full_text": full}
+    _, whole = server.invoke("hello", **asked)
+    *tokens, last = streamed(server, **asked)
+    assert [event["index"] for event in tokens] == list(range(1, 25))
+    assert {event["generated_text"] for event in tokens} == {None}
+    assert last["generated_text"] == whole[0]["generated_text"]
+    text = "".join(event["token"]["text"] for event in (*tokens, last))
+    assert ("hello" if full else "") + text == last["generated_text"]
+    assert last["details"] == {"finish_reason": "length", "generated_tokens": 24, "seed": None}
+
+
+def test_a_streamed_answer_never_tells_the_stop_string(server: Running) -> None:
+    _, whole = server.invoke("hello", max_new_tokens=24, return_full_text=False)
+    text = whole[0]["generated_text"]
+    stop = next(text[at : at + 2] for at in range(3, 22) if text[at : at + 2].isascii())
+    events = streamed(server, max_new_tokens=24, return_full_text=False, stop=[stop])
+    told = "".join(event["token"]["text"] for event in events)
+    assert told == events[-1]["generated_text"] == text[: text.index(stop)]
+    assert events[-1]["details"]["finish_reason"] == "stop_sequence"
+
+
+def test_a_stream_begins_before_the_answer_is_complete_and_ends_with_its_client(server: Running) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    body = json.dumps({"inputs": "hello", "parameters": {"max_new_tokens": 1500}, "stream": True}).encode()
+    connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert json.loads(answer.readline().removeprefix(b"data: "))["index"] == 1
+    assert server.ask("GET", "/ping")[1]["generating"] is True
+    connection.close()
+    answer.close()
+    deadline = time.monotonic() + 60
+    while server.ask("GET", "/ping")[1]["generating"]:
+        assert time.monotonic() < deadline
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -166,7 +218,9 @@ def test_stop_ends_before_the_stop_string(server: Running) -> None:
         (b'{"inputs": "a", "parameters": {"do_sample": 1}}', "parameters.do_sample"),
         (b'{"inputs": "a", "parameters": {"stop": ""}}', "parameters.stop"),
         (b'{"inputs": "a", "parameters": {"top_k": 3}}', "parameters.top_k"),
-        (b'{"inputs": "a", "stream": true}', "stream"),
+        (b'{"inputs": "a", "stream": 1}', "stream"),
+        (b'{"inputs": ["a", "b"], "stream": true}', "inputs"),
+        (b'{"inputs": "a", "streams": true}', "streams"),
     ],
 )
 def test_bad_input_names_field_observed_and_limit(server: Running, body: bytes, field: str) -> None:

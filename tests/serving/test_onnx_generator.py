@@ -58,6 +58,7 @@ def test_greedy_answers_are_those_of_the_packed_folder(packed: Path, exact: Path
         request = Request(prompts=PROMPTS, max_new_tokens=24, return_full_text=full)
         answers = generator.generate(request, never)
         assert answers == reference.generate(request, never)
+
         alone = [
             generator.generate(Request(prompts=(p,), max_new_tokens=24, return_full_text=full), never)[0]
             for p in PROMPTS
@@ -67,6 +68,18 @@ def test_greedy_answers_are_those_of_the_packed_folder(packed: Path, exact: Path
     stop = (text[5:8], "never said")
     request = Request(prompts=("hello",), max_new_tokens=24, stop=stop, return_full_text=False)
     assert generator.generate(request, never) == reference.generate(request, never) == [text[: text.find(stop[0])]]
+
+
+def test_both_tell_the_same_pieces_of_a_growing_answer(packed: Path, exact: Path) -> None:
+    request = Request(prompts=PROMPTS[:1], max_new_tokens=24, return_full_text=False, stream=True)
+    told: list[list[tuple[int, str]]] = []
+    for generator in (OnnxGenerator(exact), Generator(packed)):
+        pieces: list[tuple[int, str]] = []
+        answer = generator.generate(request, never, lambda token, text, pieces=pieces: pieces.append((token, text)))
+        assert answer[0].startswith("".join(text for _, text in pieces))
+        told.append(pieces)
+    assert told[0] == told[1]
+    assert len(told[0]) == 24
 
 
 def test_the_end_token_ends_an_answer(packed: Path, exact: Path, tmp_path: Path) -> None:

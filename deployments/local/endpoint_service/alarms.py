@@ -7,14 +7,18 @@ seconds. A metric's data is visible at once, where AWS may take a minute or more
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deployments.local.endpoint_service.metrics import MetricName, Metrics
+from deployments.local.endpoint_service.alarm_history import History
+from deployments.local.endpoint_service.composite import Composite
+from deployments.local.endpoint_service.extended import parse
+from deployments.local.endpoint_service.metric_queries import Evaluation, Queries, check
+from deployments.local.endpoint_service.metrics import Bucket, MetricName, Metrics
 from deployments.local.endpoint_service.wire import Json
 
+KIND = "MetricAlarm"
 OK, ALARM, INSUFFICIENT = "OK", "ALARM", "INSUFFICIENT_DATA"
 EXTRA_PERIODS = 2  # CloudWatch looks at a few more periods than asked when data is missing
 _CATCH_UP = 20  # evaluations made up for when the process was held up
@@ -60,28 +64,33 @@ def verdict(points: Sequence[bool | None], periods: int, needed: int, missing: s
 
 @dataclass
 class Alarm:
-    """One metric alarm. ``request`` is what PutMetricAlarm was given."""
+    """One metric alarm. ``request`` is what PutMetricAlarm was given: one metric, or ``Metrics`` with metric math."""
 
     name: str
     arn: str
     request: Json
     metric: MetricName
     updated: float
+    log: History
     state: str = INSUFFICIENT
     reason: str = "Unchecked: Initial alarm creation"
     reason_data: str = ""
     since: float = 0.0
     checked: float = 0.0  # end of the last window that was evaluated
-    history: deque[tuple[float, str, str]] = field(default_factory=lambda: deque(maxlen=50))
     values: list[float | None] = field(default_factory=list)  # what the last evaluation saw, oldest first
+
+    def __post_init__(self) -> None:
+        self.configure(self.request, self.metric)
+
+    def configure(self, request: Json, metric: MetricName) -> None:
+        """Take a new configuration. Raises ValidationError for metric math that cannot be."""
+        self.request, self.metric = request, metric
+        self.queries: Queries | None = check(request["Metrics"]) if request.get("Metrics") else None
+        self.period = self.queries.period(self.queries.returned[0]) if self.queries else int(request["Period"])
 
     @property
     def step(self) -> int:
         return 60 if self.period >= 60 else 10
-
-    @property
-    def period(self) -> int:
-        return int(self.request["Period"])
 
     @property
     def statistic(self) -> str:
@@ -94,8 +103,8 @@ class Alarm:
 
     def turn(self, state: str, reason: str, when: float, data: str = "") -> None:
         if state != self.state:
+            self.log.state(self.name, KIND, when, (self.state, self.reason), (state, reason))
             self.since = when
-            self.history.append((when, state, reason))
         self.state, self.reason, self.reason_data = state, reason, data
 
     def evaluate(self, metrics: Metrics, end: float) -> None:
@@ -105,16 +114,35 @@ class Alarm:
         needed = int(request.get("DatapointsToAlarm", periods))
         limit = float(request["Threshold"])
         compare = _COMPARE[request["ComparisonOperator"]]
-        values = [self._value(metrics, end - back * self.period) for back in range(periods + EXTRA_PERIODS - 1, -1, -1)]
+        values = self._values(metrics, end, periods + EXTRA_PERIODS)
         points = [None if value is None else compare(value, limit) for value in values]
         state = verdict(points, periods, needed, request.get("TreatMissingData", "missing"), self.state)
         self.checked, self.values = end, values[-periods:]
+        if self._too_few_samples(metrics, end, periods):
+            return
         if state != self.state:
             self.turn(state, self._explain(state, values[-periods:], limit, needed), end)
 
-    def _value(self, metrics: Metrics, end: float) -> float | None:
-        bucket = metrics.window(self.metric, end - self.period, end, self.request.get("Unit"))
-        return bucket.statistic(self.statistic)
+    def _values(self, metrics: Metrics, end: float, count: int) -> list[float | None]:
+        """The values of so many periods up to ``end``, oldest first."""
+        start = end - count * self.period
+        if self.queries:
+            found = Evaluation(metrics, self.queries, start, end, anchored=True).results(self.queries.returned[0])
+            series = found[0] if len(found) == 1 else {}  # an array, METRICS() say, has no one value
+            return [series.get(start + number * self.period) for number in range(count)]
+        return [self._bucket(metrics, start + n * self.period).statistic(self.statistic) for n in range(count)]
+
+    def _bucket(self, metrics: Metrics, start: float) -> Bucket:
+        return metrics.window(self.metric, start, start + self.period, self.request.get("Unit"))
+
+    def _too_few_samples(self, metrics: Metrics, end: float, periods: int) -> bool:
+        """Whether EvaluateLowSampleCountPercentile keeps the state: a percentile needs ten samples beyond it."""
+        if self.request.get("EvaluateLowSampleCountPercentile") != "ignore" or self.queries:
+            return False
+        share = parse(self.statistic).high / 100
+        needed = 10 / max(1e-9, min(share, 1 - share))
+        counts = [self._bucket(metrics, end - number * self.period).count for number in range(1, periods + 1)]
+        return any(0 < count < needed for count in counts)
 
     def _explain(self, state: str, values: Sequence[float | None], limit: float, needed: int) -> str:
         known = [f"{value:.6g}" for value in values if value is not None]
@@ -129,19 +157,25 @@ class Alarm:
 
 
 class AlarmBook:
-    """All alarms by name."""
+    """All alarms by name, and what happened to them."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.alarms: dict[str, Alarm] = {}
+        self.composites: dict[str, Composite] = {}
+        self.history = History()
         self.listener: Callable[[str, Alarm], None] = lambda action, alarm: None
 
     def put(self, name: str, arn: str, request: Json, metric: MetricName, now: float) -> None:
         """Create, or change in place: a changed alarm keeps its state until it is evaluated again."""
         alarm = self.alarms.get(name)
         if alarm is None:
-            alarm = self.alarms[name] = Alarm(name, arn, request, metric, updated=now, since=now)
-        alarm.request, alarm.metric, alarm.updated = request, metric, now
+            alarm = self.alarms[name] = Alarm(name, arn, request, metric, updated=now, log=self.history, since=now)
+            self.history.configuration(name, KIND, now, "Create", describe(alarm))
+        else:
+            alarm.configure(request, metric)
+            alarm.updated = now
+            self.history.configuration(name, KIND, now, "Update", describe(alarm))
         alarm.checked = now // alarm.step * alarm.step
 
     def evaluate_due(self, now: float) -> None:
@@ -158,18 +192,27 @@ class AlarmBook:
                 alarm.evaluate(self._metrics, end)
                 end += alarm.step
             self.act(alarm)
+        for _ in self.composites:  # one may look at another: until none changes
+            if not [each for each in self.composites.values() if each.evaluate(self.state_of, now)]:
+                break
+
+    def state_of(self, name: str) -> str:
+        """The state of an alarm of either kind; empty if there is none."""
+        found = self.alarms.get(name) or self.composites.get(name)
+        return found.state if found else ""
 
     def act(self, alarm: Alarm) -> None:
         """Run the actions of the alarm's state."""
         for action in alarm.actions:
             self.listener(action, alarm)
 
-    def firing(self, names: Sequence[str]) -> list[Alarm]:
+    def firing(self, names: Sequence[str]) -> list[Alarm | Composite]:
         """Those of the named alarms that are in ALARM."""
-        return [alarm for name in names if (alarm := self.alarms.get(name)) and alarm.state == ALARM]
+        found = [self.alarms.get(name) or self.composites.get(name) for name in names]
+        return [alarm for alarm in found if alarm and alarm.state == ALARM]
 
     def unknown(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if name not in self.alarms]
+        return [name for name in names if name not in self.alarms and name not in self.composites]
 
 
 def describe(alarm: Alarm) -> dict[str, Any]:
@@ -180,7 +223,7 @@ def describe(alarm: Alarm) -> dict[str, Any]:
         "OKActions": [],
         "AlarmActions": [],
         "InsufficientDataActions": [],
-        "Dimensions": [],
+        **({} if alarm.queries else {"Dimensions": []}),
         **shown,
         "AlarmArn": alarm.arn,
         "AlarmConfigurationUpdatedTimestamp": round(alarm.updated, 3),

@@ -18,12 +18,14 @@ from urllib.parse import parse_qs
 
 import aiohttp
 
-from deployments.local.endpoint_service import pages, validation
+from deployments.local.endpoint_service import pages, protocols, validation
 from deployments.local.endpoint_service.asgi import Gone, Receive, Scope, Send, TooLarge, read_body
+from deployments.local.endpoint_service.async_inference import AsyncInference
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.faults import BadFault, Faults
 from deployments.local.endpoint_service.inference import MAX_BODY
 from deployments.local.endpoint_service.moto_backend import Moto
+from deployments.local.endpoint_service.paging import BadToken
 from deployments.local.endpoint_service.router import Router, too_large
 from deployments.local.endpoint_service.streaming import Streams
 from deployments.local.endpoint_service.wire import (
@@ -41,6 +43,12 @@ _LIMIT = 10 * 1024 * 1024  # bytes of a control-plane request, unpacked
 _SAGEMAKER, _CLOUDWATCH, _SCALING = "SageMaker", "GraniteServiceVersion20100801", "AnyScaleFrontendService"
 _SERVICES = {_SAGEMAKER: "sagemaker", _CLOUDWATCH: "cloudwatch", _SCALING: "application-autoscaling"}
 _INVOKE = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations|invocations-response-stream)")
+_RUNTIME = {
+    "invocations": "InvokeEndpoint",
+    "async-invocations": "InvokeEndpointAsync",
+    "invocations-response-stream": "InvokeEndpointWithResponseStream",
+}
+_IMPLEMENTED = "/_slimline/operations"
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
 _OURS = ("sagemaker", "monitoring", "application-autoscaling")  # signing names that never reach moto
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|[a-z0-9.-]+\.localhost|\[::1\])(:\d+)?", re.IGNORECASE)
@@ -66,17 +74,20 @@ class App:
         clock: Clock,
         sagemaker: Operations,
         cloudwatch: Operations,
+        scaling: Operations,
         router: Router,
         streams: Streams,
+        queues: AsyncInference,
         moto: Moto,
         own: Callable[[str], Answer],
         faults: Faults,
         changes: Changes,
     ) -> None:
         self._clock = clock
-        self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
+        self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: scaling}
         self._router = router
         self._streams = streams
+        self._queues = queues
         self._moto = moto
         self._own = own
         self._faults = faults
@@ -117,6 +128,9 @@ class App:
     async def _answer(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Answer | None:
         """Our answer, or None for moto's."""
         path, target = scope["path"], headers.get("x-amz-target", "")
+        match = _invocation(path)
+        if match and "/sagemaker/aws4_request" in headers.get("authorization", ""):  # nearly every request
+            return await self._invoke(match, headers, receive)
         if path == "/_slimline" or path.startswith("/_slimline/"):
             return await self._admin(scope["method"], path, headers, receive)
         prefix, _, operation = target.partition(".")
@@ -125,17 +139,28 @@ class App:
             return self._operation(prefix, operation, _unpacked(headers, body))
         signed = _SCOPE.search(headers.get("authorization", ""))
         service = signed.group(1) if signed else ""
-        match = _invocation(path)
         if match and service in ("", "sagemaker"):
             return await self._invoke(match, headers, receive)
-        if service in _OURS or service.startswith("sagemaker") or path.startswith("/service/" + _CLOUDWATCH):
+        if service == "monitoring" or path.startswith(protocols.RPC):
+            query, body = scope["query_string"], _unpacked(headers, await read_body(headers, receive, _LIMIT))
+            if protocols.speaks(path, query, body):
+                return protocols.answer(
+                    path, query, body, lambda name, request: self._perform(_CLOUDWATCH, name, lambda: request)
+                )
+            raise not_implemented(f"monitoring: {scope['method']} {path}")
+        if service in _OURS or service.startswith("sagemaker"):
             raise not_implemented(await _named(scope, headers, receive, service))
         return None
+
+    def implemented(self) -> dict[str, list[str]]:
+        """Every operation that does something here, by service; all others answer 501."""
+        found = {_SERVICES[prefix]: sorted(operations) for prefix, operations in self._operations.items()}
+        return found | {"sagemaker-runtime": sorted(_RUNTIME.values())}
 
     async def _admin(self, method: str, path: str, headers: dict[str, str], receive: Receive) -> Answer:
         """``/_slimline/``: pages to read, and faults to add and take back."""
         if method in ("GET", "HEAD"):
-            return self._own(path)
+            return json_answer(self.implemented(), REST) if path == _IMPLEMENTED else self._own(path)
         kind, _, name = path.removeprefix("/_slimline").strip("/").partition("/")
         if kind != "faults" or method not in ("POST", "DELETE"):
             return pages.text(405, "GET only; POST and DELETE for /_slimline/faults\n")
@@ -150,21 +175,27 @@ class App:
     def _operation(self, prefix: str, operation: str, body: bytes) -> Answer:
         content_type = JSON_1_0 if prefix == _CLOUDWATCH else JSON_1_1
         try:
-            run = self._operations[prefix].get(operation)
-            if run is None:
-                raise not_implemented(f"{prefix}.{operation}")
-            if self._faults.hit("throttling", operation=operation):
-                raise AwsError("ThrottlingException", "Rate exceeded")
-            request = _parsed(body)
-            code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
-            validation.check(_SERVICES[prefix], operation, request, code)
-            present = {name: value for name, value in request.items() if value is not None}
-            answer = json_answer(run(present), content_type)
-            if not operation.startswith(_READING):
-                self._changes.ours()
-            return answer
+            return json_answer(self._perform(prefix, operation, lambda: _parsed(body)), content_type)
         except AwsError as error:
             return error_answer(error, content_type)
+
+    def _perform(self, prefix: str, operation: str, read: Callable[[], Json]) -> Json:
+        """What an operation answers to the request that ``read`` gives. Raises ``AwsError``."""
+        run = self._operations[prefix].get(operation)
+        if run is None:
+            raise not_implemented(f"{prefix}.{operation}")
+        if self._faults.hit("throttling", operation=operation):
+            raise AwsError("ThrottlingException", "Rate exceeded")
+        request = read()
+        code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
+        validation.check(_SERVICES[prefix], operation, request, code)
+        try:
+            answer = run({name: value for name, value in request.items() if value is not None})
+        except BadToken as error:
+            raise validation.bad_token(_SERVICES[prefix], operation, error.message) from error
+        if not operation.startswith(_READING):
+            self._changes.ours()
+        return answer
 
     async def _invoke(self, match: re.Match[str], headers: dict[str, str], receive: Receive) -> Answer:
         name, kind = match.group(1), match.group(2)
@@ -174,9 +205,9 @@ class App:
             return error_answer(too_large(), REST)
         if kind == "invocations":
             return await self._router.invoke(name, headers, body)
-        if kind == "invocations-response-stream":
-            return await self._streams.invoke(name, headers, body, receive)
-        raise not_implemented("SageMakerRuntime.InvokeEndpointAsync")
+        if kind == "async-invocations":
+            return self._queues.invoke(name, headers, body)
+        return await self._streams.invoke(name, headers, body, receive)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -255,8 +286,6 @@ def _constant(name: str) -> float:
 async def _named(scope: Scope, headers: dict[str, str], receive: Receive, service: str) -> str:
     """The operation's name for a 501, for protocols that we do not speak."""
     path: str = scope["path"]
-    if "/operation/" in path:
-        return f"{_CLOUDWATCH}.{path.rpartition('/')[2]} over smithy-rpc-v2-cbor"
     body = await read_body(headers, receive, _LIMIT)
     action = parse_qs(scope["query_string"] or body if b"Action=" in body else scope["query_string"]).get(b"Action")
     if action:

@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fractions import Fraction
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -62,10 +61,10 @@ class Capture:
         """Whether the next request is captured: spread evenly, not drawn."""
         if not config.get("EnableCapture"):
             return False
-        share = Fraction(config["InitialSamplingPercentage"], 100)
+        percent = int(config["InitialSamplingPercentage"])
         seen = self._seen[endpoint]
         self._seen[endpoint] = seen + 1
-        return int((seen + 1) * share) > int(seen * share)
+        return (seen + 1) * percent // 100 > seen * percent // 100
 
     def add(self, config: Json, exchange: Exchange) -> None:
         """Keep one exchange for the next write."""

@@ -1,64 +1,41 @@
-"""The CloudWatch operations: metrics and metric alarms."""
+"""The CloudWatch operations on metrics."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from deployments.local.endpoint_service.alarms import ACTIONS, COMPARISONS, AlarmBook, describe
 from deployments.local.endpoint_service.clock import Clock
-from deployments.local.endpoint_service.extended import BadStatistic, parse
-from deployments.local.endpoint_service.metrics import STATISTICS, Bucket, MetricName, Metrics, dimensions
+from deployments.local.endpoint_service.metric_queries import (
+    SHORT,
+    Evaluation,
+    bad_combination,
+    bad_value,
+    check,
+    known_statistic,
+    metric_name,
+    missing,
+)
+from deployments.local.endpoint_service.metrics import Metrics
 from deployments.local.endpoint_service.paging import page
-from deployments.local.endpoint_service.wire import AwsError, Json, epoch, not_implemented, timestamp
+from deployments.local.endpoint_service.wire import Json, epoch, not_implemented, timestamp
 
 _PAST, _FUTURE = 14 * 86_400, 2 * 3_600  # how far from now a sample may lie, seconds
 _DATAPOINTS = 1_440
-_ALARM_MISSING = (
-    "Metrics",
-    "ThresholdMetricId",
-    "EvaluationWindow",
-    "WarmUpConfiguration",
-    "EvaluationCriteria",
-    "EvaluationInterval",
-    "ActionConfiguration",
-    "EvaluateLowSampleCountPercentile",
-)
-_SCALING_POLICY = re.compile(r"arn:aws:autoscaling:[^:]+:\d{12}:scalingPolicy:[^:]+:resource/sagemaker/endpoint/.+")
-_SHORT = (1, 5, 10, 20, 30)  # periods below a minute
-
-
-def bad_value(message: str) -> AwsError:
-    return AwsError("InvalidParameterValueException", message, query_code="InvalidParameterValue")
-
-
-def bad_combination(message: str) -> AwsError:
-    return AwsError("InvalidParameterCombinationException", message, query_code="InvalidParameterCombination")
-
-
-def missing(name: str) -> AwsError:
-    message = f"The parameter {name} is required."
-    return AwsError("MissingRequiredParameterException", message, query_code="MissingParameter")
+_MOST_DATAPOINTS = 100_800  # of one GetMetricData answer
 
 
 class CloudWatch:
     """One method an operation; ``operations`` maps the wire's names to them."""
 
-    def __init__(self, clock: Clock, metrics: Metrics, alarms: AlarmBook, arn: Callable[[str], str]) -> None:
+    def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._alarms = alarms
-        self._arn = arn  # "alarm:name" -> the ARN
         self.operations: dict[str, Callable[[Json], Json]] = {
             "PutMetricData": self.put_metric_data,
             "GetMetricStatistics": self.get_metric_statistics,
             "GetMetricData": self.get_metric_data,
             "ListMetrics": self.list_metrics,
-            "PutMetricAlarm": self.put_metric_alarm,
-            "DescribeAlarms": self.describe_alarms,
-            "DeleteAlarms": self.delete_alarms,
-            "SetAlarmState": self.set_alarm_state,
         }
 
     def put_metric_data(self, request: Json) -> Json:
@@ -111,7 +88,9 @@ class CloudWatch:
             bucket.add(float(value), float(count))
 
     def get_metric_statistics(self, request: Json) -> Json:
-        start, end, period = _range(request, int(request["Period"]))
+        (start, end), period = _range(request), int(request["Period"])
+        if period not in SHORT and period % 60:
+            raise bad_value("The parameter Period must be 1, 5, 10, 20, 30 or a multiple of 60.")
         wanted, extended = request.get("Statistics") or [], request.get("ExtendedStatistics") or []
         if not wanted and not extended:
             raise missing("Statistics")
@@ -139,32 +118,20 @@ class CloudWatch:
         queries = request["MetricDataQueries"]
         if len(queries) > 500:
             raise bad_value("The collection MetricDataQueries must not have a size greater than 500.")
-        _check_statistics(queries)
-        read: dict[object, dict[float, Bucket]] = {}
-        results = [self._query(query, request, read) for query in queries if query.get("ReturnData", True)]
-        return {"MetricDataResults": results, "Messages": []}
-
-    def _query(self, query: Json, request: Json, read: dict[object, dict[float, Bucket]]) -> Json:
-        """``read`` holds what this request has read already: a histogram is many statistics of one metric."""
-        if query.get("Expression") or "MetricStat" not in query:
-            raise not_implemented("GetMetricData: metric math (Expression)", "Ask for a MetricStat.")
-        stat = query["MetricStat"]
-        start, end, period = _range(request, int(stat["Period"]))
-        name = metric_name(stat["Metric"].get("Namespace", ""), stat["Metric"])
-        key = name, start, end, period, stat.get("Unit")
-        if key not in read:
-            read[key] = self._metrics.periods(*key)
-        buckets = read[key]
-        pairs = [(at, value) for at, b in buckets.items() if (value := b.statistic(stat["Stat"])) is not None]
-        if request.get("ScanBy", "TimestampDescending") == "TimestampDescending":
-            pairs.reverse()
-        return {
-            "Id": query["Id"],
-            "Label": query.get("Label", name[1]),
-            "Timestamps": [epoch(at) for at, _ in pairs],
-            "Values": [value for _, value in pairs],
-            "StatusCode": "Complete",
-        }
+        checked = check(queries)
+        start, end = _range(request)
+        evaluation = Evaluation(self._metrics, checked, start, end)
+        found: list[Json] = []
+        for name in checked.returned:
+            query = checked.queries[name]
+            label = query.get("Label", query["MetricStat"]["Metric"]["MetricName"] if "MetricStat" in query else name)
+            if "${" in label:
+                raise not_implemented("GetMetricData: dynamic labels", f"Label of {name}: {label}")
+            several = evaluation.results(name)
+            for number, series in enumerate(several, 1):
+                shown = label if len(several) == 1 else f"{label} {number}"
+                found.append({"Id": name, "Label": shown, "Series": series})
+        return _paged(found, request, bool(checked.trees))
 
     def list_metrics(self, request: Json) -> Json:
         wanted = request.get("Dimensions") or []
@@ -178,111 +145,37 @@ class CloudWatch:
         items, token = page(found, request.get("NextToken"), 500)
         return {"Metrics": items} | token
 
-    def put_metric_alarm(self, request: Json) -> Json:
-        check_alarm(request)
-        name = request["AlarmName"]
-        metric = metric_name(request["Namespace"], request)
-        self._alarms.put(name, self._arn(f"alarm:{name}"), request, metric, self._clock.now())
-        return {}
 
-    def describe_alarms(self, request: Json) -> Json:
-        for name in ("ChildrenOfAlarmName", "ParentsOfAlarmName", "ActionPrefix"):
-            if request.get(name):
-                raise not_implemented(f"DescribeAlarms.{name}")
-        self._alarms.evaluate_due(self._clock.now())
-        items, token = page(list(self._matching(request)), request.get("NextToken"), request.get("MaxRecords", 50))
-        return {"MetricAlarms": items, "CompositeAlarms": []} | token
-
-    def _matching(self, request: Json) -> Iterator[Json]:
-        if "MetricAlarm" not in request.get("AlarmTypes", ["MetricAlarm"]):
-            return
-        for name, alarm in sorted(self._alarms.alarms.items()):
-            named = not request.get("AlarmNames") or name in request["AlarmNames"]
-            named = named and name.startswith(request.get("AlarmNamePrefix", ""))
-            if named and request.get("StateValue", alarm.state) == alarm.state:
-                yield describe(alarm)
-
-    def delete_alarms(self, request: Json) -> Json:
-        if unknown := self._alarms.unknown(request["AlarmNames"]):
-            message = f"Unknown alarm(s): {', '.join(unknown)}. No alarm was deleted."
-            raise AwsError("ResourceNotFound", message, status=404, query_code="ResourceNotFound")
-        for name in request["AlarmNames"]:
-            self._alarms.alarms.pop(name, None)
-        return {}
-
-    def set_alarm_state(self, request: Json) -> Json:
-        alarm = self._alarms.alarms.get(request["AlarmName"])
-        if alarm is None:
-            raise AwsError("ResourceNotFound", "Unknown alarm", status=404, query_code="ResourceNotFound")
-        now = self._clock.now()
-        alarm.turn(request["StateValue"], request["StateReason"], now, request.get("StateReasonData", ""))
-        self._alarms.act(alarm)
-        alarm.checked = now // alarm.step * alarm.step  # holds until the next evaluation, as on AWS
-        return {}
-
-
-def metric_name(namespace: str, request: Json) -> MetricName:
-    given: dict[str, str] = {d["Name"]: d["Value"] for d in request.get("Dimensions") or []}
-    return namespace, request.get("MetricName", ""), dimensions(given)
-
-
-def known_statistic(name: str, extended_only: bool = False) -> bool:
-    """Whether CloudWatch has it; the five simple ones are asked for under another member where ``extended_only``."""
-    if name in STATISTICS:
-        return not extended_only
-    try:
-        parse(name)
-    except BadStatistic:
-        return False
-    return True
-
-
-def _check_statistics(queries: list[Json]) -> None:
-    """Every wrong statistic is named at once, as AWS does."""
-    asked = [(number, query["MetricStat"]["Stat"]) for number, query in enumerate(queries, 1) if "MetricStat" in query]
-    wrong = [
-        f"The value {name} for parameter MetricDataQueries.member.{number}.MetricStat.Stat is not a valid statistic."
-        for number, name in asked
-        if not known_statistic(name)
-    ]
-    if wrong:
-        raise AwsError("ValidationError", "\n".join(wrong))
-
-
-def _range(request: Json, period: int) -> tuple[float, float, int]:
+def _range(request: Json) -> tuple[float, float]:
     start, end = timestamp(request["StartTime"]), timestamp(request["EndTime"])
     if start >= end:
         raise bad_value("The parameter StartTime must be less than the parameter EndTime.")
-    if period not in _SHORT and period % 60:
-        raise bad_value("The parameter Period must be 1, 5, 10, 20, 30 or a multiple of 60.")
-    return start, end, period
+    return start, end
 
 
-def check_alarm(request: Json) -> None:
-    """The rules between PutMetricAlarm's members. Whatever could not be honoured is refused."""
-    for name in _ALARM_MISSING:
-        if request.get(name):
-            raise not_implemented(f"PutMetricAlarm.{name}")
-    for kind in ACTIONS.values():
-        if other := [action for action in request.get(kind) or [] if not _SCALING_POLICY.fullmatch(action)]:
-            raise not_implemented(
-                f"PutMetricAlarm.{kind}: {other[0]}", "Scaling policies of endpoint variants are run."
+def _paged(found: list[Json], request: Json, math: bool) -> Json:
+    """At most MaxDatapoints in an answer, over all results. With metric math there are no pages, as on AWS."""
+    newest_first = request.get("ScanBy", "TimestampDescending") == "TimestampDescending"
+    most = min(request.get("MaxDatapoints", _MOST_DATAPOINTS), _MOST_DATAPOINTS)
+    points = [
+        (number, at, value)
+        for number, each in enumerate(found)
+        for at, value in sorted(each["Series"].items(), reverse=newest_first)
+    ]
+    shown, token = (points, {}) if math else page(points, request.get("NextToken"), most)
+    first = not request.get("NextToken")
+    unfinished = {number for number, _, _ in points[points.index(shown[-1]) + 1 :]} if token else set()
+    results = []
+    for number, each in enumerate(found):
+        own = [(at, value) for which, at, value in shown if which == number]
+        if own or (first and not each["Series"]):
+            results.append(
+                {
+                    "Id": each["Id"],
+                    "Label": each["Label"],
+                    "Timestamps": [epoch(at) for at, _ in own],
+                    "Values": [value for _, value in own],
+                    "StatusCode": "PartialData" if number in unfinished else "Complete",
+                }
             )
-    for name in ("MetricName", "Namespace", "Period", "EvaluationPeriods", "ComparisonOperator", "Threshold"):
-        if request.get(name) is None:
-            raise missing(name)
-    if bool(request.get("Statistic")) == bool(request.get("ExtendedStatistic")):
-        raise bad_combination("Exactly one of Statistic and ExtendedStatistic must be given.")
-    if (wanted := request.get("ExtendedStatistic")) and not known_statistic(wanted, extended_only=True):
-        raise AwsError("ValidationError", f"The value {wanted} for parameter ExtendedStatistic is not valid.")
-    if request["ComparisonOperator"] not in COMPARISONS:
-        raise not_implemented(f"PutMetricAlarm: {request['ComparisonOperator']}", "Anomaly detection is not here.")
-    if request.get("TreatMissingData", "missing") not in ("breaching", "notBreaching", "ignore", "missing"):
-        raise bad_value(f"Unknown TreatMissingData {request['TreatMissingData']!r}.")
-    period, periods = request["Period"], request["EvaluationPeriods"]
-    if period not in (10, 20, 30) and period % 60:
-        raise bad_value("The parameter Period must be 10, 20, 30 or a multiple of 60.")
-    if request.get("DatapointsToAlarm", 1) > periods:
-        raise bad_combination("DatapointsToAlarm must not be greater than EvaluationPeriods.")
-    if period * periods > (86_400 if period < 3_600 else 604_800):
-        raise bad_combination("EvaluationPeriods * Period must not exceed a day (seven days from a Period of an hour).")
+    return {"MetricDataResults": results, "Messages": []} | token

@@ -59,12 +59,16 @@ class Deployments:
         return rules.instances_of(policy["MaximumBatchSize"], new) + max(0, new - old)
 
     def quota(self, more: int) -> None:
-        """Every instance is a process here, so their number has a limit as on AWS; the message is AWS's."""
-        used = sum(endpoint.instances for endpoint in self._state.endpoints.values())
-        if used + more > self._tools.max_instances:
-            raise AwsError(
-                "ResourceLimitExceeded",
-                "The account-level service limit 'instances for endpoint usage' is "
-                f"{self._tools.max_instances} Instances, with current utilization of {used} Instances and a request "
-                f"delta of {more} Instances. Start the endpoint service with a larger --max-instances to raise it.",
-            )
+        quota(self._state, self._tools, more, "endpoint usage")
+
+
+def quota(state: State, tools: Tools, more: int, usage: str) -> None:
+    """Every instance is a process here, so their number has a limit as on AWS; the message is AWS's."""
+    used = state.instances
+    if used + more > tools.max_instances:
+        raise AwsError(
+            "ResourceLimitExceeded",
+            f"The account-level service limit 'instances for {usage}' is "
+            f"{tools.max_instances} Instances, with current utilization of {used} Instances and a request "
+            f"delta of {more} Instances. Start the endpoint service with a larger --max-instances to raise it.",
+        )

@@ -10,6 +10,7 @@ from deployments.local.endpoint_service.alarms import AlarmBook
 from deployments.local.endpoint_service.control import listed
 from deployments.local.endpoint_service.deploying import Deployments
 from deployments.local.endpoint_service.fleets import Fleet, FleetFailed, Tools
+from deployments.local.endpoint_service.instance_metrics import InstanceMetrics
 from deployments.local.endpoint_service.paging import page
 from deployments.local.endpoint_service.shown import endpoint_description
 from deployments.local.endpoint_service.snapshot import Saved
@@ -37,6 +38,7 @@ class Endpoints:
         self._deployments = Deployments(state, alarms, tools)
         self._tools = tools
         self._clock = tools.clock
+        self._instances = InstanceMetrics(tools.metrics, tools.clock)
         self.operations: dict[str, Callable[[Json], Json]] = {
             "CreateEndpoint": self.create_endpoint,
             "DescribeEndpoint": self.describe_endpoint,
@@ -117,6 +119,8 @@ class Endpoints:
             deployment = endpoint.deployment
         config = self._retained(endpoint, config, request)
         assert endpoint.blue is not None
+        if endpoint.blue.config.asynchronous != config.asynchronous:
+            raise not_implemented("UpdateEndpoint: between a real-time and an asynchronous configuration")
         if deployment:
             self._deployments.check(deployment, config, endpoint)
         fleet = self._fleet(endpoint.name, config)
@@ -212,6 +216,13 @@ class Endpoints:
             endpoint.status = UPDATING
             endpoint.note(self._clock.now(), f"the deployment of {deploying.config.name} starts again")
             await self._deployments.work(endpoint, deploying, endpoint.deployment)
+
+    def sample(self) -> None:
+        """Write what is under way now, for metrics that are gauges."""
+        fleets = [fleet for endpoint in self._state.endpoints.values() for fleet in endpoint.fleets]
+        for fleet in fleets:
+            fleet.sample()
+        self._instances.sample(fleets)
 
     async def stop(self, grace: float) -> None:
         """End every job and every worker; the service is going away."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import aiohttp
 
@@ -27,7 +28,7 @@ from deployments.local.endpoint_service.workers import Program, Worker, WorkerFa
 
 STARTUP_SECONDS = 480.0  # ContainerStartupHealthCheckTimeoutInSeconds when the variant names none
 _STUCK_LOOK = 0.1  # wall seconds between looks whether a rehearsed fault still stands
-DRAIN_SECONDS = 65.0  # a little more than the longest request
+DRAIN_SECONDS = 485.0  # a little more than the longest stream
 
 
 class FleetFailed(Exception):
@@ -114,7 +115,7 @@ class Fleet:
         """Start every instance. Raises ``FleetFailed`` and leaves none running if one fails."""
         try:
             await self.prepare()
-            await _all([self._grow(variant, variant.desired) for variant in self.variants.values()])
+            await all_of([self._grow(variant, variant.desired) for variant in self.variants.values()])
         except (FleetFailed, WorkerFailed, OSError) as error:
             await self.stop(grace=1.0)
             raise FleetFailed(str(error)) from error
@@ -123,7 +124,8 @@ class Fleet:
         """Bring the model's files here, so that instances can start. Raises ``FleetFailed``."""
         try:
             for variant in self.variants.values():
-                variant.program = await self._program(variant)
+                wanted = variant.spec.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS)
+                variant.program = await program(self._tools, variant.model, float(wanted))
         except (NoRuntime, NoModelData, OSError) as error:
             raise FleetFailed(str(error)) from error
 
@@ -148,6 +150,11 @@ class Fleet:
         variant.active = min(variant.active, count)
         await _drain(surplus)
 
+    def sample(self) -> None:
+        """Write how many requests are under way on each instance that takes traffic."""
+        for variant in self.variants.values():
+            variant.recorder.concurrency(worker.in_flight for worker in variant.workers[: variant.active])
+
     def activate(self, share: Mapping[str, int] | None = None) -> None:
         """Let that many instances of each variant take traffic; all of them if nothing is said."""
         for name, variant in self.variants.items():
@@ -166,7 +173,7 @@ class Fleet:
         wanted = count - len(variant.workers)
         new = [self._worker(variant, len(variant.workers) + n, program) for n in range(wanted)]
         try:
-            await _all([self._launch(worker) for worker in new])
+            await all_of([self._launch(worker) for worker in new])
         except BaseException:
             await asyncio.gather(*(worker.stop(1.0) for worker in new))
             raise
@@ -186,14 +193,6 @@ class Fleet:
             raise WorkerFailed("The primary container did not pass the ping health check. (A rehearsed fault)")
         async with self._tools.starts:
             await worker.start(self._tools.client)
-
-    async def _program(self, variant: Variant) -> Program:
-        container = variant.model.container
-        command = self._tools.images.command(container["Image"])
-        wanted = variant.spec.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS)
-        seconds = min(float(wanted), self._tools.startup_limit)
-        folder = await self._tools.data.place(container)
-        return Program(command, folder, container.get("Environment", {}), seconds)
 
     def summary(self) -> Json:
         """For people: weights, instances, requests and errors since the fleet started."""
@@ -233,7 +232,20 @@ async def _drain(workers: list[Worker]) -> None:
     await asyncio.gather(*(one(worker) for worker in workers))
 
 
-async def _all(jobs: list) -> None:  # type: ignore[type-arg]
+async def program(
+    tools: Tools, model: Model, seconds: float, environment: Mapping[str, str] = MappingProxyType({})
+) -> Program:
+    """What an instance of the model runs, with its files brought here. ``seconds``: wall time until it is healthy.
+
+    Raises ``NoRuntime`` or ``NoModelData``.
+    """
+    container = model.container
+    command = tools.images.command(container["Image"])
+    folder = await tools.data.place(container)
+    return Program(command, folder, container.get("Environment", {}) | environment, min(seconds, tools.startup_limit))
+
+
+async def all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:
     """Run all; on the first failure cancel the rest and wait for them, then raise it."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:

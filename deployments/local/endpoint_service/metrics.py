@@ -196,12 +196,13 @@ class Metrics:
         return merged
 
     def periods(
-        self, name: MetricName, start: float, end: float, period: int, unit: str | None = None
+        self, name: MetricName, start: float, end: float, period: int, unit: str | None = None, cut: bool = True
     ) -> dict[float, Bucket]:
-        """Buckets of ``period`` seconds by their start. The first begins at ``start`` cut to the minute (or period)."""
+        """Buckets of ``period`` seconds by their start. The first begins at ``start``, with ``cut`` cut to the minute
+        (or, below one, to the period)."""
         self._settle()
         step = 60 if period >= 60 else period
-        first = start // step * step
+        first = start // step * step if cut else start
         merged: dict[float, Bucket] = {}
         for key, series in self._series.get(name, {}).items():
             if unit is None or unit == key:

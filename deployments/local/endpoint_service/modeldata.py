@@ -61,7 +61,7 @@ class ModelData:
 
     def _fetch(self, uri: str, packed: bool) -> Path:
         client, (bucket, key) = self._client(), split(uri)
-        objects = [_head(client, bucket, key)] if packed else _list(client, bucket, key)
+        objects = [_head(client, bucket, key)] if packed else list_objects(client, bucket, key)
         if not objects:
             raise NoModelData(f"Could not find model data at {uri}.")
         text = "\n".join(f"{o['Key']} {o['ETag']} {o['Size']}" for o in objects)
@@ -111,7 +111,8 @@ def _head(client: S3Client, bucket: str, key: str) -> dict[str, Any]:
     return {"Key": key, "ETag": found["ETag"], "Size": found["ContentLength"]}
 
 
-def _list(client: S3Client, bucket: str, prefix: str) -> list[dict[str, Any]]:
+def list_objects(client: S3Client, bucket: str, prefix: str) -> list[dict[str, Any]]:
+    """Every object below a prefix; folders' own markers are left out."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     found: list[dict[str, Any]] = [dict(item) for page in pages for item in page.get("Contents", [])]
     return [item for item in found if not item["Key"].endswith("/")]

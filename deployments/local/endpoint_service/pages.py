@@ -8,8 +8,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import unquote
 
-from deployments.local.endpoint_service.alarms import AlarmBook
+from deployments.local.endpoint_service.alarms import Alarm, AlarmBook
 from deployments.local.endpoint_service.clock import Clock
+from deployments.local.endpoint_service.composite import Composite
 from deployments.local.endpoint_service.faults import KINDS, Faults
 from deployments.local.endpoint_service.shown import fleets
 from deployments.local.endpoint_service.state import State
@@ -22,6 +23,8 @@ DIFFERS = [
     "ModelLatency and OverheadLatency are this machine's, in microseconds of wall time.",
     "Metrics are visible to alarms at once; AWS may take a minute or more.",
     "A restart of the service keeps everything but metrics; endpoints are SystemUpdating until they serve again.",
+    "Target tracking wants instances x metric / target, rounded up: AWS does not document its formula.",
+    "Transform jobs run the same local programs; an output object appears when its whole input was answered.",
     "Signatures, IAM permissions, quotas, KMS and VPC settings are not checked.",
     "What is not implemented answers 501 with its name.",
 ]
@@ -88,15 +91,26 @@ class Pages:
         parts += [_endpoint(fleets(endpoint)) for endpoint in self._state.endpoints.values()]
         if not self._state.endpoints:
             parts.append("<p class=dim>No endpoint yet.</p>")
-        parts += [self._alarm_table(), self._fault_list()]
+        parts += [self._job_table(), self._alarm_table(), self._fault_list()]
         items = "".join(f"<li>{html.escape(line)}</li>" for line in DIFFERS)
         return "".join([*parts, f"<h2>How this differs from AWS</h2><ul>{items}</ul>"])
 
+    def _job_table(self) -> str:
+        """The newest transform jobs."""
+        rows = [
+            f"<tr><td>{html.escape(job.name)}<td>{html.escape(job.model.name)}"
+            f"<td class={'warn' if job.failure else 'ok'}>{job.status}<td>{html.escape(job.failure or '')}</tr>"
+            for job in list(self._state.transforms.values())[-20:]
+        ]
+        head = "<h2>Transform jobs</h2><table><tr><th>Name<th>Model<th>Status<th>Reason</tr>"
+        return head + "".join(rows) + "</table>" if rows else ""
+
     def _alarm_table(self) -> str:
+        alarms: list[Alarm | Composite] = [*self._alarms.alarms.values(), *self._alarms.composites.values()]
         rows = [
             f"<tr><td>{html.escape(alarm.name)}</td><td class={'warn' if alarm.state == 'ALARM' else 'ok'}>"
             f"{alarm.state}</td><td>{html.escape(alarm.reason)}</td></tr>"
-            for alarm in self._alarms.alarms.values()
+            for alarm in alarms
         ]
         head = "<h2>Alarms</h2><table><tr><th>Name<th>State<th>Reason</tr>"
         return head + "".join(rows) + "</table>" if rows else ""

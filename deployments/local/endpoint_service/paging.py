@@ -10,6 +10,10 @@ from typing import Any
 from deployments.local.endpoint_service.wire import AwsError
 
 
+class BadToken(AwsError):
+    """A NextToken that is none of ours. Each service has an error of its own for that."""
+
+
 def page(items: Sequence[Any], token: str | None, size: int) -> tuple[list[Any], dict[str, str]]:
     """``size`` items from where the token points, and the next token (or nothing) as a member to merge."""
     start = _read(token) if token else 0
@@ -28,4 +32,4 @@ def _read(token: str) -> int:
             raise ValueError(kind)
         return max(0, int(number))
     except (ValueError, binascii.Error) as error:
-        raise AwsError("ValidationException", f"Invalid NextToken {token[:80]!r}") from error
+        raise BadToken("ValidationException", f"Invalid NextToken {token[:80]!r}") from error

@@ -12,7 +12,7 @@ metric is read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.metrics import Bucket, Dimensions, Metrics, dimensions
@@ -27,6 +27,7 @@ _UNITS = {
     "Invocation5XXErrors": "None",
     "InvocationModelErrors": "None",
     "InvocationsPerInstance": "None",
+    "ConcurrentRequestsPerModel": "None",
     "ModelLatency": "Microseconds",
     "OverheadLatency": "Microseconds",
 }
@@ -93,6 +94,22 @@ class Recorder:
                 series = self._metrics.series((NAMESPACE, name, dims), _UNITS[name], RESOLUTION)
                 series.bucket(self._slot * RESOLUTION).merge(batch)
 
+    def record_asynchronous(self, status: int, model_seconds: float | None) -> None:
+        """One request that had waited in a queue. Asynchronous endpoints have fewer metrics for each."""
+        client, server = self._count(status)
+        self.write("Invocation4XXErrors", float(client), "None")
+        self.write("Invocation5XXErrors", float(server), "None")
+        if model_seconds is not None:
+            self.write("ModelLatency", round(model_seconds * 1e6), "Microseconds")
+
+    def _count(self, status: int) -> tuple[bool, bool]:
+        """Whether it is the client's error, or the server's."""
+        client, server = 400 <= status < 500, status == 0 or status >= 500
+        self.requests += 1
+        self.errors_4xx += client
+        self.errors_5xx += server
+        return client, server
+
     def first_chunk(self, model_seconds: float, overhead_seconds: float) -> None:
         """The wall seconds until a stream's first bytes, in the model and outside it."""
         self.write("FirstChunkLatency", round((model_seconds + overhead_seconds) * 1e6), "Microseconds")
@@ -108,6 +125,11 @@ class Recorder:
         now = self._clock.now()
         for dims in self._everywhere:
             self._metrics.series((NAMESPACE, name, dims), unit, RESOLUTION).bucket(now).add(value)
+
+    def concurrency(self, in_flight: Iterable[int]) -> None:
+        """How many requests each instance has under way now: a gauge, looked at several times in ten seconds."""
+        for count in in_flight:
+            self.write("ConcurrentRequestsPerModel", float(count), "None")
 
     def counts(self) -> Json:
         return {"requests": self.requests, "errors_4xx": self.errors_4xx, "errors_5xx": self.errors_5xx}

@@ -146,7 +146,7 @@ class Router:
     async def invoke(self, name: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """One invocation. ``headers`` with lower-case names. Raises ``AwsError``."""
         began = time.perf_counter()
-        runtime.check("InvokeEndpoint", name, headers)
+        runtime.check("InvokeEndpoint", headers)
         endpoint = self.serving(name)
         target = self.target(endpoint, headers)
         fleet, variant, worker = target.fleet, target.variant, target.worker

@@ -21,7 +21,6 @@ _CONTAINER = (
     "ContainerMetricsConfig",
 )
 _CONFIG = (
-    "AsyncInferenceConfig",
     "ExplainerConfig",
     "MetricsConfig",
     "CrossRegionTrafficConfig",
@@ -81,11 +80,28 @@ def endpoint_config(request: Json) -> None:
             "An endpoint configuration with a shadow variant must have exactly one production variant and one shadow "
             f"variant, not {len(request['ProductionVariants'])} and {len(shadows)}."
         )
+    if request.get("AsyncInferenceConfig"):
+        _asynchronous(request)
     capture = request.get("DataCaptureConfig") or {}
     if capture and not capture["DestinationS3Uri"].startswith("s3://"):
         raise invalid("DataCaptureConfig.DestinationS3Uri must be an S3 URI.")
     if not sum(variant.get("InitialVariantWeight", 1.0) for variant in request["ProductionVariants"]):
         raise invalid("At least one production variant must have an InitialVariantWeight greater than 0.")
+
+
+def _asynchronous(request: Json) -> None:
+    """AsyncInferenceConfig, and what it cannot stand beside here."""
+    output = request["AsyncInferenceConfig"]["OutputConfig"]
+    if output.get("NotificationConfig"):
+        raise not_implemented("CreateEndpointConfig: AsyncInferenceConfig.OutputConfig.NotificationConfig (SNS)")
+    for name in ("S3OutputPath", "S3FailurePath"):
+        if output.get(name, "").startswith("https:"):
+            raise not_implemented(f"CreateEndpointConfig: {name} with https", "Use s3://bucket/prefix.")
+    if not output.get("S3OutputPath"):
+        raise not_implemented("CreateEndpointConfig: AsyncInferenceConfig without S3OutputPath")
+    for name in ("ShadowProductionVariants", "DataCaptureConfig"):
+        if request.get(name):
+            raise not_implemented(f"CreateEndpointConfig: {name} beside AsyncInferenceConfig")
 
 
 def _variant(variant: Json) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
+from botocore.model import StructureShape
+
 from deployments.local.endpoint_service import validation
 from deployments.local.endpoint_service.wire import AwsError, Json, not_implemented
 
 _SERVICE = "sagemaker-runtime"
-_OWN = "x-amzn-sagemaker-"
+_PREFIX = "x-amzn-sagemaker-"
 _MISSING = (  # members without effect here
     "TargetModel",
     "TargetContainerHostname",
@@ -19,24 +21,27 @@ _MISSING = (  # members without effect here
 )
 
 
-def check(operation: str, endpoint: str, headers: Mapping[str, str]) -> None:
+def check(operation: str, headers: Mapping[str, str]) -> None:
     """Raise ValidationError for a header that its shape does not allow, 501 for one that has no effect here.
 
-    Args:
-        operation: of the runtime.
-        endpoint: the name in the path.
-        headers: with lower-case names.
+    ``headers`` with lower-case names. Most requests have none to check: this is on the way of every one.
     """
-    if not _own(operation).isdisjoint(headers):
-        _check(operation, endpoint, headers)
+    own = _own(operation)
+    if headers.keys().isdisjoint(own):
+        return
+    found = [problem for name in own if name in headers for problem in _problems(operation, name, headers[name])]
+    if found:
+        raise validation.refusal(found, "ValidationError")
 
 
-def _check(operation: str, endpoint: str, headers: Mapping[str, str]) -> None:
-    given = members(operation, endpoint, headers)
-    for name in _MISSING:
-        if name in given:
-            raise not_implemented(f"{operation}: {name}")
-    validation.check(_SERVICE, operation, given | {"Body": ""}, "ValidationError")
+@functools.lru_cache(maxsize=4096)
+def _problems(operation: str, header: str, text: str) -> tuple[str, ...]:
+    name, number = _headers(operation)[header]
+    if name in _MISSING:
+        raise not_implemented(f"{operation}: {name}")
+    member = _shape(operation).members[name]
+    value = _integer(name, text) if number else text
+    return tuple(validation.problems(member, value, operation, name[:1].lower() + name[1:]))
 
 
 def members(operation: str, endpoint: str, headers: Mapping[str, str]) -> Json:
@@ -50,19 +55,24 @@ def members(operation: str, endpoint: str, headers: Mapping[str, str]) -> Json:
 
 @functools.cache
 def _own(operation: str) -> frozenset[str]:
-    return frozenset(header for header in _headers(operation) if header.startswith(_OWN))
+    """The headers that only this service has."""
+    return frozenset(header for header in _headers(operation) if header.startswith(_PREFIX))
 
 
 @functools.cache
 def _headers(operation: str) -> dict[str, tuple[str, bool]]:
     """Header → the member that it carries, and whether that is a number."""
-    shape = validation.service_model(_SERVICE).operation_model(operation).input_shape
-    assert shape is not None
     return {
         member.serialization["name"].lower(): (name, member.type_name == "integer")
-        for name, member in shape.members.items()
+        for name, member in _shape(operation).members.items()
         if member.serialization.get("location") == "header"
     }
+
+
+def _shape(operation: str) -> StructureShape:
+    shape = validation.service_model(_SERVICE).operation_model(operation).input_shape
+    assert shape is not None
+    return shape
 
 
 def _integer(name: str, text: str) -> int:

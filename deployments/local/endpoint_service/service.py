@@ -16,27 +16,39 @@ import aiohttp
 import uvicorn
 
 from deployments.local.endpoint_service import validation
+from deployments.local.endpoint_service.alarm_operations import Alarms
 from deployments.local.endpoint_service.alarms import AlarmBook
 from deployments.local.endpoint_service.app import App, Changes
+from deployments.local.endpoint_service.async_inference import AsyncInference
+from deployments.local.endpoint_service.async_metrics import Backlog
+from deployments.local.endpoint_service.async_requests import Spool
 from deployments.local.endpoint_service.capture import Capture
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.cloudwatch import CloudWatch
 from deployments.local.endpoint_service.control import Control
+from deployments.local.endpoint_service.dashboards import Dashboards
 from deployments.local.endpoint_service.endpoints import Endpoints
 from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference
+from deployments.local.endpoint_service.joined import Protocol
 from deployments.local.endpoint_service.metrics import Metrics
-from deployments.local.endpoint_service.modeldata import ModelData
+from deployments.local.endpoint_service.modeldata import ModelData, s3_client
 from deployments.local.endpoint_service.moto_backend import Moto
 from deployments.local.endpoint_service.pages import Pages
 from deployments.local.endpoint_service.reaper import Reaper
 from deployments.local.endpoint_service.router import Router
 from deployments.local.endpoint_service.s3_mirror import Mirror
+from deployments.local.endpoint_service.scaling.book import Book
+from deployments.local.endpoint_service.scaling.policies import Policies
+from deployments.local.endpoint_service.scaling.scaler import Scaler
+from deployments.local.endpoint_service.scaling.targets import Targets
 from deployments.local.endpoint_service.snapshot import Snapshot
 from deployments.local.endpoint_service.state import State
 from deployments.local.endpoint_service.streaming import STREAM_SECONDS, Streams
+from deployments.local.endpoint_service.transform.jobs import TransformJobs
+from deployments.local.endpoint_service.transform.run import S3
 from deployments.local.endpoint_service.workers import free_port
 
 _STOP_SECONDS = 2.0  # what a model server gets between SIGTERM and SIGKILL when the service goes
@@ -92,27 +104,41 @@ async def serve(options: Options, listener: socket.socket) -> None:
                 clock, metrics, faults, images, reaper, client, data, logs, options.startup_limit, options.max_instances
             )
             endpoints = Endpoints(state, alarms, tools)
-            snapshot = Snapshot(options.data / "state.json", state, alarms, clock)
+            book = Book(options.region)
+            scaler = Scaler(book, state, endpoints, alarms, clock)
+            policies = Policies(book, scaler, alarms, state.alarm_arn, clock)
+            dashboards = Dashboards(clock)
+            snapshot = Snapshot(options.data / "state.json", state, alarms, dashboards, book, clock)
             mirror = Mirror(options.data / "s3", moto.url, options.region)
             capture = Capture(moto.url, options.region, clock, mirror.changed)
             inference = Inference(client, faults)
             router = Router(state, inference, faults, capture)
+            spool, backlog = Spool(options.data / "async"), Backlog(metrics, clock)
+            queues = AsyncInference(state, router, inference, spool, backlog, clock, moto.url, mirror.changed)
+            s3 = S3(lambda: s3_client(moto.url, options.region), mirror.changed)
+            transforms = TransformJobs(state, tools, s3)
             app = App(
                 clock,
-                Control(state, clock).operations | endpoints.operations,
-                CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
+                Control(state, clock).operations | endpoints.operations | transforms.operations,
+                CloudWatch(clock, metrics).operations
+                | Alarms(clock, metrics, alarms, state.alarm_arn).operations
+                | dashboards.operations,
+                Targets(book, scaler, state, clock).operations | policies.operations,
                 router,
                 Streams(router, inference, faults, options.region, options.stream_limit),
+                queues,
                 moto,
                 Pages(state, alarms, clock, faults, str(logs), lambda: moto.alive),
                 faults,
                 Changes(snapshot.save, mirror.changed),
             )
-            running = _Running(app, moto, mirror, capture, snapshot, endpoints, alarms, clock)
+            running = _Running(
+                app, moto, mirror, capture, queues, snapshot, endpoints, transforms, scaler, alarms, clock
+            )
             try:
                 await running.until_stopped(listener)
             finally:
-                await endpoints.stop(_STOP_SECONDS)
+                await asyncio.gather(endpoints.stop(_STOP_SECONDS), transforms.stop())
     finally:
         await moto.stop()
         reaper.close()
@@ -126,8 +152,11 @@ class _Running:
     moto: Moto
     mirror: Mirror
     capture: Capture
+    queues: AsyncInference
     snapshot: Snapshot
     endpoints: Endpoints
+    transforms: TransformJobs
+    scaler: Scaler
     alarms: AlarmBook
     clock: Clock
 
@@ -146,6 +175,7 @@ class _Running:
         await starting  # raises what went wrong
         for each in saved:
             self.endpoints.revive(each)
+        self.transforms.revive()
         await self._serve(listener, ended)
         # Before the model servers end: what is saved is an endpoint that serves.
         self.snapshot.save()
@@ -159,7 +189,7 @@ class _Running:
     async def _serve(self, listener: socket.socket, ended: asyncio.Future[Any]) -> None:
         server = _Server(_uvicorn(self.app))
         beside = [asyncio.create_task(self._tick()), asyncio.create_task(self.mirror.follow())]
-        beside.append(asyncio.create_task(self.capture.follow()))
+        beside += [asyncio.create_task(self.capture.follow()), asyncio.create_task(self.queues.follow())]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         gc.collect()
         gc.set_threshold(10_000, 10, 10)  # a request leaves hundreds of objects that die by themselves
@@ -174,7 +204,9 @@ class _Running:
 
     async def _tick(self) -> None:
         while True:
+            self.endpoints.sample()
             self.alarms.evaluate_due(self.clock.now())
+            self.scaler.tick()
             self.snapshot.save()  # a job may have moved an endpoint on
             await asyncio.sleep(_TICK)
 
@@ -182,6 +214,7 @@ class _Running:
 def _uvicorn(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=Protocol,
         lifespan="off",
         log_level="warning",
         access_log=False,
@@ -189,10 +222,11 @@ def _uvicorn(app: App) -> uvicorn.Config:
         date_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=1,
+        timeout_keep_alive=60,  # uvicorn's 5 s ends connections that a client is about to use again
     )
 
 
 def _warm() -> None:
     """Read the service models before the first request needs them."""
-    for service in ("sagemaker", "cloudwatch"):
+    for service in ("sagemaker", "cloudwatch", "application-autoscaling"):
         validation.operations(service)

@@ -30,6 +30,8 @@ def endpoint_description(endpoint: Endpoint) -> Json:
                 "DestinationS3Uri": capture["DestinationS3Uri"],
                 "KmsKeyId": capture.get("KmsKeyId", ""),
             }
+        if endpoint.blue.config.asynchronous:
+            shown["AsyncInferenceConfig"] = endpoint.blue.config.request["AsyncInferenceConfig"]
     if endpoint.failure:
         shown["FailureReason"] = endpoint.failure
     if endpoint.deployment:

@@ -2,10 +2,12 @@
 
 Saved after every operation that changes something and whenever a job has moved an endpoint on. Kept: models,
 configurations, endpoints with their weights, counts, history and deployment under way, tags, alarms with their state,
-and the clock's time. Not kept: metrics, and requests under way. S3 has a mirror of its own (``s3_mirror.py``).
+scalable targets with policies, schedules and activities, transform jobs, and the clock's time. Not kept: metrics, and
+requests under way. S3 has a mirror of its own (``s3_mirror.py``).
 
 A service that comes back shows its endpoints as SystemUpdating while their model servers start, then goes on with a
-deployment that was under way, from its beginning: the old fleet serves until the new one is healthy again.
+deployment that was under way, from its beginning: the old fleet serves until the new one is healthy again. So does a
+transform job.
 """
 
 from __future__ import annotations
@@ -16,9 +18,20 @@ from pathlib import Path
 
 from deployments.local.endpoint_service.alarms import Alarm, AlarmBook
 from deployments.local.endpoint_service.clock import Clock
-from deployments.local.endpoint_service.cloudwatch import metric_name
+from deployments.local.endpoint_service.composite import Composite
+from deployments.local.endpoint_service.dashboards import Dashboards
 from deployments.local.endpoint_service.fleets import Fleet
-from deployments.local.endpoint_service.state import DELETING, Endpoint, EndpointConfig, Event, Model, State
+from deployments.local.endpoint_service.metric_queries import metric_name
+from deployments.local.endpoint_service.scaling.book import Book
+from deployments.local.endpoint_service.state import (
+    DELETING,
+    Endpoint,
+    EndpointConfig,
+    Event,
+    Model,
+    State,
+    TransformJob,
+)
 from deployments.local.endpoint_service.wire import Json
 
 VERSION = 1
@@ -48,10 +61,14 @@ class Saved:
 class Snapshot:
     """Writes and reads one file."""
 
-    def __init__(self, path: Path, state: State, alarms: AlarmBook, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, state: State, alarms: AlarmBook, dashboards: Dashboards, book: Book, clock: Clock
+    ) -> None:
         self._path = path
         self._state = state
         self._alarms = alarms
+        self._dashboards = dashboards
+        self._book = book
         self._clock = clock
         self._last = ""
 
@@ -73,6 +90,10 @@ class Snapshot:
             "endpoints": [_endpoint(each) for each in self._state.endpoints.values() if each.status != DELETING],
             "tags": self._state.tags,
             "alarms": [_alarm(alarm) for alarm in self._alarms.alarms.values()],
+            "composites": [_alarm(alarm) for alarm in self._alarms.composites.values()],
+            "dashboards": self._dashboards.kept,
+            "scaling": self._book.saved(),
+            "transforms": [_job(job) for job in self._state.transforms.values()],
         }
 
     def load(self) -> list[Saved]:
@@ -99,16 +120,26 @@ class Snapshot:
         state.tags.update(content["tags"])
         for each in content["alarms"]:
             self._put_alarm(each)
+        for each in content.get("composites", []):
+            self._alarms.composites[each["name"]] = Composite(arn=self._arn(each), log=self._alarms.history, **each)
+        self._dashboards.kept.update(content.get("dashboards", {}))
+        self._book.restore(content.get("scaling", {}))
+        for each in content.get("transforms", []):
+            state.transforms[each["name"]] = _job_from(each, state)
         return [_saved(each, state) for each in content["endpoints"]]
+
+    def _arn(self, each: Json) -> str:
+        return self._state.alarm_arn(f"alarm:{each['name']}")
 
     def _put_alarm(self, each: Json) -> None:
         request = each["request"]
         alarm = Alarm(
             each["name"],
-            self._state.alarm_arn(f"alarm:{each['name']}"),
+            self._arn(each),
             request,
-            metric_name(request["Namespace"], request),
+            metric_name(request.get("Namespace", ""), request),
             updated=each["updated"],
+            log=self._alarms.history,
             state=each["state"],
             reason=each["reason"],
             since=each["since"],
@@ -136,7 +167,7 @@ def _config_from(each: Json, state: State) -> EndpointConfig:
     return EndpointConfig(each["name"], state.arn("endpoint-config", each["name"]), each["created"], each["request"])
 
 
-def _alarm(alarm: Alarm) -> Json:
+def _alarm(alarm: Alarm | Composite) -> Json:
     return {
         "name": alarm.name,
         "request": alarm.request,
@@ -145,6 +176,16 @@ def _alarm(alarm: Alarm) -> Json:
         "reason": alarm.reason,
         "since": alarm.since,
     }
+
+
+def _job(job: TransformJob) -> Json:
+    kept = ("name", "created", "modified", "request", "status", "failure", "started", "ended")
+    return {name: getattr(job, name) for name in kept} | {"model": _model(job.model)}
+
+
+def _job_from(each: Json, state: State) -> TransformJob:
+    arn, model = state.arn("transform-job", each["name"]), _model_from(each["model"], state)
+    return TransformJob(**each | {"arn": arn, "model": model})
 
 
 def _endpoint(endpoint: Endpoint) -> Json:

@@ -146,6 +146,26 @@ class Endpoint:
         self.events.append(Event(now, what))
 
 
+IN_PROGRESS, COMPLETED, STOPPING, STOPPED = "InProgress", "Completed", "Stopping", "Stopped"  # of a transform job
+
+
+@dataclass
+class TransformJob:
+    """CreateTransformJob's request, and how far it has come."""
+
+    name: str
+    arn: str
+    created: float
+    modified: float
+    request: Json
+    model: Model
+    status: str = IN_PROGRESS
+    failure: str | None = None
+    started: float | None = None
+    ended: float | None = None
+    task: asyncio.Task[None] | None = None
+
+
 class State:
     """Every resource by name, and tags by ARN."""
 
@@ -154,7 +174,15 @@ class State:
         self.models: dict[str, Model] = {}
         self.configs: dict[str, EndpointConfig] = {}
         self.endpoints: dict[str, Endpoint] = {}
+        self.transforms: dict[str, TransformJob] = {}
         self.tags: dict[str, dict[str, str]] = {}
+
+    @property
+    def instances(self) -> int:
+        """How many instances endpoints and jobs have now, or are about to have."""
+        jobs = (job for job in self.transforms.values() if job.ended is None)
+        busy: int = sum(job.request["TransformResources"]["InstanceCount"] for job in jobs)
+        return busy + sum(endpoint.instances for endpoint in self.endpoints.values())
 
     def arn(self, kind: str, name: str) -> str:
         # AWS writes SageMaker's resource names in lower case in ARNs.

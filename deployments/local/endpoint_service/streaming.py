@@ -55,7 +55,7 @@ class Streams:
     async def invoke(self, name: str, headers: Mapping[str, str], body: bytes, receive: Receive) -> Answer:
         """An answer whose body is relayed. ``headers`` with lower-case names. Raises ``AwsError`` and ``Gone``."""
         began = time.perf_counter()
-        runtime.check("InvokeEndpointWithResponseStream", name, headers)
+        runtime.check("InvokeEndpointWithResponseStream", headers)
         target = self._router.target(self._router.serving(name), headers)
         sent = dict(headers)
         sent.pop("accept", None)  # this operation has a header of its own for it

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import botocore.session
@@ -31,6 +31,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "blob": (str,),
 }
 _JAVA = {r"\p{Print}": r"\x20-\x7E", r"\p{ASCII}": r"\x00-\x7F", r"\p{Alnum}": "a-zA-Z0-9"}
+_TOKEN_ERRORS = ("InvalidNextToken", "InvalidNextTokenException", "InvalidParameterValueException")
 _SHOWN = 200  # characters of a refused value that a message repeats
 
 
@@ -49,13 +50,31 @@ def operations(service: str) -> frozenset[str]:
 def check(service: str, operation: str, params: Json, code: str = "ValidationException") -> None:
     """Raise ``code`` with AWS's text if the parameters do not fit the operation's input shape."""
     model: OperationModel = service_model(service).operation_model(operation)
-    shape = model.input_shape
-    if shape is None:
+    if model.input_shape is None:
         return
-    found = list(_walk(shape, params, "", operation))
-    if found:
-        count = f"{len(found)} validation error{'s' if len(found) > 1 else ''} detected: "
-        raise AwsError(code, count + "; ".join(found))
+    if found := problems(model.input_shape, params, operation):
+        raise refusal(found, code)
+
+
+def refusal(found: Sequence[str], code: str) -> AwsError:
+    """All problems in one message, as AWS counts them."""
+    count = f"{len(found)} validation error{'s' if len(found) > 1 else ''} detected: "
+    return AwsError(code, count + "; ".join(found))
+
+
+def bad_token(service: str, operation: str, message: str) -> AwsError:
+    """The operation's own error for a wrong NextToken."""
+    shapes = {shape.name: shape for shape in service_model(service).operation_model(operation).error_shapes}
+    for name in _TOKEN_ERRORS:
+        if name in shapes:
+            error: Mapping[str, str] = shapes[name].metadata.get("error") or {}
+            return AwsError(name, message, query_code=error.get("code"))
+    return AwsError("ValidationException", message)
+
+
+def problems(shape: Shape, value: Any, operation: str, path: str = "") -> list[str]:
+    """What of a JSON value does not fit a shape, in AWS's text. Wrong types and unknown members raise ``AwsError``."""
+    return list(_walk(shape, value, path, operation))
 
 
 def _walk(shape: Shape, value: Any, path: str, operation: str) -> Iterator[str]:

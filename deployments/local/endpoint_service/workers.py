@@ -71,6 +71,11 @@ class Worker:
         self._watcher: asyncio.Task[None] | None = None
 
     @property
+    def model_dir(self) -> Path:
+        """Where its model's files are."""
+        return self._program.model_dir
+
+    @property
     def pid(self) -> int | None:
         return self._process.pid if self._process and self._process.returncode is None else None
 
