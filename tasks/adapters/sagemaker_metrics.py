@@ -62,7 +62,8 @@ def look(
         since, now: Seconds since 1970 by the service's clock.
         limits_ms, baseline_limits_ms: Bounds of their histograms.
     """
-    start = math.floor(since / 60) * 60
+    # The first whole minute: an earlier trial's challenger, or an earlier try of this config, may have had this one.
+    start = math.ceil(since / 60) * 60
     period = 60 * math.ceil(max(60.0, now - start) / 60 / _POINTS)
     queries = list(metric_queries("new", candidate, limits_ms, period))
     if baseline:
