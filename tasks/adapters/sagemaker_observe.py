@@ -18,6 +18,7 @@ from tasks.contracts import FleetShare, Observation
 
 _ACTIVE = re.compile(r"capacity of (\d+) instance")
 _MAX_DATAPOINTS = 1440  # of one GetMetricStatistics answer
+_LATENCY_SECONDS = 600.0  # an older latency says nothing about now
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,15 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
 
     def share(config: str) -> FleetShare:
         requests, errors = _counts(aws, endpoint, config, since, now)
+        average, p90 = _latency(aws, endpoint, config, since, now)
         return FleetShare(
             config=config,
             weight=weights.get(config, 0.0),
             instances=instances.get(config, 0),
             requests=requests,
             errors=errors,
+            latency_ms=average,
+            latency_p90_ms=p90,
         )
 
     return Observation(
@@ -168,6 +172,23 @@ def _counts(aws: Connection, endpoint: str, config: str, since: float, now: floa
         )  # fmt: skip
         totals.append(round(sum(point["Sum"] for point in answer["Datapoints"])))
     return totals[0], totals[1]
+
+
+def _latency(
+    aws: Connection, endpoint: str, config: str, since: float, now: float
+) -> tuple[float | None, float | None]:
+    """(average, 90th percentile) of one fleet's ModelLatency in its newest minute with answers, milliseconds."""
+    end = max(now, since + 60)
+    metric = {"Namespace": NAMESPACE, "MetricName": "ModelLatency", "Dimensions": dimensions(endpoint, config)}
+    stats = ("Average", "p90")
+    queries = [{"Id": stat.lower(), "MetricStat": {"Metric": metric, "Period": 60, "Stat": stat}} for stat in stats]
+    answer = aws.call(
+        "cloudwatch", "GetMetricData", MetricDataQueries=queries, ScanBy="TimestampDescending",
+        StartTime=datetime.fromtimestamp(max(since - 60, end - _LATENCY_SECONDS), UTC),
+        EndTime=datetime.fromtimestamp(end, UTC),
+    )  # fmt: skip
+    newest = {result["Id"]: result["Values"][0] / 1e3 for result in answer["MetricDataResults"] if result["Values"]}
+    return newest.get("average"), newest.get("p90")
 
 
 def _alarm_states(aws: Connection, config: str) -> dict[str, str]:
