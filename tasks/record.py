@@ -22,6 +22,7 @@ from tasks.recipes import Recipe
 from tasks.retrying import network_task
 from tasks.runpages import cached_stages
 from tasks.settings import settings
+from tasks.timeline import draw_timeline
 
 _log = logging.getLogger(__name__)
 
@@ -138,8 +139,11 @@ def record_version(registered: RegisteredModel) -> None:
 
 @network_task("record-{rollout.phase}")
 def record_release(rollout: Rollout, endpoint_page: str | None) -> None:
-    """Every step of the rollout, and how it ended."""
-    reporting.report_release(rollout, endpoint_page)
+    """Every step of the rollout, and how it ended: on the run page, and with the version's run in MLflow."""
+    timeline = draw_timeline(rollout) if rollout.observations else None
+    reporting.report_release(rollout, endpoint_page, timeline)
+    if timeline is not None and rollout.registered.run_id:
+        tracking().log_release(rollout, str(flow_run.id), timeline)
 
 
 @network_task("close-record-{status}")

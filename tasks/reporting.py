@@ -4,7 +4,14 @@ stage is on its page too.
 
 from __future__ import annotations
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+import base64
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 
 from tasks.contracts import (
     Compressed,
@@ -131,10 +138,17 @@ def report_registered(registered: RegisteredModel) -> None:
     )
 
 
-def report_release(rollout: Rollout, endpoint_page: str | None) -> None:
-    """Every step of the rollout as a table, its end as Markdown, and a link to the endpoint's page where there is
-    one.
+def report_release(rollout: Rollout, endpoint_page: str | None, timeline: str | None) -> None:
+    """The rollout's timeline (SVG) as an image, every step as a table, its end as Markdown, and a link to the
+    endpoint's page where there is one.
     """
+    if timeline is not None:
+        create_image_artifact(
+            f"data:image/svg+xml;base64,{base64.b64encode(timeline.encode()).decode()}",
+            key="rollout-timeline",
+            description=f"Traffic, errors and latency of both fleets on **{rollout.endpoint}**: {rollout.phase}. "
+            + rollout.rehearsal,
+        )
     create_table_artifact(
         rollout_rows(rollout), key="rollout-steps", description=f"Traffic on **{rollout.endpoint}**, step by step"
     )
