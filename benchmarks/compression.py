@@ -75,7 +75,9 @@ QUICK_ROWS = ("sparsegpt-50", "gptq-4")
 
 @dataclass(frozen=True)
 class Figures:
-    """One run. Seconds of work and of the whole process; bytes; perplexity; why there is none where a peer failed."""
+    """One run. Seconds of work and of the whole process; bytes; perplexity and zeros of the reloaded folder; why
+    there is none where a peer failed.
+    """
 
     row: str
     engine: str
@@ -87,6 +89,7 @@ class Figures:
     peak_bytes: int
     disk_bytes: int
     perplexity: float
+    zeros: float
     versions: dict[str, str]
     error: str = ""
 
@@ -194,7 +197,7 @@ def _figures(
 ) -> Figures:
     if isinstance(run, SlimlineError) or reloaded is None:
         nan = float("nan")
-        return Figures(key, engine, bench.calibration.size, nan, nan, nan, nan, 0, 0, nan, {}, error=str(run))
+        return Figures(key, engine, bench.calibration.size, nan, nan, nan, nan, 0, 0, nan, nan, {}, error=str(run))
     return Figures(
         row=key,
         engine=engine,
@@ -260,7 +263,7 @@ def child_variables(threads: int) -> dict[str, str]:
 def _head(options: argparse.Namespace) -> None:
     if not options.json:
         print("seconds without imports; ratios are ours ÷ peer")
-        names = f"{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'disk MB':>9}{'ppl':>10}"
+        names = f"{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'disk MB':>9}{'ppl':>10}{'zeros':>8}"
         print(f"{'row':21}{'engine':16}{names}", flush=True)
 
 
@@ -273,7 +276,7 @@ def _show(row: str, figures: list[Figures], as_json: bool) -> None:
             print(json.dumps({**asdict(each), "ours_to_peer": ratios}), flush=True)
             continue
         values = f"{each.wall_s:9.1f}{each.cpu_s:9.1f}{each.peak_bytes / 1e6:9,.0f}{each.disk_bytes / 1e6:9,.1f}"
-        print(f"{row:21}{each.engine:16}{values}{each.perplexity:10.3f}")
+        print(f"{row:21}{each.engine:16}{values}{each.perplexity:10.3f}{each.zeros:8.1%}")
         if ratios:
             widths = (9, 9, 9, 9, 10)
             shown = "".join(f"{ratio:{width}.2f}" for ratio, width in zip(ratios.values(), widths, strict=True))

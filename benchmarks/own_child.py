@@ -48,17 +48,21 @@ def _compress(job: dict[str, Any], tokens: torch.Tensor) -> None:
     with tempfile.TemporaryDirectory(dir=destination.parent) as name:
         if prune:
             pruned = Path(name) / "pruned" if quantize else destination
-            list(prune_folder(source, pruned, tokens, **prune, seed=job["seed"]))
+            # As the flow does it: quantization after pruning uses pruning's statistics.
+            list(prune_folder(source, pruned, tokens, **prune, seed=job["seed"], keep_statistics=bool(quantize)))
             source = pruned
         if quantize:
             list(quantize_folder(source, destination, tokens, **quantize))
 
 
 def _measure(folder: Path, tokens: torch.Tensor) -> dict[str, float]:
-    """Perplexity of the reloaded folder, and its bytes. The GPTQ format is read as the same codes in our own."""
+    """Perplexity of the reloaded folder, its bytes, and the share of zeros in its linear layers.
+
+    The GPTQ format is read as the same codes in our own.
+    """
     import torch
 
-    from tasks.compression.checkpoint import Checkpoint
+    from tasks.compression.checkpoint import Checkpoint, describe
     from tasks.compression.gptq_format import gptq_packing, repack_gptq
     from tasks.compression.loading import load_for_compute
     from tasks.compression.scoring import folder_bytes
@@ -68,13 +72,18 @@ def _measure(folder: Path, tokens: torch.Tensor) -> dict[str, float]:
         if gptq_packing(Checkpoint(folder).config) is not None:
             repack_gptq(folder, Path(name) / "model")
             folder = Path(name) / "model"
+        zeros = describe(folder).sparsity
         model = load_for_compute(folder)
         total = 0.0
         with torch.inference_mode():
             for block in tokens:
                 logits = model(input_ids=block.unsqueeze(0), use_cache=False).logits[0, :-1].float()
                 total += float(torch.nn.functional.cross_entropy(logits, block[1:], reduction="sum"))
-    return {"perplexity": math.exp(total / (tokens.shape[0] * (tokens.shape[1] - 1))), "disk_bytes": size}
+    return {
+        "perplexity": math.exp(total / (tokens.shape[0] * (tokens.shape[1] - 1))),
+        "disk_bytes": size,
+        "zeros": zeros,
+    }
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
 from tasks.retrying import network_task
-from tasks.runpages import cached_stages
+from tasks.runpages import was_cached
 from tasks.settings import settings
 from tasks.timeline import draw_timeline
 
@@ -93,7 +93,7 @@ def record_stage(tracked: Tracked, step: Compressed) -> None:
         layers=step.layers,
         losses=step.losses,
         tags={
-            "slimline.cached": str(step.stage in cached_stages()).lower(),
+            "slimline.cached": _cached(step.stage),
             "slimline.digest": step.model.digest,
             "slimline.prefect_run_url": flow_run.ui_url or "",
         },
@@ -113,12 +113,17 @@ def record_export(tracked: Tracked, step: Exported) -> None:
         metrics={"seconds": step.seconds, "peak_bytes": step.peak_bytes}
         | ({"bytes": model.bytes, "sparsity": model.sparsity, "bits": model.bits} if model else {}),
         tags={
-            "slimline.cached": str("export" in cached_stages()).lower(),
+            "slimline.cached": _cached("export"),
             "slimline.digest": model.digest if model else "",
             "slimline.made_from": step.source,
             "slimline.prefect_run_url": flow_run.ui_url or "",
         },
     )
+
+
+def _cached(stage: str) -> str:
+    cached = was_cached(stage)
+    return "unknown" if cached is None else str(cached).lower()
 
 
 @network_task("record-verdict")
