@@ -235,10 +235,10 @@ class FleetShare(Value):
     instances: int
     requests: int = Field(description="Invocations that this fleet has served since the rollout began")
     errors: int = Field(description="5xx among them")
-    latency_ms: float | None = Field(
+    recent_ms: float | None = Field(
         default=None, description="Average ModelLatency of its newest minute with answers, milliseconds"
     )
-    latency_p90_ms: float | None = Field(default=None, description="The 90th percentile of the same minute")
+    recent_p90_ms: float | None = Field(default=None, description="The 90th percentile of the same minute")
 
 
 class Observation(Value):

@@ -6,12 +6,7 @@ from __future__ import annotations
 
 import base64
 
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from tasks.contracts import (
     Compressed,
@@ -139,15 +134,16 @@ def report_registered(registered: RegisteredModel) -> None:
 
 
 def report_release(rollout: Rollout, endpoint_page: str | None, timeline: str | None) -> None:
-    """The rollout's timeline (SVG) as an image, every step as a table, its end as Markdown, and a link to the
+    """The rollout's timeline (SVG), every step as a table, its end as Markdown, and a link to the
     endpoint's page where there is one.
     """
     if timeline is not None:
-        create_image_artifact(
-            f"data:image/svg+xml;base64,{base64.b64encode(timeline.encode()).decode()}",
+        # As Markdown: the page of an image artifact prints the whole data: address below the picture.
+        image = base64.b64encode(timeline.encode()).decode()
+        create_markdown_artifact(
+            f"![{rollout.endpoint}: {rollout.phase}](data:image/svg+xml;base64,{image})\n\n{rollout.rehearsal}",
             key="rollout-timeline",
-            description=f"Traffic, errors and latency of both fleets on **{rollout.endpoint}**: {rollout.phase}. "
-            + rollout.rehearsal,
+            description=f"Traffic, errors and latency of both fleets on **{rollout.endpoint}**: {rollout.phase}",
         )
     create_table_artifact(
         rollout_rows(rollout), key="rollout-steps", description=f"Traffic on **{rollout.endpoint}**, step by step"

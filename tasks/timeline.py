@@ -94,7 +94,7 @@ def _draw_traffic(axes: Axes, rollout: Rollout) -> None:
 
 
 def _phases(seen: Sequence[Observation]) -> list[tuple[float, str]]:
-    """When the status changed, and to what: ``Updating/Baking`` is Baking. Too close to the one before, it is left out."""
+    """When the status changed, and to what: ``Updating/Baking`` is Baking. One too close to the last is left out."""
     found: list[tuple[float, str]] = []
     apart = 0.12 * (seen[-1].at - seen[0].at)
     last = ""
@@ -142,10 +142,10 @@ def _fired(look: Observation) -> list[str]:
 
 def _draw_latency(axes: Axes, seen: Sequence[Observation]) -> None:
     for fleet, name, colour in ((_old, "old version", OLD), (_new, "new version", NEW)):
-        known = [(look.at, found) for look in seen if (found := fleet(look)) and found.latency_ms is not None]
+        known = [(look.at, found) for look in seen if (found := fleet(look)) and found.recent_ms is not None]
         times = [at for at, _ in known]
-        axes.plot(times, [found.latency_ms or 0.0 for _, found in known], color=colour, label=f"{name}, average")
-        p90 = [(at, found.latency_p90_ms) for at, found in known if found.latency_p90_ms is not None]
+        axes.plot(times, [found.recent_ms or 0.0 for _, found in known], color=colour, label=f"{name}, average")
+        p90 = [(at, found.recent_p90_ms) for at, found in known if found.recent_p90_ms is not None]
         if p90:
             axes.plot(*zip(*p90, strict=True), color=colour, linestyle="--", linewidth=1, label=f"{name}, p90")
     axes.set_ylim(bottom=0)

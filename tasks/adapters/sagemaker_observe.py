@@ -107,8 +107,8 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
             instances=instances.get(config, 0),
             requests=requests,
             errors=errors,
-            latency_ms=average,
-            latency_p90_ms=p90,
+            recent_ms=average,
+            recent_p90_ms=p90,
         )
 
     return Observation(
