@@ -273,6 +273,23 @@ class Rollout(Value):
     rehearsal: str = Field(default="", description="Where this was not AWS: says so, with the clock's speed")
 
 
+class Settled(Value):
+    """An endpoint after ``restore``: what serves, by its config's name and a real inference, and what was done."""
+
+    endpoint: str
+    action: Literal["restored", "finished", "kept", "unchanged", "absent"] = Field(
+        description="restored: sent back by us; finished: a dead release had moved well and was promoted; kept: a dead "
+        "release had moved nothing, or SageMaker took it back; unchanged: nothing was open; absent: no such endpoint"
+    )
+    config: str | None = Field(description="EndpointConfigName that serves now")
+    version: str | None = Field(description="The registry's version of it, or original")
+    other_config: str | None = Field(default=None, description="The config that it was chosen over")
+    reason: str
+    probe: str = Field(default="", description="The answer to a real inference")
+    swept: tuple[str, ...] = Field(default=(), description="Resources of dead runs that were removed: kind and name")
+    rehearsal: str = ""
+
+
 class Outcome(Value):
     """What one run of the main flow did: everything that a summary prints."""
 

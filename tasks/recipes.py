@@ -259,10 +259,13 @@ class Rehearsal(Choice):
     error_share: float = Field(0.0, ge=0, le=1, description="Share of the new version's answers that fail with a 500")
 
 
+EndpointName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$", description="Endpoint name")]
+
+
 class ReleasePlan(Choice):
     """How live traffic moves to the new version."""
 
-    endpoint: str = Field("slimline-demo", pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$", description="Endpoint name")
+    endpoint: EndpointName = "slimline-demo"
     mode: Literal["CANARY", "LINEAR", "ALL_AT_ONCE"] = Field("CANARY", description="Blue/green traffic routing")
     instance_type: str = Field("ml.m5.xlarge", description="SageMaker instance type")
     instances: int = Field(2, ge=1, le=100, description="Instances of a fleet; a canary needs at least 2")

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 
 from tasks import reporting
 from tasks.adapters.tracking import Tracking
-from tasks.contracts import Compressed, DatasetRef, Exported, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.contracts import Compressed, DatasetRef, Exported, RegisteredModel, Rollout, Scorecard, Settled, Tracked
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
@@ -149,6 +149,12 @@ def record_release(rollout: Rollout, endpoint_page: str | None) -> None:
     reporting.report_release(rollout, endpoint_page, timeline)
     if timeline is not None and rollout.registered.run_id:
         tracking().log_release(rollout, str(flow_run.id), timeline)
+
+
+@network_task("record-{settled.action}")
+def record_restore(settled: Settled, endpoint_page: str | None) -> None:
+    """What an endpoint serves after a restore, and why."""
+    reporting.report_restore(settled, endpoint_page)
 
 
 @network_task("close-record-{status}")

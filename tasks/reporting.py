@@ -16,6 +16,7 @@ from tasks.contracts import (
     RegisteredModel,
     Rollout,
     Scorecard,
+    Settled,
     Tracked,
 )
 from tasks.figures import HEAD, figures, megabytes
@@ -149,10 +150,18 @@ def report_release(rollout: Rollout, endpoint_page: str | None, timeline: str | 
         rollout_rows(rollout), key="rollout-steps", description=f"Traffic on **{rollout.endpoint}**, step by step"
     )
     create_markdown_artifact(release_markdown(rollout), key="release", description="How the release ended")
-    if endpoint_page:
-        create_link_artifact(
-            endpoint_page, f"Endpoint {rollout.endpoint}", key="endpoint", description="Fleets, weights, alarms"
-        )
+    _link_endpoint(rollout.endpoint, endpoint_page)
+
+
+def report_restore(settled: Settled, endpoint_page: str | None) -> None:
+    """What the endpoint serves, and why, as Markdown."""
+    create_markdown_artifact(restore_markdown(settled), key="restore", description=f"What {settled.endpoint} serves")
+    _link_endpoint(settled.endpoint, endpoint_page)
+
+
+def _link_endpoint(endpoint: str, page: str | None) -> None:
+    if page:
+        create_link_artifact(page, f"Endpoint {endpoint}", key="endpoint", description="Fleets, weights, alarms")
 
 
 def rollout_rows(rollout: Rollout) -> list[dict[str, object]]:
@@ -212,3 +221,16 @@ def release_markdown(rollout: Rollout) -> str:
         f"- a real inference answered: {rollout.probe!r}",
     ]
     return "\n".join([*lines, f"- {rollout.rehearsal}"] if rollout.rehearsal else lines)
+
+
+def restore_markdown(settled: Settled) -> str:
+    lines = [
+        f"# {settled.endpoint}: {settled.action}",
+        settled.reason[:1].upper() + settled.reason[1:] + ".",
+        "",
+        f"- serves `{settled.config}`, version {settled.version}" if settled.config else "- serves nothing",
+        *([f"- chosen over `{settled.other_config}`"] if settled.other_config else []),
+        *([f"- a real inference answered: {settled.probe!r}"] if settled.probe else []),
+        *(f"- removed: {resource}" for resource in settled.swept),
+    ]
+    return "\n".join([*lines, f"- {settled.rehearsal}"] if settled.rehearsal else lines)

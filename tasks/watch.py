@@ -71,7 +71,7 @@ def _promoted(
 ) -> Rollout:
     """The service is content; the last word has a real inference. Where it fails, the previous version comes back."""
     try:
-        answer = _probe(cloud, plan)
+        answer = probe_well(cloud, plan)
     except BadAnswer as error:
         if asked.previous_config in (None, asked.wanted_config):
             raise
@@ -83,7 +83,7 @@ def _promoted(
     return _rollout(phase, asked, new, plan, cloud, seen, answer)
 
 
-def _probe(cloud: SageMaker, plan: ReleasePlan) -> str:
+def probe_well(cloud: SageMaker, plan: ReleasePlan) -> str:
     """One failure in three is what the plan's error rate may allow; three in a row are not."""
     for _ in range(PROBES - 1):
         try:
@@ -163,7 +163,7 @@ def _rollout(
 ) -> Rollout:
     if answer is None:
         try:
-            answer = _probe(cloud, plan)
+            answer = probe_well(cloud, plan)
         except BadAnswer as error:
             # The release has ended as it has; that the old version fails too is for people to read, not to hide it.
             answer = f"no answer: {error.observed}"
@@ -182,13 +182,13 @@ def _rollout(
     )
 
 
-def wait_until_serving(cloud: SageMaker, endpoint: str) -> None:
-    """Return when the endpoint is InService.
+def wait_until_serving(cloud: SageMaker, endpoint: str, allowed: float = EXTRA_SECONDS) -> None:
+    """Return when the endpoint is InService; ``allowed`` seconds of the service's clock may pass.
 
     Raises:
         ReleaseStuck: it has failed, or has not got there in time.
     """
-    for _ in _ticks(cloud, cloud.now(), EXTRA_SECONDS):
+    for _ in _ticks(cloud, cloud.now(), allowed):
         serving = cloud.serving(endpoint)
         status = serving.status if serving else "absent"
         if status == "InService":
@@ -198,7 +198,7 @@ def wait_until_serving(cloud: SageMaker, endpoint: str) -> None:
     raise ReleaseStuck(
         f"endpoint {endpoint} does not serve",
         observed=f"{status}: {serving.failure_reason}" if serving else status,
-        limit=f"InService within {EXTRA_SECONDS:.0f} s of the service's clock",
+        limit=f"InService within {allowed:.0f} s of the service's clock",
         remedy="read the FailureReason and the instances' logs, mend or delete the endpoint, then release again",
     )
 

@@ -17,8 +17,9 @@ from tasks.adapters import model_upload, sagemaker_cleanup, sagemaker_invoke
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
+from tasks.adapters.sagemaker_history import History, close_move, open_move, read_history
 from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
-from tasks.adapters.sagemaker_observe import Serving, observe, read_serving
+from tasks.adapters.sagemaker_observe import Serving, count_requests, observe, read_serving, read_tags
 from tasks.adapters.sagemaker_requests import (
     VARIANT,
     Blueprint,
@@ -26,6 +27,7 @@ from tasks.adapters.sagemaker_requests import (
     alarms,
     blueprint,
     create_endpoint,
+    restore_endpoint,
     update_endpoint,
 )
 from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel
@@ -47,15 +49,18 @@ class SageMaker:
         role_arn: str,
         ledger: Path,
         environment: Mapping[str, str] | None = None,
+        run: str = "",
     ) -> None:
-        """``environment`` is handed to every container. Makes clients; makes no call.
+        """``environment`` is handed to every container; ``run`` is the flow run that asks, written on what it makes.
+        Makes clients; makes no call.
 
         Raises:
             NoRegion: neither ``region`` nor the profile names one.
         """
         self._aws = Connection(region, endpoint_url)
         self._bucket, self._role_arn = bucket, role_arn
-        self._ledger = Ledger(ledger, self._aws.place)
+        self._ledger = Ledger(ledger, self._aws.place, run)
+        self._run = run
         self._environment = dict(environment or {})
 
     # Before anything is created
@@ -128,6 +133,28 @@ class SageMaker:
         """The config that ``create`` and ``update`` would make: from content, so the same for the same request."""
         return self._blueprint(package, plan).name
 
+    def history(self, endpoint: str) -> History:
+        """What releases have written on the endpoint; nothing where there is none."""
+        serving = self.serving(endpoint)
+        return read_history(self._aws, serving.arn) if serving else History()
+
+    def close(self, endpoint: str, previous: str | None) -> None:
+        """Write on the endpoint that its release has ended, and which config is the last good one before it."""
+        serving = self.serving(endpoint)
+        if serving is not None:
+            close_move(self._aws, serving.arn, previous if previous != serving.config else None)
+
+    def version_of(self, config: str) -> tuple[str, str]:
+        """(name, version) in the registry that the config's tags name; empty where it has none."""
+        arn = self._aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["EndpointConfigArn"]
+        tags = read_tags(self._aws, arn)
+        return tags.get("slimline:model", ""), tags.get("slimline:version", "")
+
+    def requests_of(self, endpoint: str, config: str) -> int:
+        """How many requests the fleet of ``config`` has answered since the config was made."""
+        made = self._aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["CreationTime"]
+        return count_requests(self._aws, endpoint, config, made.timestamp())
+
     def observe(self, endpoint: str, blue_config: str | None, green_config: str, since: float) -> Observation:
         """One look at a rollout. ``since`` is the service's clock, from ``now``."""
         return observe(self._aws, endpoint, blue_config, green_config, since)
@@ -189,7 +216,8 @@ class SageMaker:
         retain = serving.instances != serving.configured_instances  # autoscaling or a person has changed the count
         check_capacity(plan, serving.instances if retain else plan.instances)
         self._ensure_fleet(made)
-        self._ensure_alarms(endpoint, made.name, plan)
+        self._ensure_alarms(endpoint, made, plan)
+        open_move(self._aws, serving.arn, serving.config, made.name, "release", self._run)
         request = update_endpoint(endpoint, made.name, plan, retain=retain)
         self._ask(
             "UpdateEndpoint",
@@ -199,11 +227,20 @@ class SageMaker:
         return made.name
 
     def restore(self, endpoint: str, config: str) -> None:
-        """Send all traffic back to a config that served before, all at once. Does not wait."""
-        self._aws.call("sagemaker", "UpdateEndpoint", EndpointName=endpoint, EndpointConfigName=config)
+        """Send all traffic back to a config that served before, all at once. Does not wait.
+
+        Instance counts stay as autoscaling has them now; weights are those of ``config``.
+        """
+        serving = self.serving(endpoint)
+        if serving is None:
+            raise endpoint_missing(endpoint, "DescribeEndpoint found none")
+        if config in (serving.pending_config, serving.config) and serving.pending_config in (None, config):
+            return
+        open_move(self._aws, serving.arn, serving.config, config, "restore", self._run)
+        self._aws.call("sagemaker", "UpdateEndpoint", **restore_endpoint(endpoint, config))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
-        return blueprint(package, plan, self._role_arn, self._environment)
+        return blueprint(package, plan, self._role_arn, self._environment, self._run)
 
     def _prepared(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         self.check_plan(plan)
@@ -232,10 +269,10 @@ class SageMaker:
             if not happened():
                 raise
 
-    def _ensure_alarms(self, endpoint: str, config: str, plan: ReleasePlan) -> None:
+    def _ensure_alarms(self, endpoint: str, made: Blueprint, plan: ReleasePlan) -> None:
         # Deleted first: an alarm that an earlier try has fired would keep its state and end this one at once.
-        sagemaker_cleanup.delete_alarms(self._aws, alarm_names(config))
-        for alarm in alarms(endpoint, config, plan):
+        sagemaker_cleanup.delete_alarms(self._aws, alarm_names(made.name))
+        for alarm in alarms(endpoint, made.name, plan, made.tags):
             self._ledger.creating("alarm", alarm["AlarmName"])
             self._aws.call("cloudwatch", "PutMetricAlarm", **alarm)
 

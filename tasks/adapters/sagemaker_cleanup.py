@@ -53,10 +53,12 @@ def sweep(aws: Connection, ledger: Ledger, endpoint: str | None, keep: Iterable[
 
     Kept: what any endpoint serves or moves to; the configs named in ``keep``, with their models; what another live
     process asked for; with ``endpoint``, what was made for another one, whose previous version is not known here.
+    Alarms are kept while their config is moved to: they have no more to say about one that serves.
     """
-    configs = _configs_in_use(aws) | set(keep)
+    serving, pending = _configs_in_use(aws)
+    configs = serving | pending | set(keep)
     models = _models_of(aws, configs)
-    alarms = {alarm for config in configs for alarm in alarm_names(config)}
+    alarms = {alarm for config in pending for alarm in alarm_names(config)}
     in_use: dict[Kind, set[str]] = {"endpoint-config": configs, "model": models, "alarm": alarms}
     removals: dict[Kind, Callable[[str], object]] = {
         "alarm": lambda name: aws.call("cloudwatch", "DeleteAlarms", AlarmNames=[name]),
@@ -76,8 +78,9 @@ def sweep(aws: Connection, ledger: Ledger, endpoint: str | None, keep: Iterable[
     return swept
 
 
-def _configs_in_use(aws: Connection) -> set[str]:
-    found = set()
+def _configs_in_use(aws: Connection) -> tuple[set[str], set[str]]:
+    """(those that serve, those that an endpoint moves to)"""
+    serving, pending = set(), set()
     for summary in aws.pages("sagemaker", "ListEndpoints", "Endpoints"):
         try:
             seen = aws.call("sagemaker", "DescribeEndpoint", EndpointName=summary["EndpointName"])
@@ -85,10 +88,10 @@ def _configs_in_use(aws: Connection) -> set[str]:
             if is_absent(error):  # deleted between the two calls
                 continue
             raise
-        found.add(seen["EndpointConfigName"])
-        if pending := seen.get("PendingDeploymentSummary", {}).get("EndpointConfigName"):
-            found.add(pending)
-    return found
+        serving.add(seen["EndpointConfigName"])
+        if name := seen.get("PendingDeploymentSummary", {}).get("EndpointConfigName"):
+            pending.add(name)
+    return serving, pending
 
 
 def _models_of(aws: Connection, configs: set[str]) -> set[str]:

@@ -24,9 +24,11 @@ _LATENCY_SECONDS = 600.0  # an older latency says nothing about now
 @dataclass(frozen=True)
 class Serving:
     """An endpoint at one moment. ``instances`` is what its first variant wants now, ``configured_instances`` what its
-    config says; they differ when autoscaling or a person has changed the count."""
+    config says; they differ when autoscaling or a person has changed the count. ``registered`` and ``version`` name the
+    registry's version, from the config's tags."""
 
     endpoint: str
+    arn: str
     status: str
     config: str
     pending_config: str | None
@@ -34,6 +36,7 @@ class Serving:
     instances: int
     configured_instances: int
     model: str
+    registered: str | None
     version: str | None
     failure_reason: str
 
@@ -47,9 +50,11 @@ def read_serving(aws: Connection, endpoint: str) -> Serving | None:
     variant = config["ProductionVariants"][0]
     # While an endpoint is being created it may have no variants yet.
     fleets = seen.get("ProductionVariants") or [variant]
+    tags = read_tags(aws, config["EndpointConfigArn"])
     configured = int(variant.get("InitialInstanceCount", 0))
     return Serving(
         endpoint=endpoint,
+        arn=seen["EndpointArn"],
         status=seen["EndpointStatus"],
         config=seen["EndpointConfigName"],
         pending_config=seen.get("PendingDeploymentSummary", {}).get("EndpointConfigName"),
@@ -57,16 +62,14 @@ def read_serving(aws: Connection, endpoint: str) -> Serving | None:
         instances=int(fleets[0].get("DesiredInstanceCount", configured)),
         configured_instances=configured,
         model=variant.get("ModelName", ""),
-        version=_version(aws, config["EndpointConfigArn"]),
+        registered=tags.get("slimline:model"),
+        version=tags.get("slimline:version"),
         failure_reason=seen.get("FailureReason", ""),
     )
 
 
-def _version(aws: Connection, arn: str) -> str | None:
-    for tag in aws.pages("sagemaker", "ListTags", "Tags", ResourceArn=arn):
-        if tag["Key"] == "slimline:version":
-            return str(tag["Value"])
-    return None
+def read_tags(aws: Connection, arn: str) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in aws.pages("sagemaker", "ListTags", "Tags", ResourceArn=arn)}
 
 
 def _describe(aws: Connection, endpoint: str) -> dict[str, Any] | None:
@@ -172,6 +175,12 @@ def _counts(aws: Connection, endpoint: str, config: str, since: float, now: floa
         )  # fmt: skip
         totals.append(round(sum(point["Sum"] for point in answer["Datapoints"])))
     return totals[0], totals[1]
+
+
+def count_requests(aws: Connection, endpoint: str, config: str, since: float) -> int:
+    """Requests that the fleet of ``config`` has answered, of the last ten days: CloudWatch keeps minutes for 15."""
+    now = aws.now()
+    return _counts(aws, endpoint, config, max(since, now - 864_000), now)[0]
 
 
 def _latency(

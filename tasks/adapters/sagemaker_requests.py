@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +47,11 @@ class Blueprint:
     tags: list[TagTypeDef]
 
 
-def blueprint(package: ModelPackage, plan: ReleasePlan, role_arn: str, environment: Mapping[str, str]) -> Blueprint:
+def blueprint(
+    package: ModelPackage, plan: ReleasePlan, role_arn: str, environment: Mapping[str, str], run: str = ""
+) -> Blueprint:
     """Everything but the endpoint. ``environment`` is for the container; the plan's rehearsed fault is added to it.
+    ``run`` is the flow run that asks.
 
     The name is made of the endpoint, the version and a digest of both requests; tags are left out, they change nothing.
     """
@@ -72,7 +75,7 @@ def blueprint(package: ModelPackage, plan: ReleasePlan, role_arn: str, environme
         "InitialVariantWeight": 1.0,
     }
     name = _name(plan.endpoint, package.registered.version, [package.digest, content, variant])
-    tags = _tags(package, plan)
+    tags = _tags(package, plan, run)
     model: Any = {"ModelName": name, **content, "Tags": tags}
     config: Any = {
         "EndpointConfigName": name,
@@ -93,6 +96,16 @@ def update_endpoint(endpoint: str, config: str, plan: ReleasePlan, *, retain: bo
         "EndpointConfigName": config,
         "RetainAllVariantProperties": retain,
         "DeploymentConfig": deployment_config(config, plan),
+    }
+
+
+def restore_endpoint(endpoint: str, config: str) -> UpdateEndpointInputTypeDef:
+    """All at once, back to a config that served before: with the instances that the load needs now."""
+    return {
+        "EndpointName": endpoint,
+        "EndpointConfigName": config,
+        "RetainAllVariantProperties": True,
+        "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DesiredWeight"}],
     }
 
 
@@ -137,13 +150,18 @@ def dimensions(endpoint: str, config: str) -> list[DimensionTypeDef]:
     ]
 
 
-def alarms(endpoint: str, config: str, plan: ReleasePlan) -> list[PutMetricAlarmInputTypeDef]:
+def alarms(
+    endpoint: str, config: str, plan: ReleasePlan, tags: Sequence[TagTypeDef] = ()
+) -> list[PutMetricAlarmInputTypeDef]:
     """Two alarms on the new fleet only: its share of 5xx answers, and its average ModelLatency (microseconds)."""
     errors, latency = alarm_names(config)
-    return [
+    made = [
         _alarm(errors, endpoint, config, "Invocation5XXErrors", plan.max_error_rate, "share of 5xx answers"),
         _alarm(latency, endpoint, config, "ModelLatency", plan.max_latency_ms * 1000, "average microseconds"),
     ]
+    for alarm in made:
+        alarm["Tags"] = list(tags)
+    return made
 
 
 def _alarm(
@@ -171,7 +189,7 @@ def _name(endpoint: str, version: str, content: list[object]) -> str:
     return f"{words}-{digest}"
 
 
-def _tags(package: ModelPackage, plan: ReleasePlan) -> list[TagTypeDef]:
+def _tags(package: ModelPackage, plan: ReleasePlan, run: str) -> list[TagTypeDef]:
     registered = package.registered
     values = {
         "slimline:model": registered.name,
@@ -180,7 +198,12 @@ def _tags(package: ModelPackage, plan: ReleasePlan) -> list[TagTypeDef]:
         "slimline:compressed-digest": registered.model.digest,
         "slimline:run": registered.run_id,
         "slimline:endpoint": plan.endpoint,
+        "slimline:flow-run": run,
     }
+    return tags_of(values)
+
+
+def tags_of(values: Mapping[str, str]) -> list[TagTypeDef]:
     return [{"Key": key, "Value": _tag(value)} for key, value in values.items()]
 
 
