@@ -15,14 +15,15 @@ def owner() -> str:
 
 def is_here(name: str) -> bool:
     """Whether the process is one of this host, so that ``is_alive`` can be asked."""
-    return name.rsplit(":", 2)[0] == socket.gethostname()
+    return name.split(":")[0] == socket.gethostname()
 
 
 def is_alive(name: str) -> bool:
     """Whether that process of this host still runs; one that has ended and was not yet waited for does not."""
-    _, pid, started = name.rsplit(":", 2)
+    _, pid, *started = name.split(":")  # records of version 0.1.0 have no start time
     try:
         process = psutil.Process(int(pid))
-        return abs(process.create_time() - float(started)) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        same = not started or abs(process.create_time() - float(started[0])) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
