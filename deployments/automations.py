@@ -1,4 +1,4 @@
-"""Apply ``automations.yaml`` to the Prefect server that ``PREFECT_API_URL`` names: ``python -m deployments.automations``.
+"""Apply ``automations.yaml`` to the Prefect server of ``PREFECT_API_URL``: ``python -m deployments.automations``.
 
 Prefect's own `prefect automation create --from-file` would make a second one of the same name each time, and knows
 deployments by id only.

@@ -83,6 +83,11 @@ class Line:
         reply.raise_for_status()
         return reply.json()
 
+    def prefect_get(self, path: str) -> Any:
+        reply = httpx.get(f"{self.stack.prefect_url}/api/{path}", timeout=30)
+        reply.raise_for_status()
+        return reply.json()
+
     def family(self, flow_run_id: str) -> list[str]:
         children = self.prefect("flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [flow_run_id]}})
         return [flow_run_id, *(child["id"] for child in children)]
@@ -147,6 +152,12 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     finally:
         down = running.slimline("down")
     assert down.code == 0, down.text
+
+
+@pytest.fixture(scope="session")
+def released(line: Line) -> Finished:
+    """The `tiny` deployment, triggered through the Prefect API and followed to its end."""
+    return line.slimline("run", "tiny")
 
 
 def values(table: dict[str, Any]) -> list[dict[str, Any]]:

@@ -30,12 +30,6 @@ compress(ModelChoice(source="tiny"), data, recipe, Gate(max_bytes_ratio=0.5), "f
 STAGES = ("fetch", "prune", "quantize", "distill", "export", "evaluate")
 
 
-@pytest.fixture(scope="module")
-def released(line: Line) -> Finished:
-    """The `tiny` deployment, triggered through the Prefect API and followed to its end."""
-    return line.slimline("run", "tiny")
-
-
 def test_a_deployment_runs_from_fetch_to_promoted(line: Line, released: Finished) -> None:
     assert released.code == 0, released.text
     for stage in (*STAGES, "register", "package", "shift", "watch"):

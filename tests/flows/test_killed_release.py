@@ -1,0 +1,176 @@
+"""A release whose process is killed at a random moment: the next run, or the automation, ends in one coherent state.
+
+``python -m pytest tests/flows/test_killed_release.py --kills 20`` is the long form.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.local.stack import ROOT
+from tests.flows.conftest import Finished, Line
+
+MODEL, ENDPOINT = "slimline-tiny", "killed"
+PLAN = {
+    "endpoint": ENDPOINT, "mode": "ALL_AT_ONCE", "instances": 1, "bake_seconds": 120, "original_first": False,
+    "min_requests": 3, "rehearsal": {"requests_per_second": 10},
+}  # fmt: skip
+RUN = """
+import json, sys
+from flows.release import release
+from tasks.contracts import DatasetRef, ModelRef, RegisteredModel
+from tasks.recipes import ReleasePlan
+given = json.load(open(sys.argv[1]))
+kinds = {"registered": RegisteredModel, "original": ModelRef, "data": DatasetRef, "plan": ReleasePlan}
+print("ENDED", release(**{name: kind.model_validate(given[name]) for name, kind in kinds.items()}).phase)
+"""
+FINISH = """
+import sys
+from flows.restore import restore
+print("ENDED", restore(crashed_run=sys.argv[1]).action)
+"""
+
+
+@dataclass
+class Releases:
+    """Two versions of the registry with the same files, and how to release each to one endpoint."""
+
+    line: Line
+    folder: Path
+    given: dict[str, Any]
+    versions: tuple[str, str]
+    seconds: float = 0.0  # of one release that nobody kills
+    log: list[str] = field(default_factory=list)
+
+    def start(self, version: str) -> subprocess.Popen[str]:
+        registered = self.given["registered"] | {"version": version, "alias": "challenger"}
+        job = self.folder / f"release-{version}.json"
+        job.write_text(json.dumps(self.given | {"registered": registered, "plan": PLAN}))
+        return self._python(RUN, str(job))
+
+    def finish(self, crashed_run: str) -> subprocess.Popen[str]:
+        return self._python(FINISH, crashed_run)
+
+    def _python(self, code: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], env=self.line.stack.full_environment(), cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def last_run(self) -> str | None:
+        """The newest flow run of a release to the endpoint, where the killed process got as far as making one."""
+        names = {"any_": [f"release-{MODEL}-v{version}-ALL_AT_ONCE" for version in self.versions]}
+        found = self.line.prefect(
+            "flow_runs/filter", flow_runs={"name": names, "state": {"type": {"any_": ["RUNNING"]}}},
+            sort="START_TIME_DESC", limit=1,
+        )  # fmt: skip
+        return str(found[0]["id"]) if found else None
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What the run said at its end."""
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return text.rsplit("ENDED ", 1)[1].strip()
+
+
+@pytest.fixture(scope="module")
+def releases(line: Line, released: Finished, tmp_path_factory: pytest.TempPathFactory) -> Releases:
+    runs = line.prefect(
+        "flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [released.flow_run_id]}}, sort="START_TIME_DESC"
+    )
+    given = next(run["parameters"] for run in runs if "registered" in run["parameters"])
+    first = line.mlflow_version(MODEL, given["registered"]["version"])
+    second = line.mlflow("model-versions/create", name=MODEL, source=first["source"], run_id=first["run_id"])
+    versions = (first["version"], second["model_version"]["version"])
+    made = Releases(line, tmp_path_factory.mktemp("releases"), given, versions)
+    began = time.monotonic()
+    assert ended(made.start(versions[0])) == "created"
+    made.seconds = time.monotonic() - began
+    return made
+
+
+def tags(line: Line, arn: str) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in line.client("sagemaker").list_tags(ResourceArn=arn)["Tags"]}
+
+
+def assert_coherent(line: Line, endpoint: str) -> str:
+    """One config serves, by name and by a real inference; the registry says the same; nothing else is left. Returns
+    the version that serves.
+    """
+    sagemaker = line.client("sagemaker")
+    seen = sagemaker.describe_endpoint(EndpointName=endpoint)
+    assert seen["EndpointStatus"] == "InService" and "PendingDeploymentSummary" not in seen, seen
+    serving = seen["EndpointConfigName"]
+    reply = line.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName=endpoint, ContentType="application/json", Body=json.dumps({"inputs": "The import statement"})
+    )
+    assert json.loads(reply["Body"].read())[0]["generated_text"]
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=serving)
+    version = tags(line, config["EndpointConfigArn"])["slimline:version"]
+    assert line.alias(MODEL, "champion") == version
+
+    history = tags(line, seen["EndpointArn"])
+    assert history["slimline:moving-to"] == "", history
+    wanted = {serving, history["slimline:previous-config"]} - {""}
+    configs = sagemaker.list_endpoint_configs(NameContains=f"{endpoint}-v")["EndpointConfigs"]
+    assert {entry["EndpointConfigName"] for entry in configs} == wanted
+    models = sagemaker.list_models(NameContains=f"{endpoint}-v")["Models"]
+    assert {entry["ModelName"] for entry in models} == wanted
+    assert line.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"{endpoint}-v")["MetricAlarms"] == []
+    assert ledger(line, endpoint) == {("endpoint", endpoint)} | {
+        (kind, name) for name in wanted for kind in ("model", "endpoint-config")
+    }
+    slot = line.prefect_get(f"v2/concurrency_limits/slimline-endpoint-{endpoint}")
+    assert slot["active_slots"] == 0
+    return version
+
+
+def ledger(line: Line, endpoint: str) -> set[tuple[str, str]]:
+    """What the ledger says may exist of the endpoint, read as a line of JSON each and not by the adapter."""
+    entries = set()
+    for text in (line.stack.home / "ledger.jsonl").read_text().splitlines():
+        if text and (record := json.loads(text))["name"].startswith(endpoint):
+            change = entries.add if record["event"] == "creating" else entries.discard
+            change((record["kind"], record["name"]))
+    return entries
+
+
+def test_a_release_killed_at_a_random_moment_is_brought_to_its_end_by_the_next_run(
+    releases: Releases, request: pytest.FixtureRequest
+) -> None:
+    line, dice = releases.line, random.Random()
+    for number in range(request.config.getoption("--kills")):
+        serving = assert_coherent(line, ENDPOINT)
+        other = next(version for version in releases.versions if version != serving)
+        moment = dice.uniform(0.2, 1.0) * releases.seconds
+        victim = releases.start(other)
+        time.sleep(moment)
+        os.killpg(victim.pid, signal.SIGKILL)
+        victim.wait(timeout=30)
+        at = line.client("sagemaker").describe_endpoint(EndpointName=ENDPOINT)
+        run = releases.last_run()
+        if number % 2 and run is not None:
+            how, end = "restore flow", ended(releases.finish(run))
+        else:
+            again = other if number % 4 < 2 else serving  # the same release again, or the other one
+            how, end = f"release of {again}", ended(releases.start(again))
+        now = assert_coherent(line, ENDPOINT)
+        print(
+            f"kill {number + 1}: {moment:.1f} s into the release of {other} over {serving}, {at['EndpointStatus']}; "
+            f"then {how}: {end}; {now} serves"
+        )
+        assert now in releases.versions
+        if how.startswith("release"):
+            assert now == again
