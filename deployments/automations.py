@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.schemas.automations import AutomationCore
 
 FILE = Path(__file__).with_name("automations.yaml")
 
@@ -27,8 +27,8 @@ def apply(file: Path = FILE) -> list[str]:
         for each in wanted:
             for action in each["actions"]:
                 _resolve(client, action)
-    for each in wanted:
-        _replace(each)
+        for each in wanted:
+            _replace(client, each)
     return [str(each["name"]) for each in wanted]
 
 
@@ -37,15 +37,11 @@ def _resolve(client: SyncPrefectClient, action: dict[str, Any]) -> None:
         action["deployment_id"] = str(client.read_deployment_by_name(name).id)
 
 
-def _replace(wanted: dict[str, Any]) -> None:
-    made = Automation.model_validate(wanted)
-    try:
-        known = Automation.read(name=made.name)
-    except ValueError:
-        made.create()
-        return
-    made.id = known.id
-    made.update()
+def _replace(client: SyncPrefectClient, wanted: dict[str, Any]) -> None:
+    made = AutomationCore.model_validate(wanted)
+    for known in client.read_automations_by_name(made.name):
+        client.delete_automation(known.id)
+    client.create_automation(made)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.text import Text
 
-from tasks.contracts import Outcome
+from tasks.contracts import Outcome, Rollout
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.reader_contracts import ReaderOutcome
 
@@ -40,7 +40,7 @@ class RunFailed(SlimlineError):
 
 def run_and_follow(
     deployment: str, parameters: dict[str, Any], prefect_url: str, console: Console
-) -> Outcome | ReaderOutcome:
+) -> Outcome | ReaderOutcome | Rollout:
     """Run ``deployment`` and print a line for each stage as it ends, and its progress while it works.
 
     Raises:
@@ -71,8 +71,8 @@ def run_and_follow(
         raise _failure(run, page)
     result = run.state.result(raise_on_failure=True)
     # Prefect hands back the class, or plain values where it does not resolve; unknown fields are refused by each class.
-    plain = result.model_dump() if isinstance(result, Outcome | ReaderOutcome) else result
-    found: Outcome | ReaderOutcome = TypeAdapter(Outcome | ReaderOutcome).validate_python(plain)
+    plain = result.model_dump() if isinstance(result, Outcome | ReaderOutcome | Rollout) else result
+    found: Outcome | ReaderOutcome | Rollout = TypeAdapter(Outcome | ReaderOutcome | Rollout).validate_python(plain)
     return found
 
 

@@ -9,11 +9,14 @@ from rich.text import Text
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard
 from tasks.figures import HEAD, figures
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
-from tasks.reporting import release_markdown, rollout_rows
+from tasks.reporting import FINDINGS_HEAD, finding_rows, release_markdown, rollout_rows
 
 
-def print_outcome(outcome: Outcome | ReaderOutcome, console: Console) -> None:
+def print_outcome(outcome: Outcome | ReaderOutcome | Rollout, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
+    if isinstance(outcome, Rollout):
+        _print_rollout(outcome, console)
+        return
     if isinstance(outcome, ReaderOutcome):
         _print_reader(outcome.scorecard, console)
     else:
@@ -60,5 +63,11 @@ def _print_rollout(rollout: Rollout, console: Console) -> None:
             table.add_row(*(str(value) for value in row.values()))
         console.print(table)
     for line in release_markdown(rollout).splitlines()[1:]:
-        if line:
+        if line and not line.startswith("|"):
             console.print(line)
+    judged = next((seen.findings for seen in reversed(rollout.observations) if seen.findings), ())
+    if judged:
+        table = Table(*FINDINGS_HEAD, title="The judge, at the last look")
+        for cells in finding_rows(judged):
+            table.add_row(*cells)
+        console.print(table)

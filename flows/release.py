@@ -1,16 +1,18 @@
-"""package → shift and bake, step by step → promoted, or restored."""
+"""package → shift and bake, or try beside the old version, step by step → promoted, or restored."""
 
 from __future__ import annotations
 
 from prefect import flow
 
-from tasks.contracts import DatasetRef, ModelRef, RegisteredModel, Rollout
+from tasks.approve import approval_of, refuse
+from tasks.contracts import DatasetRef, ModelPackage, ModelRef, RegisteredModel, Rollout
 from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift, tidy, unregistered
 from tasks.recipes import ReleasePlan
-from tasks.record import record_release
+from tasks.record import record_pairs, record_release
 from tasks.register import settle
 from tasks.restore import take_over
 from tasks.slots import alone_on
+from tasks.trial import begin_trial, end_shadow, end_trial, leave_other_trial, try_share
 from tasks.watch import require_promoted, watch
 
 
@@ -18,7 +20,7 @@ from tasks.watch import require_promoted, watch
 def release(
     registered: RegisteredModel, original: ModelRef, data: DatasetRef, plan: ReleasePlan = ReleasePlan()
 ) -> Rollout:
-    """Move live traffic onto a registered version, and go back by itself when the alarms say so.
+    """Move live traffic onto a registered version, and go back by itself when the judge or the alarms say so.
 
     Args:
         registered: The version to release.
@@ -31,10 +33,39 @@ def release(
         take_over(new, plan)
         if plan.original_first and is_new(plan):
             create_endpoint(package(unregistered(original), plan.model_copy(update={"serve": "torch"})), plan)
-        rollout = watch(shift(new, plan), new, plan, data)
+        leave_other_trial(new, plan)
+        rollout = beside_the_old(new, plan, data) if plan.on_trial else guarded(new, plan, data)
         registered = settle(rollout)
         tidy(rollout)
     rollout = rollout.model_copy(update={"registered": registered})
     record_release(rollout, endpoint_page(plan.endpoint))
     require_promoted(rollout)
     return rollout
+
+
+def guarded(new: ModelPackage, plan: ReleasePlan, data: DatasetRef) -> Rollout:
+    """CANARY, LINEAR, ALL_AT_ONCE, ROLLING: SageMaker moves the traffic; alarms and the judge watch it."""
+    approval = approval_of(new, plan)
+    if approval and not approval.approved:
+        return refuse(new, plan, approval)
+    rollout = watch(shift(new, plan), new, plan, data)
+    return rollout.model_copy(update={"approval": approval})
+
+
+def beside_the_old(new: ModelPackage, plan: ReleasePlan, data: DatasetRef) -> Rollout:
+    """WEIGHTS, AB_TEST, SHADOW: both versions stand beside each other until the judge has a verdict."""
+    asked = begin_trial(new, plan)
+    if asked.trial_config is None:  # the first version, or this one serves already
+        return watch(asked, new, plan, data)
+    steps = []
+    for percent in plan.shares:
+        steps.append(try_share(asked, plan, percent, data))
+        if steps[-1].outcome != "go on":
+            break
+    if plan.mode == "SHADOW":
+        record_pairs(asked, new)
+    approval = approval_of(new, plan, tuple(steps))
+    if plan.mode != "SHADOW" or steps[-1].outcome != "promoted" or (approval and not approval.approved):
+        return end_trial(asked, new, plan, tuple(steps), approval)
+    shifted = watch(shift(new, plan.after_shadow), new, plan.after_shadow, data)
+    return end_shadow(shifted, asked, tuple(steps), plan).model_copy(update={"approval": approval})

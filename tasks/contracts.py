@@ -202,6 +202,14 @@ class RegisteredModel(Value):
     exported: ModelRef | None = Field(default=None, description="The same model as a CPU serves it, where there is one")
 
 
+class Picked(Value):
+    """A registered version with what it was made from, read back from MLflow."""
+
+    registered: RegisteredModel
+    original: ModelRef
+    data: DatasetRef
+
+
 class ModelPackage(Value):
     """A registered version as SageMaker wants it: files under an S3 prefix and an image.
 
@@ -225,12 +233,17 @@ class Shift(Value):
         description="The config that served before; none when the endpoint was just created"
     )
     since: float = Field(description="The service's clock when the rollout began, seconds since 1970")
+    trial_config: str | None = Field(
+        default=None,
+        description="The config with both versions beside each other, of the modes that Slimline judges by itself",
+    )
 
 
 class FleetShare(Value):
-    """One fleet (an endpoint config's instances) at one moment of a rollout."""
+    """One fleet (an endpoint config's instances) or one variant of a trial at one moment of a rollout."""
 
     config: str = Field(description="EndpointConfigName of the fleet")
+    variant: str = Field(default="AllTraffic", description="VariantName; a trial has two within one config")
     weight: float = Field(ge=0, le=1, description="Share of the traffic that the service sends to it now")
     instances: int
     requests: int = Field(description="Invocations that this fleet has served since the rollout began")
@@ -239,10 +252,37 @@ class FleetShare(Value):
         default=None, description="Average ModelLatency of its newest minute with answers, milliseconds"
     )
     recent_p90_ms: float | None = Field(default=None, description="The 90th percentile of the same minute")
+    latency_ms: float | None = Field(
+        default=None,
+        description="The judged quantile of ModelLatency since the new version first had traffic; none without data",
+    )
+
+
+class Answers(Value):
+    """What one version has answered in a stretch of time, as CloudWatch counts it."""
+
+    requests: int = 0
+    errors: int = Field(default=0, description="5xx, and requests that the model did not answer at all")
+    bounds: tuple[float, ...] = Field(default=(), description="Milliseconds of ModelLatency, ascending")
+    at_or_below: tuple[float, ...] = Field(default=(), description="How many latencies lie at or below each bound")
+    timed: int = Field(default=0, description="Requests with a latency")
+
+
+class Finding(Value):
+    """One rule of the judge at one look: what both versions showed, and how far the evidence has come."""
+
+    metric: str = Field(description="errors, latency, agreement, or slow answers")
+    candidate: float | None = Field(description="Share 0–1, or milliseconds; none without data")
+    baseline: float | None = Field(description="The same of the old version, or the stated limit where it has no data")
+    requests: int = Field(description="The candidate's requests (or pairs of answers) that this rests on")
+    baseline_requests: int = Field(default=0, description="The baseline's; 0 where a limit stands in")
+    restore: float = Field(ge=0, le=1, description="Evidence for restoring as a share of what is needed; 1 restores")
+    promote: float = Field(ge=0, le=1, description="Evidence for promoting as a share of what is needed")
+    expected_requests: int | None = Field(description="About so many more until it decides; none: nothing is growing")
 
 
 class Observation(Value):
-    """What the endpoint said at one tick of the watch."""
+    """What the endpoint said at one tick of the watch, and what the judge made of it."""
 
     at: float = Field(description="Seconds since the rollout began, wall clock")
     status: str = Field(description="EndpointStatus, and the variant's status where there is one: Updating/Baking")
@@ -250,6 +290,38 @@ class Observation(Value):
     green: FleetShare | None
     alarms: dict[str, str] = Field(description="Alarm name to state: OK, ALARM, INSUFFICIENT_DATA")
     message: str = ""
+    findings: tuple[Finding, ...] = Field(default=(), description="One a rule; empty before both versions have data")
+    verdict: Literal["", "wait", "promoted", "restored"] = Field(default="", description="Empty: it was not asked")
+    reason: str = Field(default="", description="The verdict in a sentence")
+
+
+class Pair(Value):
+    """Both versions' answers to one request of a shadow release, compared."""
+
+    event: str = Field(description="eventId (or inferenceId) that both captures carry")
+    request: str
+    baseline: str
+    candidate: str
+    agreement: float = Field(ge=0, le=1, description="Share of equal tokens in order, up to the shorter answer")
+    same: bool = Field(description="Whether the two answers are equal")
+    drift: int = Field(description="Tokens of the candidate's answer less the baseline's")
+    kl: float | None = Field(default=None, description="KL(baseline ‖ candidate) a token, nats; none without logprobs")
+
+
+class TrialStep(Value):
+    """How one step of a trial ended: with the next one, with a verdict, or without."""
+
+    percent: int = Field(description="The new version's share of the traffic")
+    outcome: Literal["go on", "promoted", "restored", "undecided"]
+    reason: str
+    observations: tuple[Observation, ...]
+
+
+class Approval(Value):
+    """What a person said before the promotion."""
+
+    approved: bool
+    reason: str = ""
 
 
 class Tracked(Value):
@@ -270,6 +342,10 @@ class Rollout(Value):
     registered: RegisteredModel
     observations: tuple[Observation, ...]
     probe: str = Field(description="The answer to the real inference that decided the verdict")
+    mode: str = Field(default="CANARY", description="The release mode of the plan")
+    trial_config: str | None = Field(default=None, description="EndpointConfigName of the trial, where there was one")
+    reason: str = Field(default="", description="Why it was restored: the judge's, the alarms' or a person's words")
+    approval: Approval | None = Field(default=None, description="None where nobody was asked")
     rehearsal: str = Field(default="", description="Where this was not AWS: says so, with the clock's speed")
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 
+from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.store import Store
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
 from tasks.errors import RefusedRequest
+from tasks.following import wait_until_serving
 from tasks.recipes import ReleasePlan
 from tasks.retrying import network_task
 from tasks.settings import settings
-from tasks.watch import wait_until_serving
 
 # https://aws.amazon.com/sagemaker/pricing/: g and p have NVIDIA GPUs, inf and trn chips of Amazon's own.
 _ACCELERATED = re.compile(r"ml\.(g|p|inf|trn)\d")
@@ -71,7 +72,11 @@ def shift(new: ModelPackage, plan: ReleasePlan) -> Shift:
     """Ask for the rollout. Asked twice, it is asked once: names come from what is released, and the endpoint is
     read first.
     """
-    cloud = sagemaker()
+    return ask_shift(sagemaker(), new, plan)
+
+
+def ask_shift(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift:
+    """As ``shift``."""
     serving = cloud.serving(plan.endpoint)
     since = cloud.now()
     wanted = cloud.config_name(new, plan)

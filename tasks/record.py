@@ -15,7 +15,20 @@ from prefect.runtime import flow_run
 
 from tasks import reporting
 from tasks.adapters.tracking import Tracking
-from tasks.contracts import Compressed, DatasetRef, Exported, RegisteredModel, Rollout, Scorecard, Settled, Tracked
+from tasks.cloud import sagemaker
+from tasks.contracts import (
+    Compressed,
+    DatasetRef,
+    Exported,
+    ModelPackage,
+    RegisteredModel,
+    Rollout,
+    Scorecard,
+    Settled,
+    Shift,
+    Tracked,
+)
+from tasks.following import new_pairs
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
@@ -155,6 +168,14 @@ def record_release(rollout: Rollout, endpoint_page: str | None) -> None:
 def record_restore(settled: Settled, endpoint_page: str | None) -> None:
     """What an endpoint serves after a restore, and why."""
     reporting.report_restore(settled, endpoint_page)
+
+
+@network_task("record-pairs-{new.registered.version}")
+def record_pairs(asked: Shift, new: ModelPackage) -> None:
+    """Both versions' answers to each request of a shadow release: a data set of the version's MLflow run."""
+    pairs = new_pairs(sagemaker().captures(asked))
+    reporting.report_pairs(pairs)
+    tracking().log_pairs(new.registered.run_id, str(flow_run.id), pairs)
 
 
 @network_task("close-record-{status}")

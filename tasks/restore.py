@@ -20,11 +20,12 @@ from tasks.adapters.sagemaker_requests import MAX_EXECUTION
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, Settled
 from tasks.errors import ReleaseStuck
+from tasks.following import wait_until_serving
 from tasks.recipes import ReleasePlan
 from tasks.register import registry
 from tasks.retrying import network_task
 from tasks.runpages import parameters_of
-from tasks.watch import probe_well, wait_until_serving
+from tasks.watch import probe_well
 
 Action = Literal["restored", "finished", "kept", "unchanged"]
 
@@ -83,7 +84,8 @@ def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled
         )  # fmt: skip
     wait_until_serving(cloud, endpoint, MAX_EXECUTION)
     history, serving = cloud.history(endpoint), _serving(cloud, endpoint)
-    made = decide(history, serving.config, back=back, is_good=lambda: _is_good(cloud, plan, serving.config))
+    on_trial = cloud.trials.read(serving.config) is not None
+    made = decide(history, serving.config, on_trial, back=back, is_good=lambda: _is_good(cloud, plan, serving.config))
     if made.target != serving.config:
         cloud.restore(endpoint, made.target)
         wait_until_serving(cloud, endpoint, MAX_EXECUTION)
@@ -98,10 +100,11 @@ def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled
     )  # fmt: skip
 
 
-def decide(history: History, serving: str, *, back: bool, is_good: Callable[[], bool]) -> Decision:
+def decide(history: History, serving: str, on_trial: bool, *, back: bool, is_good: Callable[[], bool]) -> Decision:
     """Which config is to serve; ``serving`` does now, and nothing moves.
 
     Args:
+        on_trial: Whether that config has both versions beside each other.
         back: Whether a person wants the last good version, instead of the end of what was begun.
         is_good: Asked only of a version that a dead release has moved all traffic to.
     """
@@ -118,6 +121,8 @@ def decide(history: History, serving: str, *, back: bool, is_good: Callable[[], 
                 action="finished", target=serving, reason="SageMaker moved all traffic, and it answers well"
             )
         return Decision(action="restored", target=source, bad=serving, reason="the new version is not proven")
+    if history.open and on_trial and source is not None:
+        return Decision(action="restored", target=source, reason="a trial has lost its judge")
     if history.open:
         return Decision(
             action="kept", target=serving, reason="the release had moved nothing, or SageMaker took it back"

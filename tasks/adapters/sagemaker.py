@@ -7,30 +7,35 @@ the service says now. What is sent is built in ``sagemaker_requests`` and checke
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from tasks.adapters import model_upload, sagemaker_cleanup, sagemaker_invoke
 from tasks.adapters.aws_connection import Connection
+from tasks.adapters.captures import Captures
 from tasks.adapters.ledger import Ledger
-from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
-from tasks.adapters.sagemaker_history import History, close_move, open_move, read_history
+from tasks.adapters.sagemaker_errors import endpoint_missing
+from tasks.adapters.sagemaker_history import History, close_move, open_release, open_restore, read_history
 from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
+from tasks.adapters.sagemaker_make import Maker
+from tasks.adapters.sagemaker_metrics import Look, bounds, look
 from tasks.adapters.sagemaker_observe import Serving, count_requests, observe, read_serving, read_tags
 from tasks.adapters.sagemaker_requests import (
+    CHALLENGER,
     VARIANT,
     Blueprint,
-    alarm_names,
     alarms,
     blueprint,
     create_endpoint,
-    restore_endpoint,
+    dimensions,
+    judge_alarm,
     update_endpoint,
 )
-from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel
+from tasks.adapters.sagemaker_trials import Trial, Trials, replace, trial_config, weights
+from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel, Shift
 from tasks.errors import RefusedRequest, ReleaseStuck
 from tasks.recipes import ReleasePlan
 
@@ -62,6 +67,7 @@ class SageMaker:
         self._ledger = Ledger(ledger, self._aws.place, run)
         self._run = run
         self._environment = dict(environment or {})
+        self._maker = Maker(self._aws, self._ledger)
 
     # Before anything is created
 
@@ -78,9 +84,21 @@ class SageMaker:
         check_request("sagemaker", "CreateModel", made.model)
         check_request("sagemaker", "CreateEndpointConfig", made.config)
         check_request("sagemaker", "CreateEndpoint", create_endpoint(plan.endpoint, made))
-        check_request("sagemaker", "UpdateEndpoint", update_endpoint(plan.endpoint, made.name, plan, retain=False))
+        if plan.on_trial:
+            self._check_trial(made, plan)
+        moves = plan.after_shadow if plan.on_trial else plan
+        check_request("sagemaker", "UpdateEndpoint", update_endpoint(plan.endpoint, made.name, moves, retain=False))
         for alarm in alarms(plan.endpoint, made.name, plan):
             check_request("cloudwatch", "PutMetricAlarm", alarm)
+
+    def _check_trial(self, made: Blueprint, plan: ReleasePlan) -> None:
+        variant = made.config["ProductionVariants"][0]
+        config = trial_config(made, variant, made.name, plan.instances, plan, self._bucket)
+        check_request("sagemaker", "CreateEndpointConfig", config)
+        for percent in plan.shares if plan.mode != "SHADOW" else ():
+            check_request("sagemaker", "UpdateEndpointWeightsAndCapacities", weights(plan.endpoint, percent))
+        for retain in (False, True):
+            check_request("sagemaker", "UpdateEndpoint", replace(plan.endpoint, made.name, retain=retain))
 
     def _check_for_aws(self, plan: ReleasePlan) -> None:
         rehearsal = plan.rehearsal
@@ -159,6 +177,24 @@ class SageMaker:
         """One look at a rollout. ``since`` is the service's clock, from ``now``."""
         return observe(self._aws, endpoint, blue_config, green_config, since)
 
+    def look(self, asked: Shift, plan: ReleasePlan, near_ms: float | None = None) -> Look:
+        """What both versions have answered since the new one first had traffic.
+
+        ``near_ms``: where the judged latency was last seen; it is measured finely there.
+        """
+        endpoint, limits = asked.endpoint, bounds(plan.max_latency_ms, near_ms)
+        if asked.trial_config:
+            mine, base = dimensions(endpoint, None, CHALLENGER), dimensions(endpoint, None, VARIANT)
+            return look(self._aws, mine, base, asked.since, self.now(), limits)
+        beside = plan.mode != "ALL_AT_ONCE" and asked.previous_config not in (None, asked.wanted_config)
+        blue = dimensions(endpoint, asked.previous_config) if beside else None
+        return look(self._aws, dimensions(endpoint, asked.wanted_config), blue, asked.since, self.now(), limits)
+
+    def captures(self, asked: Shift) -> Captures:
+        """Both versions' answers of a trial with a shadow variant."""
+        since = datetime.fromtimestamp(asked.since, UTC)
+        return Captures(self._aws, self._bucket, asked.endpoint, f"{since:%Y-%m-%dT%H:%M:%SZ}")
+
     # Creating and moving
 
     def create(self, endpoint: str, package: ModelPackage, plan: ReleasePlan) -> str:
@@ -176,9 +212,9 @@ class SageMaker:
                 f"endpoint {endpoint} exists already", observed=f"{serving.status} with config {serving.config}",
                 limit="no endpoint of this name", remedy="update it, or delete it when it has failed",
             )  # fmt: skip
-        self._ensure_fleet(made)
+        self._maker.fleet(made)
         self._ledger.creating("endpoint", endpoint)
-        self._ask(
+        self._maker.ask(
             "CreateEndpoint",
             create_endpoint(endpoint, made),
             lambda: (now := self.serving(endpoint)) is not None and now.config == made.name,
@@ -196,11 +232,27 @@ class SageMaker:
             RefusedRequest: the plan does not fit the endpoint: another variant name, too few instances.
         """
         made = self._prepared(package, plan)
+        now = self.serving(endpoint)
+        if now is not None and made.name == (now.pending_config or now.config):
+            return made.name
+        serving = self._require_ready(endpoint)
+        retain = serving.instances != serving.configured_instances  # autoscaling or a person has changed the count
+        check_capacity(plan, serving.instances if retain else plan.instances)
+        self._maker.fleet(made)
+        self._maker.alarms(alarms(endpoint, made.name, plan, made.tags))
+        open_release(self._aws, serving.arn, serving.config, made.name, self._run)
+        request = update_endpoint(endpoint, made.name, plan, retain=retain)
+        self._maker.ask(
+            "UpdateEndpoint",
+            request,
+            lambda: (now := self.serving(endpoint)) is not None and made.name in (now.pending_config, now.config),
+        )
+        return made.name
+
+    def _require_ready(self, endpoint: str) -> Serving:
         serving = self.serving(endpoint)
         if serving is None:
             raise endpoint_missing(endpoint, "DescribeEndpoint found none")
-        if made.name == (serving.pending_config or serving.config):
-            return made.name
         if serving.status != "InService":
             raise ReleaseStuck(
                 f"endpoint {endpoint} cannot be updated now",
@@ -213,31 +265,21 @@ class SageMaker:
                 observed=", ".join(serving.variants), limit=VARIANT,
                 remedy="release to a new endpoint, or first move this one to a config with that one variant",
             )  # fmt: skip
-        retain = serving.instances != serving.configured_instances  # autoscaling or a person has changed the count
-        check_capacity(plan, serving.instances if retain else plan.instances)
-        self._ensure_fleet(made)
-        self._ensure_alarms(endpoint, made, plan)
-        open_move(self._aws, serving.arn, serving.config, made.name, "release", self._run)
-        request = update_endpoint(endpoint, made.name, plan, retain=retain)
-        self._ask(
-            "UpdateEndpoint",
-            request,
-            lambda: (now := self.serving(endpoint)) is not None and made.name in (now.pending_config, now.config),
-        )
-        return made.name
+        return serving
 
     def restore(self, endpoint: str, config: str) -> None:
         """Send all traffic back to a config that served before, all at once. Does not wait.
 
-        Instance counts stay as autoscaling has them now; weights are those of ``config``.
+        Counts that autoscaling or a person has changed stay as they are.
         """
         serving = self.serving(endpoint)
         if serving is None:
             raise endpoint_missing(endpoint, "DescribeEndpoint found none")
-        if config in (serving.pending_config, serving.config) and serving.pending_config in (None, config):
+        if config in (serving.pending_config, serving.config):
             return
-        open_move(self._aws, serving.arn, serving.config, config, "restore", self._run)
-        self._aws.call("sagemaker", "UpdateEndpoint", **restore_endpoint(endpoint, config))
+        open_restore(self._aws, serving.arn, serving.config, config, self._run)
+        retain = serving.instances != serving.configured_instances
+        self._aws.call("sagemaker", "UpdateEndpoint", **replace(endpoint, config, retain=retain))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         return blueprint(package, plan, self._role_arn, self._environment, self._run)
@@ -252,38 +294,32 @@ class SageMaker:
             )  # fmt: skip
         return self._blueprint(package, plan)
 
-    def _ensure_fleet(self, made: Blueprint) -> None:
-        if not self._exists("DescribeModel", ModelName=made.name):
-            self._ledger.creating("model", made.name)
-            self._ask("CreateModel", made.model, lambda: self._exists("DescribeModel", ModelName=made.name))
-        if not self._exists("DescribeEndpointConfig", EndpointConfigName=made.name):
-            self._ledger.creating("endpoint-config", made.name)
-            there = {"EndpointConfigName": made.name}
-            self._ask("CreateEndpointConfig", made.config, lambda: self._exists("DescribeEndpointConfig", **there))
+    @cached_property
+    def trials(self) -> Trials:
+        """Both versions beside each other in one config."""
+        return Trials(self._aws, self._maker, self._bucket)
 
-    def _ask(self, operation: str, request: Mapping[str, Any], happened: Callable[[], bool]) -> None:
-        """Call, and where it is refused look whether it has happened: botocore asks again when an answer was lost."""
-        try:
-            self._aws.call("sagemaker", operation, **request)
-        except ClientError:
-            if not happened():
-                raise
+    def begin_trial(self, endpoint: str, package: ModelPackage, plan: ReleasePlan) -> Trial:
+        """Ask for a trial of the version on an endpoint in service. Does not wait.
 
-    def _ensure_alarms(self, endpoint: str, made: Blueprint, plan: ReleasePlan) -> None:
-        # Deleted first: an alarm that an earlier try has fired would keep its state and end this one at once.
-        sagemaker_cleanup.delete_alarms(self._aws, alarm_names(made.name))
-        for alarm in alarms(endpoint, made.name, plan, made.tags):
-            self._ledger.creating("alarm", alarm["AlarmName"])
-            self._aws.call("cloudwatch", "PutMetricAlarm", **alarm)
+        Raises:
+            EndpointMissing, ReleaseStuck, RefusedRequest: as ``update``.
+        """
+        made = self._prepared(package, plan)
+        serving = self._require_ready(endpoint)
+        open_release(self._aws, serving.arn, serving.config, made.name, self._run)
+        return self.trials.begin(endpoint, made, plan)
 
-    def _exists(self, operation: str, **name: Any) -> bool:
-        try:
-            self._aws.call("sagemaker", operation, **name)
-        except ClientError as error:
-            if is_absent(error):
-                return False
-            raise
-        return True
+    def stop_rollout(self, config: str, reason: str) -> None:
+        """Make SageMaker take the rollout to ``config`` back.
+
+        No call stops a deployment. It goes back when one of its alarms is in ALARM, so the one that is made for this
+        is put there. Nothing ever writes its metric and it ignores missing data, so no evaluation takes it out again.
+        """
+        self._aws.call(
+            "cloudwatch", "SetAlarmState", AlarmName=judge_alarm(config), StateValue="ALARM",
+            StateReason=f"Slimline's judge: {reason}"[:1023],
+        )  # fmt: skip
 
     # Asking
 

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.ledger import Kind, Ledger, owned_by_another
 from tasks.adapters.sagemaker_errors import is_absent
-from tasks.adapters.sagemaker_requests import alarm_names
+from tasks.adapters.sagemaker_requests import PREVIOUS, WANTED, alarm_names
 from tasks.errors import ReleaseStuck
 
 DELETE_SECONDS = 900.0
@@ -56,7 +56,7 @@ def sweep(aws: Connection, ledger: Ledger, endpoint: str | None, keep: Iterable[
     Alarms are kept while their config is moved to: they have no more to say about one that serves.
     """
     serving, pending = _configs_in_use(aws)
-    configs = serving | pending | set(keep)
+    configs = _with_previous(aws, serving | pending) | set(keep)
     models = _models_of(aws, configs)
     alarms = {alarm for config in pending for alarm in alarm_names(config)}
     in_use: dict[Kind, set[str]] = {"endpoint-config": configs, "model": models, "alarm": alarms}
@@ -94,6 +94,21 @@ def _configs_in_use(aws: Connection) -> tuple[set[str], set[str]]:
     return serving, pending
 
 
+def _with_previous(aws: Connection, configs: set[str]) -> set[str]:
+    """And what comes before or after a trial: the endpoint does not name it, and the trial's end needs it."""
+    found = set(configs)
+    for config in configs:
+        try:
+            arn = aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["EndpointConfigArn"]
+        except ClientError as error:
+            if is_absent(error):
+                continue
+            raise
+        tags = {tag["Key"]: tag["Value"] for tag in aws.pages("sagemaker", "ListTags", "Tags", ResourceArn=arn)}
+        found |= {tags[key] for key in (PREVIOUS, WANTED) if key in tags}
+    return found
+
+
 def _models_of(aws: Connection, configs: set[str]) -> set[str]:
     models = set()
     for config in configs:
@@ -103,7 +118,8 @@ def _models_of(aws: Connection, configs: set[str]) -> set[str]:
             if is_absent(error):
                 continue
             raise
-        models |= {variant["ModelName"] for variant in seen["ProductionVariants"] if "ModelName" in variant}
+        variants = (*seen["ProductionVariants"], *seen.get("ShadowProductionVariants", []))
+        models |= {variant["ModelName"] for variant in variants if "ModelName" in variant}
     return models
 
 

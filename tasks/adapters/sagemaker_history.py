@@ -48,9 +48,20 @@ def read_history(aws: Connection, arn: str) -> History:
     )
 
 
-def open_move(aws: Connection, arn: str, source: str, target: str, purpose: Purpose, run: str) -> None:
-    """Call before traffic is asked to move from config ``source`` to ``target``."""
-    _write(aws, arn, {_FROM: source, _TO: target, _PURPOSE: purpose, _RUN: run})
+def open_release(aws: Connection, arn: str, source: str, target: str, run: str) -> None:
+    """Call before traffic is asked to move from config ``source`` to ``target``.
+
+    A second step of the same release, such as the shift after a shadow, leaves what it came from as it is.
+    """
+    begun = read_history(aws, arn)
+    if begun.purpose == "release" and begun.moving_to == target and begun.moving_from:
+        source = begun.moving_from
+    _write(aws, arn, {_FROM: source, _TO: target, _PURPOSE: "release", _RUN: run})
+
+
+def open_restore(aws: Connection, arn: str, source: str, target: str, run: str) -> None:
+    """Call before traffic is asked to go back from config ``source`` to ``target``."""
+    _write(aws, arn, {_FROM: source, _TO: target, _PURPOSE: "restore", _RUN: run})
 
 
 def close_move(aws: Connection, arn: str, previous: str | None) -> None:

@@ -57,7 +57,7 @@ def check_capacity(plan: ReleasePlan, instances: int) -> None:
     Raises:
         RefusedRequest: the fleet of ``instances`` cannot be split as ``plan`` asks.
     """
-    if plan.mode == "ALL_AT_ONCE":
+    if plan.mode not in ("CANARY", "LINEAR", "ROLLING"):
         return
     if instances < 2:
         raise _refused(
@@ -90,6 +90,13 @@ def check_rules(plan: ReleasePlan) -> None:
             "10 to 50 %",
             "set it to 10 or more",
         )
+    if plan.mode == "ROLLING" and plan.step_percent < 5:
+        raise _refused(
+            "a rolling batch is too small",
+            f"plan.step_percent = {plan.step_percent}",
+            "5 to 50 %",
+            "set it to 5 or more",
+        )
     if plan.bake_seconds < ALARM_PERIOD:
         raise _refused(
             "the bake ends before an alarm can fire: SageMaker publishes its metrics once a minute",
@@ -97,7 +104,7 @@ def check_rules(plan: ReleasePlan) -> None:
             f"at least {ALARM_PERIOD} s (300 s leaves room for CloudWatch's delay)",
             "set plan.bake_seconds to 60 or more",
         )
-    if bakes(plan) * plan.bake_seconds > MAX_EXECUTION - STARTING:
+    if not plan.on_trial and bakes(plan) * plan.bake_seconds > MAX_EXECUTION - STARTING:
         raise _refused(
             "the rollout's bakes do not fit SageMaker's longest deployment",
             f"{bakes(plan)} bakes of {plan.bake_seconds} s",
@@ -207,7 +214,15 @@ def _check_size(operation: str, field: str, size: Mapping[str, Any], least: int)
 
 
 def _check_variants(params: Mapping[str, Any]) -> None:
-    names = [variant["VariantName"] for variant in params["ProductionVariants"]]
+    shadows = params.get("ShadowProductionVariants", [])
+    if shadows and (len(params["ProductionVariants"]), len(shadows)) != (1, 1):
+        raise _refused(
+            "CreateEndpointConfig: ShadowProductionVariants",
+            f"{len(params['ProductionVariants'])} production and {len(shadows)} shadow variants",
+            "exactly one of each",
+            "keep one of each",
+        )
+    names = [variant["VariantName"] for variant in (*params["ProductionVariants"], *shadows)]
     if len(names) != len(set(names)):
         raise _refused("CreateEndpointConfig: ProductionVariants", names, "different names", "rename a variant")
 

@@ -20,6 +20,7 @@ from tasks.recipes import ReleasePlan
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import DimensionTypeDef, PutMetricAlarmInputTypeDef
     from mypy_boto3_sagemaker.type_defs import (
+        AutoRollbackConfigTypeDef,
         CreateEndpointConfigInputTypeDef,
         CreateEndpointInputTypeDef,
         CreateModelInputTypeDef,
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
     )
 
 VARIANT = "AllTraffic"
+CHALLENGER = "challenger"  # the new model's variant in a trial
 NAMESPACE = "AWS/SageMaker"
+JUDGE_NAMESPACE = "Slimline/Releases"
 ALARM_PERIOD = 60  # seconds; SageMaker publishes its metrics once a minute
 MAX_EXECUTION = 28_800  # seconds; SageMaker's limit of one deployment
+PREVIOUS, WANTED = "slimline:previous", "slimline:wanted"  # tags of a trial's config
 STARTING = 3600  # seconds for instances to start and weights to load
 FAULT_VARIABLE = "SLIMLINE_FAULT_ERROR_SHARE"
 
@@ -74,7 +78,7 @@ def blueprint(
         "InstanceType": plan.instance_type,
         "InitialVariantWeight": 1.0,
     }
-    name = _name(plan.endpoint, package.registered.version, [package.digest, content, variant])
+    name = content_name(plan.endpoint, package.registered.version, [package.digest, content, variant])
     tags = _tags(package, plan, run)
     model: Any = {"ModelName": name, **content, "Tags": tags}
     config: Any = {
@@ -99,17 +103,19 @@ def update_endpoint(endpoint: str, config: str, plan: ReleasePlan, *, retain: bo
     }
 
 
-def restore_endpoint(endpoint: str, config: str) -> UpdateEndpointInputTypeDef:
-    """All at once, back to a config that served before: with the instances that the load needs now."""
-    return {
-        "EndpointName": endpoint,
-        "EndpointConfigName": config,
-        "RetainAllVariantProperties": True,
-        "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DesiredWeight"}],
-    }
-
-
 def deployment_config(config: str, plan: ReleasePlan) -> DeploymentConfigUnionTypeDef:
+    rollback: AutoRollbackConfigTypeDef = {"Alarms": [{"AlarmName": name} for name in alarm_names(config)]}
+    if plan.mode == "ROLLING":
+        return {
+            "RollingUpdatePolicy": {
+                "MaximumBatchSize": {"Type": "CAPACITY_PERCENT", "Value": plan.step_percent},
+                "WaitIntervalInSeconds": plan.bake_seconds,
+                "MaximumExecutionTimeoutInSeconds": execution_timeout(plan),
+            },
+            "AutoRollbackConfiguration": rollback,
+        }
+    if plan.mode not in ("CANARY", "LINEAR", "ALL_AT_ONCE"):
+        raise ValueError(f"{plan.mode} is no deployment of SageMaker's: it moves weights or copies requests")
     routing: TrafficRoutingConfigTypeDef = {"Type": plan.mode, "WaitIntervalInSeconds": plan.bake_seconds}
     if plan.mode == "CANARY":
         routing["CanarySize"] = {"Type": "CAPACITY_PERCENT", "Value": plan.step_percent}
@@ -122,14 +128,15 @@ def deployment_config(config: str, plan: ReleasePlan) -> DeploymentConfigUnionTy
             "TerminationWaitInSeconds": plan.bake_seconds,
             "MaximumExecutionTimeoutInSeconds": execution_timeout(plan),
         },
-        "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in alarm_names(config)]},
+        "AutoRollbackConfiguration": rollback,
     }
 
 
 def bakes(plan: ReleasePlan) -> int:
     """How many times the plan waits: once a step, and once before the old fleet ends."""
-    steps = {"ALL_AT_ONCE": 0, "CANARY": 1, "LINEAR": -(-100 // plan.step_percent) - 1}[plan.mode]
-    return steps + 1
+    steps = -(-100 // plan.step_percent)
+    waits = {"CANARY": 2, "LINEAR": steps, "ROLLING": steps, "WEIGHTS": len(plan.shares)}
+    return waits.get(plan.mode, 1)
 
 
 def execution_timeout(plan: ReleasePlan) -> int:
@@ -137,31 +144,59 @@ def execution_timeout(plan: ReleasePlan) -> int:
     return bakes(plan) * plan.bake_seconds + STARTING
 
 
-def alarm_names(config: str) -> tuple[str, str]:
-    return f"{config}-errors", f"{config}-latency"
+def alarm_names(config: str) -> tuple[str, str, str]:
+    return f"{config}-errors", f"{config}-latency", judge_alarm(config)
 
 
-def dimensions(endpoint: str, config: str) -> list[DimensionTypeDef]:
-    """The metrics of one fleet. Without the config's name an alarm sees both, and a bad canary hides in the average."""
-    return [
+def judge_alarm(config: str) -> str:
+    """The alarm by which the judge takes a rollout back."""
+    return f"{config}-judge"
+
+
+def dimensions(endpoint: str, config: str | None, variant: str = VARIANT) -> list[DimensionTypeDef]:
+    """The metrics of one fleet. Without the config's name an alarm sees both, and a bad canary hides in the average.
+
+    Two variants of one config need no config's name, and AWS tells it only while a deployment is under way.
+    """
+    found: list[DimensionTypeDef] = [
         {"Name": "EndpointName", "Value": endpoint},
-        {"Name": "VariantName", "Value": VARIANT},
-        {"Name": "EndpointConfigName", "Value": config},
+        {"Name": "VariantName", "Value": variant},
     ]
+    return [*found, {"Name": "EndpointConfigName", "Value": config}] if config else found
 
 
 def alarms(
     endpoint: str, config: str, plan: ReleasePlan, tags: Sequence[TagTypeDef] = ()
 ) -> list[PutMetricAlarmInputTypeDef]:
-    """Two alarms on the new fleet only: its share of 5xx answers, and its average ModelLatency (microseconds)."""
-    errors, latency = alarm_names(config)
+    """Two alarms on the new fleet only, its share of 5xx answers and its average ModelLatency (microseconds), and the
+    one that only the judge sets.
+    """
+    errors, latency, _ = alarm_names(config)
     made = [
         _alarm(errors, endpoint, config, "Invocation5XXErrors", plan.max_error_rate, "share of 5xx answers"),
         _alarm(latency, endpoint, config, "ModelLatency", plan.max_latency_ms * 1000, "average microseconds"),
+        _judge_alarm(endpoint, config),
     ]
     for alarm in made:
         alarm["Tags"] = list(tags)
     return made
+
+
+def _judge_alarm(endpoint: str, config: str) -> PutMetricAlarmInputTypeDef:
+    """Its metric is never written, so the only state it ever gets is the one that SetAlarmState gives it."""
+    return {
+        "AlarmName": judge_alarm(config),
+        "AlarmDescription": f"Slimline release of {endpoint}: ALARM when the judge takes {config} back",
+        "Namespace": JUDGE_NAMESPACE,
+        "MetricName": "Restore",
+        "Dimensions": dimensions(endpoint, config),
+        "Statistic": "Maximum",
+        "Period": ALARM_PERIOD,
+        "EvaluationPeriods": 1,
+        "Threshold": 0.5,
+        "ComparisonOperator": "GreaterThanThreshold",
+        "TreatMissingData": "ignore",
+    }
 
 
 def _alarm(
@@ -183,7 +218,8 @@ def _alarm(
     }
 
 
-def _name(endpoint: str, version: str, content: list[object]) -> str:
+def content_name(endpoint: str, version: str, content: list[object]) -> str:
+    """A name of at most 59 characters that the same request always has."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{endpoint[:32].rstrip('-')}-v{version[:12]}").strip("-")
     return f"{words}-{digest}"

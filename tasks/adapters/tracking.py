@@ -21,7 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tasks.contracts import DatasetRef, LayerReport, Rollout, Scorecard
+from tasks.contracts import DatasetRef, LayerReport, Pair, Rollout, Scorecard
 from tasks.figures import HEAD, figures, metrics
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 
@@ -131,6 +131,21 @@ class Tracking:
         folder = f"releases/{rollout.endpoint}-{rollout.phase}-{key[:8]}"
         self._client.log_text(rollout.registered.run_id, timeline, f"{folder}/timeline.svg")
         self._client.log_text(rollout.registered.run_id, rollout.model_dump_json(indent=2), f"{folder}/rollout.json")
+
+    def log_pairs(self, run_id: str, release: str, pairs: Sequence[Pair]) -> None:
+        """``shadow/<release>.jsonl``: one pair of answers a line, with its figures; and their means as metrics."""
+        lines = "".join(pair.model_dump_json() + "\n" for pair in pairs)
+        self._client.log_text(run_id, lines, f"shadow/{release}.jsonl")
+        if not pairs:
+            return
+        kls = [pair.kl for pair in pairs if pair.kl is not None]
+        means = {
+            "shadow_pairs": len(pairs),
+            "shadow_agreement": sum(pair.agreement for pair in pairs) / len(pairs),
+            "shadow_same": sum(pair.same for pair in pairs) / len(pairs),
+            "shadow_drift": sum(pair.drift for pair in pairs) / len(pairs),
+        } | ({"shadow_kl": sum(kls) / len(kls)} if kls else {})
+        self._log(self._client.get_run(run_id), {}, means, {})
 
     def close_run(self, run_id: str, status: Status) -> None:
         self._client.set_terminated(run_id, status)

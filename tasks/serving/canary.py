@@ -18,7 +18,7 @@ class Verdict(Enum):
     STUCK = "stuck"
 
 
-_MOVING = {"Creating", "Updating", "SystemUpdating", "RollingBack"}
+MOVING = {"Creating", "Updating", "SystemUpdating", "RollingBack"}
 
 
 def judge_release(
@@ -37,7 +37,7 @@ def judge_release(
     if status is None or serving_config is None:
         return Verdict.WAIT
     state = status.partition("/")[0]
-    if state in _MOVING:
+    if state in MOVING:
         return Verdict.WAIT
     if state != "InService":  # Failed, OutOfService, UpdateRollbackFailed, Deleting, or a state that we do not know
         return Verdict.STUCK

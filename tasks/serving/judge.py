@@ -22,14 +22,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tasks.serving.canary import Verdict
-from tasks.serving.evidence import Floats, Side, quantile_evidence, share_evidence, two_share_evidence
+from tasks.serving.evidence import (
+    Floats,
+    Histogram,
+    Side,
+    binned_quantile_evidence,
+    quantile_evidence,
+    share_evidence,
+    two_share_evidence,
+)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Zeros and ones: errors among requests, same answers among pairs."""
+    """Zeros and ones: errors among requests, same answers among pairs. A trial may also be a part of one, such as the
+    share of two answers that agrees: the evidence holds for every value between 0 and 1, by convexity.
+    """
 
-    ones: int = 0
+    ones: float = 0
     trials: int = 0
 
     def __post_init__(self) -> None:
@@ -60,7 +70,8 @@ class ShareRule:
         metric: its name.
         worse: whether a higher or a lower share is worse.
         harmless: worse than the baseline by at most this: not a reason to restore. In share points, 0–1.
-        tolerated: worse by less than this: good enough to promote. At least ``harmless``, above 0.
+        tolerated: worse by less than this: good enough to promote. At least ``harmless``, and above 0 unless there is a
+            limit.
         limit: stands in for the baseline's share (agreement of answers has no baseline), or none.
         weight: part of ``alpha`` that goes to this rule, relative to the others.
         must_have: without data the release waits; otherwise the rule then has no say.
@@ -75,7 +86,8 @@ class ShareRule:
     must_have: bool = True
 
     def __post_init__(self) -> None:
-        _check(self.metric, 0 <= self.harmless <= self.tolerated <= 1 and self.tolerated > 0, self.weight)
+        least = self.tolerated > 0 or self.limit is not None
+        _check(self.metric, 0 <= self.harmless <= self.tolerated <= 1 and least, self.weight)
 
     def observed(self, data: Counts) -> float:
         return data.share
@@ -122,12 +134,25 @@ class QuantileRule:
         _check(self.metric, 1 <= self.harmless <= self.tolerated and self.tolerated > 1, self.weight)
         _check(self.metric, 0 < self.quantile < 1, self.weight)
 
-    def observed(self, data: Values) -> float:
-        return float(np.quantile(data.values, self.quantile)) if data.trials else math.nan
+    def observed(self, data: Values | Histogram) -> float:
+        """The quantile; of a histogram the first bound that it does not exceed."""
+        if not data.trials:
+            return math.nan
+        if isinstance(data, Values):
+            return float(np.quantile(data.values, self.quantile))
+        at = int(np.searchsorted(data.at_or_below, self.quantile * data.trials))
+        return float(data.bounds[at]) if at < len(data.bounds) else math.inf
 
-    def evidence(self, candidate: Values, baseline: Values | None) -> tuple[float, float]:
+    def evidence(self, candidate: Values | Histogram, baseline: Values | Histogram | None) -> tuple[float, float]:
         """Log evidence for worse than ``harmless``, and for better than ``tolerated``."""
+        if isinstance(candidate, Histogram):
+            if not isinstance(baseline, Histogram):
+                return 0.0, 0.0
+            bad = binned_quantile_evidence(candidate, baseline, self.quantile, self.harmless, "above")
+            return bad, binned_quantile_evidence(candidate, baseline, self.quantile, self.tolerated, "below")
         base = baseline or Values()
+        if not isinstance(base, Values):
+            raise TypeError(f"{self.metric}: values cannot be compared with a histogram")
         bad = quantile_evidence(candidate.values, base.values, self.quantile, self.harmless, "above")
         good = quantile_evidence(candidate.values, base.values, self.quantile, self.tolerated, "below")
         return bad, good
@@ -139,7 +164,7 @@ def _check(metric: str, bounds: bool, weight: float) -> None:
 
 
 Rule = ShareRule | QuantileRule
-Data = Counts | Values
+Data = Counts | Values | Histogram
 
 
 @dataclass(frozen=True)
@@ -149,7 +174,7 @@ class Finding:
     Attributes:
         metric: the rule's.
         candidate, baseline: what was observed; NaN without data, and the limit where the rule has one.
-        requests: the candidate's.
+        requests, baseline_requests: the candidate's and the baseline's.
         restore: evidence for restoring as a share of what is needed, 0–1; 1 restores.
         promote: the same for promoting.
         expected_requests: about so many more until this rule decides, at the present rate; none when nothing is
@@ -163,6 +188,7 @@ class Finding:
     restore: float
     promote: float
     expected_requests: int | None
+    baseline_requests: int = 0
 
 
 @dataclass(frozen=True)
@@ -216,20 +242,21 @@ def judge(
 
 
 def _finding(rule: Rule, candidate: Data | None, baseline: Data | None, need_bad: float, need_good: float) -> Finding:
-    kind = Counts if isinstance(rule, ShareRule) else Values
-    mine = kind() if candidate is None else candidate
-    if not isinstance(mine, kind) or not isinstance(baseline, (kind, type(None))):
-        raise TypeError(f"{rule.metric} is judged by {kind.__name__}")
+    kinds = (Counts,) if isinstance(rule, ShareRule) else (Values, Histogram)
+    mine = kinds[0]() if candidate is None else candidate
+    if not isinstance(mine, kinds) or not isinstance(baseline, (*kinds, type(None))):
+        raise TypeError(f"{rule.metric} is judged by {' or '.join(kind.__name__ for kind in kinds)}")
     bad, good = rule.evidence(mine, baseline) if mine.trials else (0.0, 0.0)  # type: ignore[arg-type]
     limit = getattr(rule, "limit", None)
     return Finding(
         metric=rule.metric,
         candidate=rule.observed(mine),  # type: ignore[arg-type]
-        baseline=limit if limit is not None else rule.observed(baseline or kind()),  # type: ignore[arg-type]
+        baseline=limit if limit is not None else rule.observed(baseline or kinds[0]()),  # type: ignore[arg-type]
         requests=mine.trials,
         restore=min(1.0, max(0.0, bad / need_bad)),
         promote=min(1.0, max(0.0, good / need_good)),
         expected_requests=_expected(mine.trials, bad / need_bad, good / need_good),
+        baseline_requests=0 if limit is not None or baseline is None else baseline.trials,
     )
 
 

@@ -24,7 +24,8 @@ from tests.flows.conftest import Finished, Line
 MODEL, ENDPOINT = "slimline-tiny", "killed"
 PLAN = {
     "endpoint": ENDPOINT, "mode": "ALL_AT_ONCE", "instances": 1, "bake_seconds": 120, "original_first": False,
-    "min_requests": 3, "rehearsal": {"requests_per_second": 10},
+    "min_requests": 3, "judge": {"promote": False},
+    "rehearsal": {"requests_per_second": 10},
 }  # fmt: skip
 RUN = """
 import json, sys
@@ -167,9 +168,9 @@ def test_a_release_killed_at_a_random_moment_is_brought_to_its_end_by_the_next_r
             again = other if number % 4 < 2 else serving  # the same release again, or the other one
             how, end = f"release of {again}", ended(releases.start(again))
         now = assert_coherent(line, ENDPOINT)
-        print(
+        sys.stdout.write(
             f"kill {number + 1}: {moment:.1f} s into the release of {other} over {serving}, {at['EndpointStatus']}; "
-            f"then {how}: {end}; {now} serves"
+            f"then {how}: {end}; {now} serves\n"
         )
         assert now in releases.versions
         if how.startswith("release"):

@@ -7,8 +7,18 @@ from math import comb
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tasks.serving.evidence import Side, quantile_evidence, share_evidence, two_share_evidence
+from tasks.serving.evidence import (
+    Floats,
+    Histogram,
+    Side,
+    binned_quantile_evidence,
+    quantile_evidence,
+    share_evidence,
+    two_share_evidence,
+)
 
 
 def binomial(trials: int, share: float) -> list[float]:
@@ -83,3 +93,61 @@ def test_many_pairs_at_once_give_what_each_gives_alone() -> None:
     together = two_share_evidence(ones, np.full(3, 50), base, np.full(3, 60), 0.01, "above")
     alone = [float(two_share_evidence(a, 50, b, 60, 0.01, "above")) for a, b in zip(ones, base, strict=True)]
     np.testing.assert_allclose(together, alone)
+
+
+def binned(values: Floats, bounds: Floats) -> Histogram:
+    return Histogram(bounds, np.searchsorted(np.sort(values), bounds, side="right").astype(float), len(values))
+
+
+def log_bounds(count: int) -> Floats:
+    return np.geomspace(0.05, 20, count)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(1, 40),
+    st.sampled_from([0.5, 0.9]), st.sampled_from([1.0, 1.3]), st.sampled_from(["above", "below"]),
+)  # fmt: skip
+def test_a_histogram_never_makes_more_evidence_than_its_values(
+    seed: int, mine: int, base: int, bins: int, base_bins: int, quantile: float, ratio: float, side: Side
+) -> None:
+    random = np.random.default_rng(seed)
+    # Two decimals: many ties, and values that lie on a bound.
+    x, y = (np.round(random.lognormal(0, 0.7, count), 2) for count in (mine, base))
+    exact = quantile_evidence(x, y, quantile, ratio, side)
+    bounds, others = np.unique(np.round(log_bounds(bins), 2)), np.unique(np.round(log_bounds(base_bins), 2))
+    assert binned_quantile_evidence(binned(x, bounds), binned(y, others), quantile, ratio, side) <= exact + 1e-9
+
+
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_a_histogram_at_the_limit_is_seldom_taken_for_evidence_however_often_one_looks(side: Side) -> None:
+    """The candidate's quantile is exactly ``ratio`` times the baseline's; looked at every ten requests, bins moving."""
+    random, ratio, wrong, runs = np.random.default_rng(1), 1.2, 0, 200
+    for _ in range(runs):
+        x, y = ratio * random.lognormal(0, 0.4, 300), random.lognormal(0, 0.4, 300)
+        for seen in range(10, 301, 10):
+            center = float(np.quantile(y[:seen], 0.9))  # chosen by looking
+            bounds = np.unique(np.concatenate([log_bounds(20), center * np.geomspace(0.7, 1.5, 25)]))
+            mine, base = binned(x[:seen], bounds), binned(y[:seen], bounds)
+            if binned_quantile_evidence(mine, base, 0.9, ratio, side) >= np.log(1 / 0.05):
+                wrong += 1
+                break
+    assert wrong / runs <= 0.05
+
+
+def test_fine_bins_lose_little_and_coarse_ones_lose_power_only() -> None:
+    random = np.random.default_rng(0)
+    x, y = 1.5 * random.lognormal(0, 0.3, 400), random.lognormal(0, 0.3, 400)
+    exact = quantile_evidence(x, y, 0.5, 1.0, "above")
+    fine, coarse = (
+        binned_quantile_evidence(binned(x, bounds), binned(y, bounds), 0.5, 1.0, "above")
+        for bounds in (log_bounds(400), log_bounds(8))
+    )
+    assert 0.8 * exact < fine <= exact and coarse < fine
+
+
+def test_a_histogram_without_values_is_no_evidence() -> None:
+    nothing = Histogram(np.empty(0), np.empty(0), 0)
+    assert binned_quantile_evidence(nothing, binned(np.ones(50), log_bounds(9)), 0.5, 1.0, "above") == 0
+    unbinned = Histogram(np.empty(0), np.empty(0), 50)  # values whose size nothing is known of
+    assert binned_quantile_evidence(unbinned, unbinned, 0.5, 1.0, "above") <= 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.watch import POLL_SECONDS, poll_seconds
+from tasks.following import POLL_SECONDS, poll_seconds
 
 
 @pytest.mark.parametrize(

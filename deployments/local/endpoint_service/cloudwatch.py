@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 from deployments.local.endpoint_service.alarms import COMPARISONS, AlarmBook, describe
 from deployments.local.endpoint_service.clock import Clock
-from deployments.local.endpoint_service.metrics import STATISTICS, MetricName, Metrics, dimensions, percentile_of
+from deployments.local.endpoint_service.extended import BadStatistic, parse
+from deployments.local.endpoint_service.metrics import STATISTICS, MetricName, Metrics, dimensions
 from deployments.local.endpoint_service.paging import page
 from deployments.local.endpoint_service.wire import AwsError, Json, epoch, not_implemented, timestamp
 
@@ -120,8 +121,9 @@ class CloudWatch:
                 f"You have requested up to {math.ceil((end - start) / period)} datapoints, which exceeds the limit of "
                 f"{_DATAPOINTS}. You may reduce the datapoints requested by increasing Period or shortening the range."
             )
-        for statistic in extended:
-            percentile_of(statistic)
+        for number, statistic in enumerate(extended, 1):
+            if not known_statistic(statistic, extended_only=True):
+                raise bad_value(f"The value {statistic} for parameter ExtendedStatistics.member.{number} is not valid.")
         name = metric_name(request["Namespace"], request)
         unit = request.get("Unit") or next(iter(self._metrics.units(name)), "None")
         points: list[Json] = []
@@ -138,6 +140,7 @@ class CloudWatch:
         queries = request["MetricDataQueries"]
         if len(queries) > 500:
             raise bad_value("The collection MetricDataQueries must not have a size greater than 500.")
+        _check_statistics(queries)
         results = [self._query(query, request) for query in queries if query.get("ReturnData", True)]
         return {"MetricDataResults": results, "Messages": []}
 
@@ -146,8 +149,6 @@ class CloudWatch:
             raise not_implemented("GetMetricData: metric math (Expression)", "Ask for a MetricStat.")
         stat = query["MetricStat"]
         start, end, period = _range(request, int(stat["Period"]))
-        if stat["Stat"] not in STATISTICS:
-            percentile_of(stat["Stat"])
         name = metric_name(stat["Metric"].get("Namespace", ""), stat["Metric"])
         buckets = self._metrics.periods(name, start, end, period, stat.get("Unit"))
         pairs = [(at, value) for at, b in buckets.items() if (value := b.statistic(stat["Stat"])) is not None]
@@ -220,6 +221,29 @@ def metric_name(namespace: str, request: Json) -> MetricName:
     return namespace, request.get("MetricName", ""), dimensions(given)
 
 
+def known_statistic(name: str, extended_only: bool = False) -> bool:
+    """Whether CloudWatch has it; the five simple ones are asked for under another member where ``extended_only``."""
+    if name in STATISTICS:
+        return not extended_only
+    try:
+        parse(name)
+    except BadStatistic:
+        return False
+    return True
+
+
+def _check_statistics(queries: list[Json]) -> None:
+    """Every wrong statistic is named at once, as AWS does."""
+    asked = [(number, query["MetricStat"]["Stat"]) for number, query in enumerate(queries, 1) if "MetricStat" in query]
+    wrong = [
+        f"The value {name} for parameter MetricDataQueries.member.{number}.MetricStat.Stat is not a valid statistic."
+        for number, name in asked
+        if not known_statistic(name)
+    ]
+    if wrong:
+        raise AwsError("ValidationError", "\n".join(wrong))
+
+
 def _range(request: Json, period: int) -> tuple[float, float, int]:
     start, end = timestamp(request["StartTime"]), timestamp(request["EndTime"])
     if start >= end:
@@ -239,8 +263,8 @@ def check_alarm(request: Json) -> None:
             raise missing(name)
     if bool(request.get("Statistic")) == bool(request.get("ExtendedStatistic")):
         raise bad_combination("Exactly one of Statistic and ExtendedStatistic must be given.")
-    if request.get("ExtendedStatistic"):
-        percentile_of(request["ExtendedStatistic"])
+    if (wanted := request.get("ExtendedStatistic")) and not known_statistic(wanted, extended_only=True):
+        raise AwsError("ValidationError", f"The value {wanted} for parameter ExtendedStatistic is not valid.")
     if request["ComparisonOperator"] not in COMPARISONS:
         raise not_implemented(f"PutMetricAlarm: {request['ComparisonOperator']}", "Anomaly detection is not here.")
     if request.get("TreatMissingData", "missing") not in ("breaching", "notBreaching", "ignore", "missing"):

@@ -1,18 +1,18 @@
 """CloudWatch's metrics: samples aggregated by time, statistics and percentiles read back.
 
 Memory is bounded. A series keeps buckets of its resolution (1, 10 or 60 s) for a while and folds them into minutes and
-those into hours, as CloudWatch does (after shorter times here). A bucket keeps exact values while they are few, then
-logarithmic bins 1 % wide: percentiles are then within 0.5 % of the value, and buckets still add up.
+those into hours, as CloudWatch does (after shorter times here). A bucket keeps exact values while they are few
+(``EXACT_VALUES`` different ones), then logarithmic bins 1 % wide, each known by its middle: a value is then within
+0.5 % of what was sent. Reading adds buckets up without rounding again: counts within a range are exact on what is kept.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from deployments.local.endpoint_service.wire import not_implemented
+from deployments.local.endpoint_service.extended import parse
 
 EXACT_VALUES = 128
 _BIN = math.log(1.01)
@@ -20,7 +20,6 @@ _FINE_BUCKETS = {1: 10_800, 10: 1_080, 60: 1_440}  # buckets with data: three ho
 _MINUTES = 1_440
 _HOURS = 1_440
 STATISTICS = ("SampleCount", "Average", "Sum", "Minimum", "Maximum")
-_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,10})?|100)")
 
 Dimensions = tuple[tuple[str, str], ...]
 MetricName = tuple[str, str, Dimensions]  # namespace, name, sorted dimensions
@@ -49,7 +48,10 @@ class Bucket:
             self._to_bins()
 
     def add_set(self, count: float, total: float, low: float, high: float) -> None:
-        """A statistic set: what was sent, without the samples behind it."""
+        """A statistic set: what was sent, without the samples behind it (known where they must all be equal)."""
+        if count and (low == high or count == 1):
+            self.add(total / count, count)
+            return
         self.count += count
         self.total += total
         self.low = min(self.low, low)
@@ -57,43 +59,38 @@ class Bucket:
         self.opaque = True
 
     def merge(self, other: Bucket) -> None:
+        """Add what another bucket keeps; long lists of values become bins."""
+        if other.binned and not self.binned:
+            self._to_bins()
+        self.pour(other)
+        if not self.binned and len(self.values) > EXACT_VALUES:
+            self._to_bins()
+
+    def pour(self, other: Bucket) -> None:
+        """Add what another bucket keeps, for reading: no value is rounded once more."""
         self.count += other.count
         self.total += other.total
         self.low = min(self.low, other.low)
         self.high = max(self.high, other.high)
         self.opaque = self.opaque or other.opaque
-        if other.binned and not self.binned:
-            self._to_bins()
         for value, count in other.values.items():
-            key = _bin(value) if self.binned else value
+            key = _bin(value) if self.binned and not other.binned else value
             self.values[key] = self.values.get(key, 0.0) + count
-        if not self.binned and len(self.values) > EXACT_VALUES:
-            self._to_bins()
 
     def statistic(self, name: str) -> float | None:
-        """One of CloudWatch's statistics or a percentile (``p99``, ``p99.9``); None where it cannot be known."""
+        """One of CloudWatch's statistics (``Average``, ``p99``, ``PR(:300)``); None where it cannot be known."""
         if not self.count:
             return None
         if name == "Average":
             return self.total / self.count
         simple = {"SampleCount": self.count, "Sum": self.total, "Minimum": self.low, "Maximum": self.high}
-        return simple[name] if name in simple else self._percentile(percentile_of(name))
-
-    def _percentile(self, percent: float) -> float | None:
-        """Linear interpolation between the closest ranks."""
-        if self.opaque:
+        if name in simple:
+            return simple[name]
+        wanted = parse(name)
+        if self.opaque or self.low < 0:
             return None
-        rank = percent / 100 * (self.count - 1)
-        below, above = self._at(math.floor(rank)), self._at(math.ceil(rank))
-        return min(max(below + (above - below) * (rank - math.floor(rank)), self.low), self.high)
-
-    def _at(self, rank: int) -> float:
-        seen = 0.0
-        for value in sorted(self.values):
-            seen += self.values[value]
-            if seen > rank:
-                return value
-        return self.high
+        # A bin's middle may lie outside what was sent.
+        return wanted.of(sorted((min(max(value, self.low), self.high), n) for value, n in self.values.items()))
 
     def _to_bins(self) -> None:
         exact, self.values, self.binned = self.values, {}, True
@@ -107,14 +104,6 @@ def _bin(value: float) -> float:
     if value == 0:
         return 0.0
     return math.copysign(math.exp(round(math.log(abs(value)) / _BIN) * _BIN), value)
-
-
-def percentile_of(name: str) -> float:
-    """``p99.9`` → 99.9. Other extended statistics (trimmed means…) answer 501."""
-    match = _PERCENTILE.fullmatch(name)
-    if not match:
-        raise not_implemented(f"statistic {name!r}", "Implemented: SampleCount, Average, Sum, Minimum, Maximum, pNN.")
-    return float(match.group(1))
 
 
 class Series:
@@ -180,7 +169,7 @@ class Metrics:
         for key, series in self._series.get(name, {}).items():
             if unit is None or unit == key:
                 for _, bucket in series.between(start, end):
-                    merged.merge(bucket)
+                    merged.pour(bucket)
         return merged
 
     def periods(
@@ -194,7 +183,7 @@ class Metrics:
             if unit is None or unit == key:
                 for at, bucket in series.between(first, end):
                     begin = first + (at - first) // period * period
-                    merged.setdefault(begin, Bucket()).merge(bucket)
+                    merged.setdefault(begin, Bucket()).pour(bucket)
         return dict(sorted(merged.items()))
 
 

@@ -1,0 +1,85 @@
+"""Read a registered version back: the handles of its model, its original and its data set, as they were logged."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from pydantic import ValidationError
+
+from tasks.adapters.registry import CHALLENGER, CHAMPION, Registry
+from tasks.contracts import DatasetRef, Picked, RegisteredModel, Scorecard
+from tasks.errors import RefusedModel
+
+_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such version; no such alias
+
+
+def read_version(tracking_uri: str, name: str, version: str) -> Picked:
+    """The version of ``name`` with this number or this alias.
+
+    Raises:
+        RefusedModel: there is none, or it was not registered by a flow that can release it.
+    """
+    uri = tracking_uri.rstrip("/")
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    found = _find(client, name, version)
+    number, run_id = str(found.version), str(found.run_id)
+    scorecard = _scorecard(client, run_id, f"{name} {number}")
+    aliases = [alias for alias in (CHAMPION, CHALLENGER) if alias in found.aliases]
+    registered = RegisteredModel(
+        name=name,
+        version=number,
+        alias=aliases[0] if aliases else "",
+        model=scorecard.candidate_model,
+        run_id=run_id,
+        url=Registry(uri).version_url(name, number),
+        exported=scorecard.exported_model,
+    )
+    return Picked(registered=registered, original=scorecard.baseline_model, data=_dataset(client, run_id))
+
+
+def _find(client: MlflowClient, name: str, version: str) -> ModelVersion:
+    try:
+        if version.isdigit():
+            return client.get_model_version(name, version)
+        return client.get_model_version_by_alias(name, version)
+    except MlflowException as error:
+        if error.error_code not in _UNKNOWN:
+            raise
+        raise RefusedModel(
+            f"MLflow has no version {version} of {name}",
+            observed=error.message,
+            limit="a version's number, or an alias: champion, challenger, previous",
+            remedy="look at the model's page in MLflow, or compress first: it registers a challenger",
+        ) from error
+
+
+def _scorecard(client: MlflowClient, run_id: str, what: str) -> Scorecard:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = Path(client.download_artifacts(run_id, "scorecard.json", folder))
+            return Scorecard.model_validate_json(path.read_text())
+        except (ValidationError, OSError) as error:
+            raise RefusedModel(
+                f"{what} has no scorecard of a language model",
+                observed=f"run {run_id}: {type(error).__name__}",
+                limit="a version that the compress flow has registered; readers have no release yet",
+                remedy="choose another version, or compress the model again",
+            ) from error
+
+
+def _dataset(client: MlflowClient, run_id: str) -> DatasetRef:
+    inputs = client.get_run(run_id).inputs
+    entity = inputs.dataset_inputs[0].dataset if inputs else None
+    if entity is None or not entity.profile:
+        raise RefusedModel(
+            "the version's run names no data set", observed=f"run {run_id}", limit="the data set of a compress run",
+            remedy="compress the model again",
+        )  # fmt: skip
+    source = json.loads(entity.source)
+    counts = json.loads(entity.profile)
+    return DatasetRef(uri=source["uri"], digest=source["sha256"], licence=source["licence"], name=entity.name, **counts)

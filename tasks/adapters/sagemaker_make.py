@@ -1,0 +1,61 @@
+"""Create what a release needs, once: in the ledger before the request, and asked for only where it is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from tasks.adapters import sagemaker_cleanup
+from tasks.adapters.aws_connection import Connection
+from tasks.adapters.ledger import Ledger
+from tasks.adapters.sagemaker_errors import is_absent
+from tasks.adapters.sagemaker_requests import Blueprint
+
+
+class Maker:
+    """Models, configs and alarms of one connection."""
+
+    def __init__(self, aws: Connection, ledger: Ledger) -> None:
+        self._aws, self._ledger = aws, ledger
+
+    def fleet(self, made: Blueprint) -> None:
+        """The model and the config of one version."""
+        if not self._exists("DescribeModel", ModelName=made.name):
+            self._ledger.creating("model", made.name)
+            self.ask("CreateModel", made.model, lambda: self._exists("DescribeModel", ModelName=made.name))
+        self.config(made.config)
+
+    def config(self, request: Mapping[str, Any]) -> None:
+        """One endpoint config."""
+        name = {"EndpointConfigName": request["EndpointConfigName"]}
+        if not self._exists("DescribeEndpointConfig", **name):
+            self._ledger.creating("endpoint-config", request["EndpointConfigName"])
+            self.ask("CreateEndpointConfig", request, lambda: self._exists("DescribeEndpointConfig", **name))
+
+    def alarms(self, requests: Iterable[Mapping[str, Any]]) -> None:
+        """The alarms of one rollout, in their first state."""
+        wanted = list(requests)
+        # Deleted first: an alarm that an earlier try has fired would keep its state and end this one at once.
+        sagemaker_cleanup.delete_alarms(self._aws, [alarm["AlarmName"] for alarm in wanted])
+        for alarm in wanted:
+            self._ledger.creating("alarm", alarm["AlarmName"])
+            self._aws.call("cloudwatch", "PutMetricAlarm", **alarm)
+
+    def ask(self, operation: str, request: Mapping[str, Any], happened: Callable[[], bool]) -> None:
+        """Call, and where it is refused look whether it has happened: botocore asks again when an answer was lost."""
+        try:
+            self._aws.call("sagemaker", operation, **request)
+        except ClientError:
+            if not happened():
+                raise
+
+    def _exists(self, operation: str, **name: Any) -> bool:
+        try:
+            self._aws.call("sagemaker", operation, **name)
+        except ClientError as error:
+            if is_absent(error):
+                return False
+            raise
+        return True

@@ -1,0 +1,120 @@
+"""What each version of a release has answered, from CloudWatch: one GetMetricData call a look.
+
+Latency comes as a histogram: ``PR(:b)`` is the percentage of a minute's values at or below ``b`` ("CloudWatch
+statistics definitions" in the CloudWatch user guide), so with the minute's sample count it is a count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from tasks.adapters.aws_connection import Connection
+from tasks.adapters.sagemaker_requests import NAMESPACE
+from tasks.contracts import Answers
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch.type_defs import DimensionTypeDef, MetricDataQueryTypeDef
+
+_POINTS = 700  # periods a look, so that every query of it stays within GetMetricData's 100,800 values
+_SUMS = {"n": "Invocations", "f": "Invocation5XXErrors", "c": "Invocation4XXErrors", "m": "InvocationModelErrors"}
+_COARSE = [1.4**step for step in range(33)]  # milliseconds: 1 ms to 47 s
+_FINE = [1.03**step for step in range(-16, 17)]  # 0.62 to 1.6 times where the quantile was last seen
+
+Series = dict[float, float]  # value by the time its period starts
+
+
+@dataclass(frozen=True)
+class Look:
+    """Both versions from the minute on in which the candidate first had traffic. ``since``: that minute, or none."""
+
+    candidate: Answers
+    baseline: Answers | None
+    since: float | None
+
+
+def bounds(limit_ms: float, near_ms: float | None = None) -> tuple[float, ...]:
+    """Bounds of a histogram in milliseconds: over everything a model may take, close together around one value, and a
+    limit of which the count must be exact.
+    """
+    fine = [near_ms * factor for factor in _FINE] if near_ms else []
+    microseconds = sorted({max(1, round(1000 * bound)) for bound in (*_COARSE, *fine, limit_ms)})
+    return tuple(bound / 1000 for bound in microseconds)
+
+
+def look(
+    aws: Connection,
+    candidate: list[DimensionTypeDef],
+    baseline: list[DimensionTypeDef] | None,
+    since: float,
+    now: float,
+    limits_ms: Sequence[float],
+) -> Look:
+    """Count what both have answered.
+
+    Args:
+        candidate, baseline: Dimensions of the metrics; none where no old version stands beside it.
+        since, now: Seconds since 1970 by the service's clock.
+        limits_ms: Bounds of the histograms.
+    """
+    start = math.floor(since / 60) * 60
+    period = 60 * math.ceil(max(60.0, now - start) / 60 / _POINTS)
+    sides = {"new": candidate} | ({"old": baseline} if baseline else {})
+    queries = [query for side, dims in sides.items() for query in _queries(side, dims, limits_ms, period)]
+    found: dict[str, Series] = {query["Id"]: {} for query in queries}
+    for result in aws.pages(
+        "cloudwatch", "GetMetricData", "MetricDataResults", MetricDataQueries=queries,
+        StartTime=datetime.fromtimestamp(start, UTC), EndTime=datetime.fromtimestamp(max(now, start + 60), UTC),
+    ):  # fmt: skip
+        times = (stamp.timestamp() for stamp in result["Timestamps"])
+        found[result["Id"]] |= dict(zip(times, result["Values"], strict=True))
+    first = min((at for at, count in found["new_n"].items() if count), default=None)
+    if first is None:
+        return Look(Answers(), Answers() if baseline else None, None)
+    return Look(
+        _answers("new", found, first, limits_ms), _answers("old", found, first, limits_ms) if baseline else None, first
+    )
+
+
+def _queries(
+    side: str, dims: list[DimensionTypeDef], limits_ms: Sequence[float], period: int
+) -> Iterator[MetricDataQueryTypeDef]:
+    def query(name: str, metric: str, statistic: str) -> MetricDataQueryTypeDef:
+        stat: Any = {
+            "Metric": {"Namespace": NAMESPACE, "MetricName": metric, "Dimensions": dims},
+            "Period": period,
+            "Stat": statistic,
+        }
+        return {"Id": f"{side}_{name}", "MetricStat": stat}
+
+    for name, metric in _SUMS.items():
+        yield query(name, metric, "Sum")
+    yield query("k", "ModelLatency", "SampleCount")
+    for index, limit in enumerate(limits_ms):
+        yield query(f"p{index}", "ModelLatency", f"PR(:{round(1000 * limit)})")
+
+
+def _answers(side: str, found: dict[str, Series], first: float, limits_ms: Sequence[float]) -> Answers:
+    def total(name: str) -> int:
+        return round(sum(value for at, value in found[f"{side}_{name}"].items() if at >= first))
+
+    timed = {at: count for at, count in found[f"{side}_k"].items() if at >= first}
+    counts = [
+        float(sum(round(found[f"{side}_p{index}"].get(at, 0.0) / 100 * count) for at, count in timed.items()))
+        for index in range(len(limits_ms))
+    ]
+    ascending = all(low <= high for low, high in pairwise(counts))
+    # ModelErrors also has requests that got no answer at all, and 4xx, which are the clients' own.
+    errors = max(total("f"), total("m") - total("c"))
+    requests = total("n")
+    return Answers(
+        requests=requests,
+        errors=min(errors, requests),
+        bounds=tuple(limits_ms),
+        at_or_below=tuple(counts if ascending else sorted(counts)),
+        timed=round(sum(timed.values())),
+    )
