@@ -21,7 +21,7 @@ import pytest
 from deployments.local.stack import ROOT
 from tests.flows.conftest import Finished, Line
 
-MODEL, ENDPOINT = "slimline-tiny", "killed"
+MODEL = ENDPOINT = "killed"
 PLAN = {
     "endpoint": ENDPOINT, "mode": "ALL_AT_ONCE", "instances": 1, "bake_seconds": 120, "original_first": False,
     "min_requests": 3, "judge": {"promote": False},
@@ -55,7 +55,7 @@ class Releases:
     log: list[str] = field(default_factory=list)
 
     def start(self, version: str) -> subprocess.Popen[str]:
-        registered = self.given["registered"] | {"version": version, "alias": "challenger"}
+        registered = self.given["registered"] | {"name": MODEL, "version": version, "alias": "challenger"}
         job = self.folder / f"release-{version}.json"
         job.write_text(json.dumps(self.given | {"registered": registered, "plan": PLAN}))
         return self._python(RUN, str(job))
@@ -86,18 +86,25 @@ def ended(process: subprocess.Popen[str]) -> str:
     return text.rsplit("ENDED ", 1)[1].strip()
 
 
+def two_versions(line: Line, registered: dict[str, Any]) -> tuple[str, str]:
+    """A registered model of its own, so that other tests' aliases stay, with the same files twice."""
+    source = line.mlflow_version(registered["name"], registered["version"])["source"]
+    line.mlflow("registered-models/create", name=MODEL)
+    one = {"name": MODEL, "source": source, "run_id": registered["run_id"], "model_id": source.removeprefix("models:/")}
+    first, second = (line.mlflow("model-versions/create", **one)["model_version"]["version"] for _ in range(2))
+    return first, second
+
+
 @pytest.fixture(scope="module")
 def releases(line: Line, released: Finished, tmp_path_factory: pytest.TempPathFactory) -> Releases:
     runs = line.prefect(
         "flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [released.flow_run_id]}}, sort="START_TIME_DESC"
     )
     given = next(run["parameters"] for run in runs if "registered" in run["parameters"])
-    first = line.mlflow_version(MODEL, given["registered"]["version"])
-    second = line.mlflow("model-versions/create", name=MODEL, source=first["source"], run_id=first["run_id"])
-    versions = (first["version"], second["model_version"]["version"])
-    made = Releases(line, tmp_path_factory.mktemp("releases"), given, versions)
+    first, second = two_versions(line, given["registered"])
+    made = Releases(line, tmp_path_factory.mktemp("releases"), given, (first, second))
     began = time.monotonic()
-    assert ended(made.start(versions[0])) == "created"
+    assert ended(made.start(first)) == "created"
     made.seconds = time.monotonic() - began
     return made
 
