@@ -27,6 +27,8 @@ from tasks.figures import HEAD, figures, megabytes
 from tasks.reader_contracts import ReaderScorecard
 from tasks.recipes import ReleasePlan
 
+ROLLOUT_STEPS = "rollout-steps"  # the artifact that `slimline status` reads again
+
 
 def report_stage(step: Compressed) -> None:
     """A table with one row a layer, or one a step for distillation."""
@@ -152,7 +154,7 @@ def report_release(rollout: Rollout, endpoint_page: str | None, timeline: str | 
             description=f"Traffic, errors and latency of both fleets on **{rollout.endpoint}**: {rollout.phase}",
         )
     create_table_artifact(
-        rollout_rows(rollout), key="rollout-steps", description=f"Traffic on **{rollout.endpoint}**, step by step"
+        rollout_rows(rollout), key=ROLLOUT_STEPS, description=f"Traffic on **{rollout.endpoint}**, step by step"
     )
     create_markdown_artifact(release_markdown(rollout), key="release", description="How the release ended")
     _link_endpoint(rollout.endpoint, endpoint_page)

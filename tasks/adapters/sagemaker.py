@@ -23,6 +23,7 @@ from tasks.adapters.sagemaker_limits import check_capacity, check_request, check
 from tasks.adapters.sagemaker_make import Maker
 from tasks.adapters.sagemaker_metrics import Look, bounds, look
 from tasks.adapters.sagemaker_observe import Serving, count_requests, observe, read_serving, read_tags
+from tasks.adapters.sagemaker_overview import EndpointView, overview
 from tasks.adapters.sagemaker_requests import (
     CHALLENGER,
     VARIANT,
@@ -150,6 +151,10 @@ class SageMaker:
     def config_name(self, package: ModelPackage, plan: ReleasePlan) -> str:
         """The config that ``create`` and ``update`` would make: from content, so the same for the same request."""
         return self._blueprint(package, plan).name
+
+    def overview(self, only: str | None = None) -> list[EndpointView]:
+        """Every endpoint, or the one called ``only``, as a person wants to see it."""
+        return overview(self._aws, only)
 
     def history(self, endpoint: str) -> History:
         """What releases have written on the endpoint; nothing where there is none."""

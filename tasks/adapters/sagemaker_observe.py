@@ -119,7 +119,7 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
         status=status,
         blue=share(blue) if blue and blue != green else None,
         green=share(green),
-        alarms=_alarm_states(aws, green),
+        alarms=alarm_states(aws, green),
         message=phase.get("StatusMessage") or seen.get("FailureReason", ""),
     )
 
@@ -200,6 +200,6 @@ def _latency(
     return newest.get("average"), newest.get("p90")
 
 
-def _alarm_states(aws: Connection, config: str) -> dict[str, str]:
+def alarm_states(aws: Connection, config: str) -> dict[str, str]:
     answer = aws.call("cloudwatch", "DescribeAlarms", AlarmNames=list(alarm_names(config)))
     return {alarm["AlarmName"]: alarm["StateValue"] for alarm in answer.get("MetricAlarms", [])}
