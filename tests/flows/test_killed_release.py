@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -12,10 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from deployments.local.stack import ROOT
@@ -52,13 +55,23 @@ class Releases:
     given: dict[str, Any]
     versions: tuple[str, str]
     seconds: float = 0.0  # of one release that nobody kills
-    log: list[str] = field(default_factory=list)
+
+    def parameters(self, version: str) -> dict[str, Any]:
+        registered = self.given["registered"] | {"name": MODEL, "version": version, "alias": "challenger"}
+        return self.given | {"registered": registered, "plan": PLAN}
 
     def start(self, version: str) -> subprocess.Popen[str]:
-        registered = self.given["registered"] | {"name": MODEL, "version": version, "alias": "challenger"}
         job = self.folder / f"release-{version}.json"
-        job.write_text(json.dumps(self.given | {"registered": registered, "plan": PLAN}))
+        job.write_text(json.dumps(self.parameters(version)))
         return self._python(RUN, str(job))
+
+    def trigger(self, version: str) -> str:
+        """The same as a run of a deployment, which the stack's worker starts. Returns the flow run's id."""
+        flow = self.line.prefect("flows/", name="release")["id"]
+        place = {"path": str(ROOT), "entrypoint": "flows/release.py:release", "work_pool_name": "slimline"}
+        deployment = self.line.prefect("deployments/", name="killed", flow_id=flow, **place)["id"]
+        run = self.line.prefect(f"deployments/{deployment}/create_flow_run", parameters=self.parameters(version))
+        return str(run["id"])
 
     def finish(self, crashed_run: str) -> subprocess.Popen[str]:
         return self._python(FINISH, crashed_run)
@@ -155,30 +168,78 @@ def ledger(line: Line, endpoint: str) -> set[tuple[str, str]]:
     return entries
 
 
-def test_a_release_killed_at_a_random_moment_is_brought_to_its_end_by_the_next_run(
+def test_a_release_killed_at_a_random_moment_is_brought_to_its_end(
     releases: Releases, request: pytest.FixtureRequest
 ) -> None:
+    """The first is killed under the worker, and the automation follows; the others here, and the next run follows."""
     line, dice = releases.line, random.Random()
     for number in range(request.config.getoption("--kills")):
         serving = assert_coherent(line, ENDPOINT)
         other = next(version for version in releases.versions if version != serving)
         moment = dice.uniform(0.2, 1.0) * releases.seconds
-        victim = releases.start(other)
-        time.sleep(moment)
-        os.killpg(victim.pid, signal.SIGKILL)
-        victim.wait(timeout=30)
-        at = line.client("sagemaker").describe_endpoint(EndpointName=ENDPOINT)
-        run = releases.last_run()
-        if number % 2 and run is not None:
-            how, end = "restore flow", ended(releases.finish(run))
+        if number == 0:
+            how, end, wanted = "automation", *killed_on_the_worker(releases, other, moment)
         else:
-            again = other if number % 4 < 2 else serving  # the same release again, or the other one
-            how, end = f"release of {again}", ended(releases.start(again))
+            how, end, wanted = killed_here(releases, number, serving, other, moment)
         now = assert_coherent(line, ENDPOINT)
-        sys.stdout.write(
-            f"kill {number + 1}: {moment:.1f} s into the release of {other} over {serving}, {at['EndpointStatus']}; "
-            f"then {how}: {end}; {now} serves\n"
-        )
-        assert now in releases.versions
-        if how.startswith("release"):
-            assert now == again
+        sys.stdout.write(f"kill {number + 1}: {moment:.1f} s into {other} over {serving}; {how}: {end}; {now} serves\n")
+        assert now in wanted
+
+
+def killed_here(
+    releases: Releases, number: int, serving: str, other: str, moment: float
+) -> tuple[str, str, tuple[str, ...]]:
+    """Kill the whole process group, then run the next. Returns what that was, how it ended, and what may serve now."""
+    victim = releases.start(other)
+    time.sleep(moment)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait(timeout=30)
+    run = releases.last_run()
+    if number % 2 and run is not None:
+        return "restore flow", ended(releases.finish(run)), releases.versions
+    again = other if number % 4 < 2 else serving  # the same release again, or one of the version that served before
+    return f"release of {again}", ended(releases.start(again)), (again,)
+
+
+def killed_on_the_worker(releases: Releases, version: str, moment: float) -> tuple[str, tuple[str, ...]]:
+    """As a deployment: the worker sees the process die, Prefect calls the run Crashed, the automation runs restore."""
+    line = releases.line
+    run = releases.trigger(version)
+    process = until(lambda: worker_child(run))
+    time.sleep(moment)
+    process.kill()
+    until(lambda: line.prefect_get(f"flow_runs/{run}")["state"]["type"] in ("CRASHED", "COMPLETED"))
+    if line.prefect_get(f"flow_runs/{run}")["state"]["type"] == "COMPLETED":
+        return "it had ended", (version,)
+    restore = until(lambda: next(iter(restores_of(line, run)), None))
+    state = until(lambda: final_state(line, restore))
+    assert state == "COMPLETED", line.prefect_get(f"flow_runs/{restore}")["state"]["message"]
+    return state, releases.versions
+
+
+def restores_of(line: Line, run: str) -> list[str]:
+    found = line.prefect("flow_runs/filter", flows={"name": {"any_": ["restore"]}}, sort="START_TIME_DESC")
+    return [each["id"] for each in found if each["parameters"].get("crashed_run") == run]
+
+
+def final_state(line: Line, run: str) -> str | None:
+    state = line.prefect_get(f"flow_runs/{run}")["state"]["type"]
+    return state if state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+
+def worker_child(run: str) -> psutil.Process | None:
+    """The process that executes the flow run: what the worker started names it in its environment."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == run:
+                return process
+    return None
+
+
+def until(look: Callable[[], Any], seconds: float = 240) -> Any:
+    """Wait for something to be there."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.3)
+    return found
