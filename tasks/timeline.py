@@ -58,8 +58,9 @@ def draw_timeline(rollout: Rollout) -> str:
 
 def _title(rollout: Rollout) -> str:
     registered = rollout.registered
-    lines = [f"Release of {registered.name} version {registered.version} on endpoint {rollout.endpoint}"]
+    lines = [f"{rollout.mode} release of {registered.name} version {registered.version} on endpoint {rollout.endpoint}"]
     lines.append(f"old: {rollout.previous_config or 'nothing'}   new: {rollout.asked_config}")
+    lines += [f"why: {rollout.reason[:130]}"] if rollout.reason else []
     return "\n".join([*lines, rollout.rehearsal] if rollout.rehearsal else lines)
 
 
@@ -141,13 +142,17 @@ def _fired(look: Observation) -> list[str]:
 
 
 def _draw_latency(axes: Axes, seen: Sequence[Observation]) -> None:
+    """Of the newest minute at each look; of a trial, the quantile that the judge compares, since its start."""
+    series: tuple[tuple[str, str, Callable[[FleetShare], float | None]], ...] = (
+        ("average", "-", lambda fleet: fleet.recent_ms),
+        ("p90", "--", lambda fleet: fleet.recent_p90_ms),
+        ("judged quantile", ":", lambda fleet: fleet.latency_ms),
+    )
     for fleet, name, colour in ((_old, "old version", OLD), (_new, "new version", NEW)):
-        known = [(look.at, found) for look in seen if (found := fleet(look)) and found.recent_ms is not None]
-        times = [at for at, _ in known]
-        axes.plot(times, [found.recent_ms or 0.0 for _, found in known], color=colour, label=f"{name}, average")
-        p90 = [(at, found.recent_p90_ms) for at, found in known if found.recent_p90_ms is not None]
-        if p90:
-            axes.plot(*zip(*p90, strict=True), color=colour, linestyle="--", linewidth=1, label=f"{name}, p90")
+        for what, line, value in series:
+            points = [(look.at, at) for look in seen if (f := fleet(look)) and (at := value(f)) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, label=f"{name}, {what}")
     axes.set_ylim(bottom=0)
     axes.set_ylabel("Model latency, ms")
 

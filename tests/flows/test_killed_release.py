@@ -168,6 +168,7 @@ def ledger(line: Line, endpoint: str) -> set[tuple[str, str]]:
     return entries
 
 
+@pytest.mark.timeout(7200)  # the long form
 def test_a_release_killed_at_a_random_moment_is_brought_to_its_end(
     releases: Releases, request: pytest.FixtureRequest
 ) -> None:
@@ -184,6 +185,22 @@ def test_a_release_killed_at_a_random_moment_is_brought_to_its_end(
         now = assert_coherent(line, ENDPOINT)
         sys.stdout.write(f"kill {number + 1}: {moment:.1f} s into {other} over {serving}; {how}: {end}; {now} serves\n")
         assert now in wanted
+
+
+def test_the_last_good_version_comes_back_once(releases: Releases) -> None:
+    line, serving = releases.line, assert_coherent(releases.line, ENDPOINT)
+    previous = tags(line, line.client("sagemaker").describe_endpoint(EndpointName=ENDPOINT)["EndpointArn"])
+    back = line.slimline("run", "restore", "-p", f"endpoint={ENDPOINT}")
+    assert back.code == 0, back.text
+    if previous["slimline:previous-config"]:
+        assert f"{ENDPOINT}: restored" in back.text
+        assert assert_coherent(line, ENDPOINT) != serving
+        assert line.serving(ENDPOINT) == previous["slimline:previous-config"]
+        assert line.alias(MODEL, "previous") is None, "nothing is known to be good before it"
+    again = line.slimline("run", "restore", "-p", f"endpoint={ENDPOINT}")
+    assert again.code == 0 and f"{ENDPOINT}: unchanged" in again.text, again.text
+    assert "a real inference answered" in again.text
+    assert_coherent(line, ENDPOINT)
 
 
 def killed_here(
