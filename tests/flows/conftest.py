@@ -78,7 +78,7 @@ class Line:
         )
         return Finished(done.returncode, done.stdout + done.stderr)
 
-    def prefect(self, path: str, **body: Any) -> Any:
+    def prefect(self, path: str, /, **body: Any) -> Any:
         reply = httpx.post(f"{self.stack.prefect_url}/api/{path}", json=body, timeout=30)
         reply.raise_for_status()
         return reply.json()
