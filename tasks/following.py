@@ -24,6 +24,7 @@ from tasks.serving.trial import Move, Names, Sight, next_move
 from tasks.serving.verdicts import findings, judge_answers, quantile_ms
 
 POLL_SECONDS = 2.0
+LOOK_SECONDS = 60.0  # of the service's clock: CloudWatch has news once a minute, and each look costs money
 EXTRA_SECONDS = 3600.0  # allowed beside the baking: instances start, weights load
 LEAST_WALL_SECONDS = 900.0  # a rehearsal's clock runs fast, but loading weights does not
 
@@ -40,6 +41,7 @@ class Bench:
     pairs: list[Pair] = field(default_factory=list)
     judgement: Judgement | None = None
     _near_ms: float | None = None
+    _last: tuple[float, Look] | None = None
 
     def __post_init__(self) -> None:
         self._captures = self.cloud.captures(self.asked) if self.plan.mode == "SHADOW" else None
@@ -52,11 +54,17 @@ class Bench:
     def reason(self) -> str:
         return self.judgement.reason if self.judgement else "the new version has had no traffic yet"
 
-    def look(self) -> Look:
-        """Count and judge. Where nobody has asked the new version anything, there is no judgement."""
+    def look(self, now: float) -> Look:
+        """Count and judge; not more often than there is news. ``now``: the service's clock.
+
+        Where nobody has asked the new version anything, there is no judgement.
+        """
+        if self._last and now - self._last[0] < LOOK_SECONDS:
+            return self._last[1]
         if self._captures is not None:
             self.pairs += new_pairs(self._captures)
         seen = self.cloud.look(self.asked, self.plan, self._near_ms)
+        self._last = now, seen
         if seen.since is not None:
             reference = seen.baseline or seen.candidate
             self._near_ms = quantile_ms(reference, self.plan.judge.latency_quantile) or self._near_ms
@@ -113,7 +121,7 @@ def follow_rollout(cloud: SageMaker, asked: Shift, plan: ReleasePlan, show: Show
     for _ in ticks(cloud, asked.since, _allowed(plan), poll):
         observation = cloud.observe(plan.endpoint, asked.previous_config, asked.wanted_config, asked.since)
         if _is_judged(asked) and observation.green and observation.green.requests:
-            observation = bench.judged(observation, bench.look())
+            observation = bench.judged(observation, bench.look(asked.since + observation.at))
         seen.append(observation)
         show(observation.green.weight if observation.green else 0.0, f"{observation.status} {observation.message}")
         verdict = judge_release(observation.status, cloud.serving_config(plan.endpoint), asked.wanted_config)
@@ -178,7 +186,8 @@ def follow_trial(cloud: SageMaker, asked: Shift, plan: ReleasePlan, percent: int
     names = Names(str(asked.previous_config), str(asked.trial_config), asked.wanted_config)
     last = percent == plan.shares[-1]
     for _ in ticks(cloud, asked.since, _allowed(plan), poll_seconds(plan.bake_seconds, cloud.clock_speed)):
-        standing, look = cloud.trials.standing(plan.endpoint), bench.look()
+        standing = cloud.trials.standing(plan.endpoint)
+        look = bench.look(standing.now)
         observation = bench.judged(_trial_observation(asked, standing, look), look)
         seen.append(observation)
         show(standing.share or 0.0, f"{observation.status}: {bench.reason}")
@@ -214,10 +223,8 @@ def _step(move: Move, bench: Bench, percent: int, seen: list[Observation], stand
         reason = standing.failure_reason or "SageMaker went back to the previous config: the trial did not start"
     if move is Move.UNDECIDED:
         reason = f"no verdict in {bench.plan.judge.patience_seconds} s of the service's clock: {reason}"
-    return TrialStep.model_validate(
-        {
-        }
-    )  # fmt: skip
+    found = {"percent": percent, "outcome": move.value, "reason": reason, "observations": tuple(seen)}
+    return TrialStep.model_validate(found)
 
 
 def _trial_observation(asked: Shift, standing: Standing, look: Look) -> Observation:

@@ -185,15 +185,19 @@ class SageMaker:
     def look(self, asked: Shift, plan: ReleasePlan, near_ms: float | None = None) -> Look:
         """What both versions have answered since the new one first had traffic.
 
-        ``near_ms``: where the judged latency was last seen; it is measured finely there.
+        ``near_ms``: where the old version's judged latency was last seen. It is measured finely there, and the new
+        version's there and where the plan's ratio would be reached.
         """
-        endpoint, limits = asked.endpoint, bounds(plan.max_latency_ms, near_ms)
+        endpoint, near = asked.endpoint, [near_ms] if near_ms else []
+        limits = bounds(plan.max_latency_ms, *near, *(each * plan.judge.latency_ratio for each in near))
         if asked.trial_config:
             mine, base = dimensions(endpoint, None, CHALLENGER), dimensions(endpoint, None, VARIANT)
-            return look(self._aws, mine, base, asked.since, self.now(), limits)
-        beside = plan.mode != "ALL_AT_ONCE" and asked.previous_config not in (None, asked.wanted_config)
-        blue = dimensions(endpoint, asked.previous_config) if beside else None
-        return look(self._aws, dimensions(endpoint, asked.wanted_config), blue, asked.since, self.now(), limits)
+        else:
+            beside = plan.mode != "ALL_AT_ONCE" and asked.previous_config not in (None, asked.wanted_config)
+            mine = dimensions(endpoint, asked.wanted_config)
+            base = dimensions(endpoint, asked.previous_config) if beside else []
+        base_limits = bounds(plan.max_latency_ms, *near)
+        return look(self._aws, mine, base or None, asked.since, self.now(), limits, base_limits)
 
     def captures(self, asked: Shift) -> Captures:
         """Both versions' answers of a trial with a shadow variant."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _POINTS = 700  # periods a look, so that every query of it stays within GetMetricData's 100,800 values
 _SUMS = {"n": "Invocations", "f": "Invocation5XXErrors", "c": "Invocation4XXErrors", "m": "InvocationModelErrors"}
-_COARSE = [1.4**step for step in range(33)]  # milliseconds: 1 ms to 47 s
-_FINE = [1.03**step for step in range(-16, 17)]  # 0.62 to 1.6 times where the quantile was last seen
+_COARSE = [1.6**step for step in range(24)]  # milliseconds: 1 ms to 50 s
+_FINE = [1.03**step for step in range(-10, 11)]  # 0.74 to 1.34 times where the quantile was last seen
 
 Series = dict[float, float]  # value by the time its period starts
 
@@ -37,11 +37,11 @@ class Look:
     since: float | None
 
 
-def bounds(limit_ms: float, near_ms: float | None = None) -> tuple[float, ...]:
-    """Bounds of a histogram in milliseconds: over everything a model may take, close together around one value, and a
-    limit of which the count must be exact.
+def bounds(limit_ms: float, *near_ms: float) -> tuple[float, ...]:
+    """Bounds of a histogram in milliseconds: over everything a model may take, close together around some values, and
+    a limit of which the count must be exact.
     """
-    fine = [near_ms * factor for factor in _FINE] if near_ms else []
+    fine = [near * factor for near in near_ms for factor in _FINE]
     microseconds = sorted({max(1, round(1000 * bound)) for bound in (*_COARSE, *fine, limit_ms)})
     return tuple(bound / 1000 for bound in microseconds)
 
@@ -53,18 +53,20 @@ def look(
     since: float,
     now: float,
     limits_ms: Sequence[float],
+    baseline_limits_ms: Sequence[float],
 ) -> Look:
     """Count what both have answered.
 
     Args:
         candidate, baseline: Dimensions of the metrics; none where no old version stands beside it.
         since, now: Seconds since 1970 by the service's clock.
-        limits_ms: Bounds of the histograms.
+        limits_ms, baseline_limits_ms: Bounds of their histograms.
     """
     start = math.floor(since / 60) * 60
     period = 60 * math.ceil(max(60.0, now - start) / 60 / _POINTS)
-    sides = {"new": candidate} | ({"old": baseline} if baseline else {})
-    queries = [query for side, dims in sides.items() for query in _queries(side, dims, limits_ms, period)]
+    queries = list(_queries("new", candidate, limits_ms, period))
+    if baseline:
+        queries += _queries("old", baseline, baseline_limits_ms, period)
     found: dict[str, Series] = {query["Id"]: {} for query in queries}
     for result in aws.pages(
         "cloudwatch", "GetMetricData", "MetricDataResults", MetricDataQueries=queries,
@@ -75,9 +77,8 @@ def look(
     first = min((at for at, count in found["new_n"].items() if count), default=None)
     if first is None:
         return Look(Answers(), Answers() if baseline else None, None)
-    return Look(
-        _answers("new", found, first, limits_ms), _answers("old", found, first, limits_ms) if baseline else None, first
-    )
+    base = _answers("old", found, first, baseline_limits_ms) if baseline else None
+    return Look(_answers("new", found, first, limits_ms), base, first)
 
 
 def _queries(

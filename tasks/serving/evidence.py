@@ -30,8 +30,9 @@ Side = Literal["above", "below"]
 Floats = NDArray[np.float64]
 
 # Log odds of the alternatives: from a tenth (a share of 10 % against 11 %) to nearly 6 (1 % against 77 %), equal
-# weights.
-_LOG_ODDS = 0.1 * 1.5 ** np.arange(11)
+# weights. The first is the limit itself, whose ratio is always 1: so evidence never sinks below -log(12), and a long
+# stream of one version cannot drown what a short one of the other has shown.
+_LOG_ODDS = np.concatenate([[0.0], 0.1 * 1.5 ** np.arange(11)])
 _COARSE, _FINE, _ROUNDS = 33, 17, 4
 
 

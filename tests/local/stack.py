@@ -150,6 +150,22 @@ def canary(size: int, kind: str = "CAPACITY_PERCENT", wait: int = 120, end: int 
     return policy({"Type": "CANARY", "WaitIntervalInSeconds": wait, "CanarySize": {"Type": kind, "Value": size}}, end)
 
 
+def rolling(
+    size: int,
+    kind: str = "INSTANCE_COUNT",
+    wait: int = 60,
+    back: int | None = None,
+    back_kind: str = "INSTANCE_COUNT",
+    limit: int | None = None,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"MaximumBatchSize": {"Type": kind, "Value": size}, "WaitIntervalInSeconds": wait}
+    if back:
+        found["RollbackMaximumBatchSize"] = {"Type": back_kind, "Value": back}
+    if limit:
+        found["MaximumExecutionTimeoutInSeconds"] = limit
+    return {"RollingUpdatePolicy": found}
+
+
 def policy(routing: dict[str, Any], end: int = 0, alarms: tuple[str, ...] = ()) -> dict[str, Any]:
     found: dict[str, Any] = {
         "BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing, "TerminationWaitInSeconds": end}

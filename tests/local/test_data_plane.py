@@ -82,6 +82,30 @@ def test_a_body_over_the_limit_is_refused(deck: Deck, plain: str) -> None:
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 413
 
 
+def session(deck: Deck, endpoint: str, name: str, **payload: str) -> dict[str, Any]:
+    answer: dict[str, Any] = deck.runtime.invoke_endpoint(
+        EndpointName=endpoint, SessionId=name, ContentType="application/json", Body=json.dumps(payload).encode()
+    )
+    return answer | {"said": body(answer)}
+
+
+def test_a_session_stays_with_the_instance_that_opened_it(deck: Deck) -> None:
+    endpoint = deck.endpoint(deck.config(count=2))
+    opened = session(deck, endpoint, "NEW_SESSION", expires="2199-01-01T00:00:00Z")
+    name, _, ends = opened["NewSessionId"].partition("; Expires=")
+    assert ends == "2199-01-01T00:00:00Z"
+    seen = [session(deck, endpoint, name)["said"] for _ in range(4)]
+    assert seen == [{"pid": opened["said"]["pid"], "requests": count} for count in range(2, 6)]
+    assert session(deck, endpoint, name, requestType="CLOSE")["ClosedSessionId"] == name
+    expired = session(deck, endpoint, "NEW_SESSION", expires="2001-01-01T00:00:00Z")
+    for over in (name, "absent", expired["NewSessionId"].partition(";")[0]):
+        with pytest.raises(ClientError, match=f"Session {over} not found") as refused:
+            session(deck, endpoint, over)
+        assert refused.value.response["Error"]["Code"] == "ValidationError"
+    with pytest.raises(ClientError, match="'sessionId' failed to satisfy constraint"):
+        session(deck, endpoint, "not/a/session")
+
+
 def test_model_files_come_from_s3(deck: Deck) -> None:
     s3 = deck.service.client("s3")
     s3.create_bucket(Bucket="models")

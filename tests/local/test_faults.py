@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -17,19 +16,6 @@ from urllib3.exceptions import ProtocolError
 from deployments.cli import app
 from tests.local.stack import Deck, canary
 from tests.local.test_rollouts import stages, update
-
-
-@pytest.fixture
-def faults(deck: Deck) -> Iterator[Any]:
-    url = f"{deck.service.url}/_slimline/faults"
-
-    def add(kind: str, **more: Any) -> str:
-        answer = requests.post(url, json={"kind": kind, **more}, timeout=10)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["id"])
-
-    yield add
-    requests.delete(url, timeout=10)
 
 
 def codes(deck: Deck, endpoint: str, times: int) -> list[str]:

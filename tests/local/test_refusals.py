@@ -9,7 +9,7 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
-from tests.local.stack import ROLE, Deck, canary, policy, variant
+from tests.local.stack import ROLE, Deck, canary, policy, rolling, variant
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,14 @@ POLICIES = [
     (policy({"Type": "LINEAR", "WaitIntervalInSeconds": 60, "CanarySize": ONE}), "LinearStepSize must be specified"),
     (canary(50) | alarms(*[f"alarm-{n}" for n in range(11)]), "length less than or equal to 10"),
     (canary(50) | alarms("no-such-alarm"), "no-such-alarm"),
+    (rolling(60, "CAPACITY_PERCENT"), "MaximumBatchSize must be between 5 and 50 percent"),
+    (rolling(4, "CAPACITY_PERCENT"), "MaximumBatchSize must be between 5 and 50 percent"),
+    (rolling(2), "2 of 2 instance"),
+    (rolling(1, back=101, back_kind="CAPACITY_PERCENT"), "at most 100 percent, not 101"),
+    (rolling(1, wait=3601), "waitIntervalInSeconds' failed to satisfy constraint: Member must have value less than"),
+    (rolling(1, limit=28801), "maximumExecutionTimeoutInSeconds' failed .* less than or equal to 28800"),
+    (rolling(1) | canary(50), "Only one of BlueGreenUpdatePolicy and RollingUpdatePolicy"),
+    (alarms("no-such-alarm"), "Exactly one of BlueGreenUpdatePolicy and RollingUpdatePolicy"),
 ]
 
 
@@ -130,14 +138,8 @@ def test_operations_that_are_not_there_say_so(deck: Deck, serving: tuple[str, st
         (deck.sagemaker.list_training_jobs, "SageMaker.ListTrainingJobs"),
         (lambda: scaling.describe_scalable_targets(ServiceNamespace="sagemaker"), "DescribeScalableTargets"),
         (lambda: deck.cloudwatch.list_dashboards(), "ListDashboards"),
-        (
-            lambda: deck.runtime.invoke_endpoint_async(EndpointName=serving[0], InputLocation="s3://b/k"),
-            "InvokeEndpointAsync",
-        ),
-        (
-            lambda: deck.runtime.invoke_endpoint_with_response_stream(EndpointName=serving[0], Body=b"{}"),
-            "InvokeEndpointWithResponseStream",
-        ),
+        (lambda: deck.ask(serving[0], TargetModel="m.tar.gz"), "InvokeEndpoint: TargetModel"),
+        (lambda: deck.ask(serving[0], InferenceComponentName="c"), "InvokeEndpoint: InferenceComponentName"),
     ]
     for call, name in calls:
         refused(call, name, "NotImplementedException", 501)

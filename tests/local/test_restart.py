@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
-from tests.local.stack import ROOT, Deck, Service, canary, until, variant
+from tests.local.stack import ROOT, Deck, Service, canary, rolling, until, variant
 from tests.local.test_rollouts import update
 
 Start = Callable[[], Deck]
@@ -109,6 +110,40 @@ def test_killed_in_the_middle_of_a_rollout_it_finishes_it(start: Start) -> None:
     assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", new)
     assert deck.ask(endpoint)["Body"].read()
     deck.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
+def kill(deck: Deck) -> None:
+    deck.service.process.send_signal(signal.SIGKILL)
+    deck.service.process.wait(timeout=10)
+
+
+def test_killed_in_rolling_updates_one_finishes_and_one_that_was_on_its_way_back_is_back(start: Start) -> None:
+    deck = start()
+    old, new = deck.config(count=2), deck.config(count=2)
+    going, returning = deck.endpoint(old), deck.endpoint(old)
+    for kind, config in (("silent_rollback", new), ("stuck_creating", old)):
+        fault = {"kind": kind, "config": config, "endpoint": returning}
+        requests.post(f"{deck.service.url}/_slimline/faults", json=fault, timeout=10)
+    update(deck, returning, new, rolling(1, wait=0))
+    update(deck, going, new, rolling(1, wait=240))
+    until(lambda: deck.service.fleets(going)["fleets"], lambda fleets: [f["weight"] for f in fleets] == [0.5, 0.5])
+
+    def saved() -> list[bool]:
+        return [
+            bool(each["deploying"]) for each in json.loads((deck.service.data / "state.json").read_text())["endpoints"]
+        ]
+
+    until(saved, lambda deploying: deploying == [True, False])
+    assert deck.describe(returning)["EndpointStatus"] == "Updating"
+    deck.service.process.send_signal(signal.SIGKILL)
+    deck.service.process.wait(timeout=10)
+
+    deck = start()
+    for endpoint, config in ((going, new), (returning, old)):
+        found = deck.settled(endpoint)
+        assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", config)
+        assert [fleet["instances"] for fleet in deck.service.fleets(endpoint)["fleets"]] == [2]
+        deck.sagemaker.delete_endpoint(EndpointName=endpoint)
 
 
 def test_an_endpoint_that_was_being_created_is_created(start: Start) -> None:

@@ -10,7 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvloop
+
+from deployments.local.endpoint_service.inference import MODEL_SECONDS
 from deployments.local.endpoint_service.service import Options, serve
+from deployments.local.endpoint_service.streaming import STREAM_SECONDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,12 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         region=given.region,
         startup_limit=given.startup_limit,
         max_instances=given.max_instances,
+        model_limit=given.model_limit,
+        stream_limit=given.stream_limit,
         runtimes=tuple(given.runtime),
     )
     try:
         options.data.mkdir(parents=True, exist_ok=True)
         with socket.create_server(("127.0.0.1", options.port), backlog=1024) as listener:
-            asyncio.run(serve(options, listener))
+            # Head and body of an answer are two writes: Nagle's algorithm would hold the second back for 40 ms.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(serve(options, listener))
     except (OSError, RuntimeError, ValueError) as error:
         print(f"slimline-endpoint-service could not run on port {options.port}: {error}", file=sys.stderr)
         return 1
@@ -57,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-instances", type=int, default=32, help="instances (processes) of all endpoints together, at most"
+    )
+    parser.add_argument(
+        "--model-limit", type=float, default=MODEL_SECONDS, metavar="SECONDS", help="wall time of one answer, as on AWS"
+    )
+    parser.add_argument(
+        "--stream-limit", type=float, default=STREAM_SECONDS, metavar="SECONDS", help="wall time of one streamed answer"
     )
     parser.add_argument(
         "--runtime",

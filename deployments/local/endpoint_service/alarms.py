@@ -26,6 +26,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "LessThanOrEqualToThreshold": lambda value, limit: value <= limit,
 }
 COMPARISONS = tuple(_COMPARE)
+ACTIONS = {OK: "OKActions", ALARM: "AlarmActions", INSUFFICIENT: "InsufficientDataActions"}
 
 
 def verdict(points: Sequence[bool | None], periods: int, needed: int, missing: str, current: str) -> str:
@@ -72,6 +73,7 @@ class Alarm:
     since: float = 0.0
     checked: float = 0.0  # end of the last window that was evaluated
     history: deque[tuple[float, str, str]] = field(default_factory=lambda: deque(maxlen=50))
+    values: list[float | None] = field(default_factory=list)  # what the last evaluation saw, oldest first
 
     @property
     def step(self) -> int:
@@ -84,6 +86,11 @@ class Alarm:
     @property
     def statistic(self) -> str:
         return str(self.request.get("Statistic") or self.request["ExtendedStatistic"])
+
+    @property
+    def actions(self) -> list[str]:
+        """ARNs to run in the state that the alarm is in."""
+        return self.request.get(ACTIONS[self.state], []) if self.request.get("ActionsEnabled", True) else []
 
     def turn(self, state: str, reason: str, when: float, data: str = "") -> None:
         if state != self.state:
@@ -101,7 +108,7 @@ class Alarm:
         values = [self._value(metrics, end - back * self.period) for back in range(periods + EXTRA_PERIODS - 1, -1, -1)]
         points = [None if value is None else compare(value, limit) for value in values]
         state = verdict(points, periods, needed, request.get("TreatMissingData", "missing"), self.state)
-        self.checked = end
+        self.checked, self.values = end, values[-periods:]
         if state != self.state:
             self.turn(state, self._explain(state, values[-periods:], limit, needed), end)
 
@@ -127,6 +134,7 @@ class AlarmBook:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.alarms: dict[str, Alarm] = {}
+        self.listener: Callable[[str, Alarm], None] = lambda action, alarm: None
 
     def put(self, name: str, arn: str, request: Json, metric: MetricName, now: float) -> None:
         """Create, or change in place: a changed alarm keeps its state until it is evaluated again."""
@@ -137,13 +145,24 @@ class AlarmBook:
         alarm.checked = now // alarm.step * alarm.step
 
     def evaluate_due(self, now: float) -> None:
-        """Evaluate every alarm whose next evaluation time has come."""
-        for alarm in self.alarms.values():
+        """Evaluate every alarm whose next evaluation time has come.
+
+        Scaling actions run when a state begins and at each evaluation while it lasts, as CloudWatch repeats them.
+        """
+        for alarm in list(self.alarms.values()):
             latest = now // alarm.step * alarm.step
             end = max(alarm.checked + alarm.step, latest - _CATCH_UP * alarm.step)
+            if end > latest:
+                continue
             while end <= latest:
                 alarm.evaluate(self._metrics, end)
                 end += alarm.step
+            self.act(alarm)
+
+    def act(self, alarm: Alarm) -> None:
+        """Run the actions of the alarm's state."""
+        for action in alarm.actions:
+            self.listener(action, alarm)
 
     def firing(self, names: Sequence[str]) -> list[Alarm]:
         """Those of the named alarms that are in ALARM."""

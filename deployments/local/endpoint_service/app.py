@@ -7,6 +7,7 @@ moto. Signatures are not verified: this is a rehearsal on loopback.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import re
@@ -21,8 +22,10 @@ from deployments.local.endpoint_service import pages, validation
 from deployments.local.endpoint_service.asgi import Gone, Receive, Scope, Send, TooLarge, read_body
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.faults import BadFault, Faults
+from deployments.local.endpoint_service.inference import MAX_BODY
 from deployments.local.endpoint_service.moto_backend import Moto
-from deployments.local.endpoint_service.router import MAX_BODY, Router, too_large
+from deployments.local.endpoint_service.router import Router, too_large
+from deployments.local.endpoint_service.streaming import Streams
 from deployments.local.endpoint_service.wire import (
     Answer,
     AwsError,
@@ -38,10 +41,6 @@ _LIMIT = 10 * 1024 * 1024  # bytes of a control-plane request, unpacked
 _SAGEMAKER, _CLOUDWATCH, _SCALING = "SageMaker", "GraniteServiceVersion20100801", "AnyScaleFrontendService"
 _SERVICES = {_SAGEMAKER: "sagemaker", _CLOUDWATCH: "cloudwatch", _SCALING: "application-autoscaling"}
 _INVOKE = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations|invocations-response-stream)")
-_RUNTIME = {
-    "async-invocations": "InvokeEndpointAsync",
-    "invocations-response-stream": "InvokeEndpointWithResponseStream",
-}
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
 _OURS = ("sagemaker", "monitoring", "application-autoscaling")  # signing names that never reach moto
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|[a-z0-9.-]+\.localhost|\[::1\])(:\d+)?", re.IGNORECASE)
@@ -68,6 +67,7 @@ class App:
         sagemaker: Operations,
         cloudwatch: Operations,
         router: Router,
+        streams: Streams,
         moto: Moto,
         own: Callable[[str], Answer],
         faults: Faults,
@@ -76,6 +76,7 @@ class App:
         self._clock = clock
         self._operations = {_SAGEMAKER: sagemaker, _CLOUDWATCH: cloudwatch, _SCALING: {}}
         self._router = router
+        self._streams = streams
         self._moto = moto
         self._own = own
         self._faults = faults
@@ -85,7 +86,8 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # uvicorn runs with lifespan off; websockets are not spoken
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        # ASGI's header names are lower case.
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         try:
             answer = self._refusal(headers) or await self._answer(scope, headers, receive)
         except AwsError as error:
@@ -104,11 +106,11 @@ class App:
     def _refusal(self, headers: dict[str, str]) -> Answer | None:
         """A web page must not reach this service by rebinding a name or by posting across origins."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not _LOOPBACK.fullmatch(host):
+        if not _loopback(host):
             return pages.text(
                 403, f"Host {host!r} is not a loopback name: this service answers on this machine only.\n"
             )
-        if origin and not _LOOPBACK.fullmatch(origin.partition("://")[2]):
+        if origin and not _loopback(origin.partition("://")[2]):
             return pages.text(403, f"Origin {origin!r} is not this machine.\n")
         return None
 
@@ -123,7 +125,7 @@ class App:
             return self._operation(prefix, operation, _unpacked(headers, body))
         signed = _SCOPE.search(headers.get("authorization", ""))
         service = signed.group(1) if signed else ""
-        match = _INVOKE.fullmatch(path)
+        match = _invocation(path)
         if match and service in ("", "sagemaker"):
             return await self._invoke(match, headers, receive)
         if service in _OURS or service.startswith("sagemaker") or path.startswith("/service/" + _CLOUDWATCH):
@@ -170,9 +172,11 @@ class App:
             body = await read_body(headers, receive, MAX_BODY)
         except TooLarge:
             return error_answer(too_large(), REST)
-        if kind != "invocations":
-            raise not_implemented(f"SageMakerRuntime.{_RUNTIME[kind]}")
-        return await self._router.invoke(name, headers, body)
+        if kind == "invocations":
+            return await self._router.invoke(name, headers, body)
+        if kind == "invocations-response-stream":
+            return await self._streams.invoke(name, headers, body, receive)
+        raise not_implemented("SageMakerRuntime.InvokeEndpointAsync")
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -193,9 +197,15 @@ class App:
             await self._send(send, error_answer(failure, REST))
 
     async def _send(self, send: Send, answer: Answer, head: bool = False) -> None:
-        headers = [(b"date", self._clock.http_date().encode()), (b"x-amzn-requestid", request_id().encode())]
-        headers.append((b"x-slimline-rehearsal", self._label))
+        headers = [
+            (b"date", self._clock.http_date()),
+            (b"x-amzn-requestid", request_id()),
+            (b"x-slimline-rehearsal", self._label),
+        ]
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
+        if answer.relay is not None:
+            await answer.relay(send, {"type": "http.response.start", "status": answer.status, "headers": headers})
+            return
         headers.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         if answer.broken:
@@ -203,6 +213,16 @@ class App:
             await send({"type": "http.response.body", "body": half, "more_body": True})
             return  # the server closes the connection: less has come than was announced
         await send({"type": "http.response.body", "body": b"" if head else answer.body})
+
+
+@functools.lru_cache(maxsize=256)
+def _loopback(host: str) -> bool:
+    return _LOOPBACK.fullmatch(host) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _invocation(path: str) -> re.Match[str] | None:
+    return _INVOKE.fullmatch(path)
 
 
 def _unpacked(headers: dict[str, str], body: bytes) -> bytes:

@@ -41,3 +41,9 @@ async def read_body(headers: dict[str, str], receive: Receive, limit: int) -> by
     if size > limit:
         raise TooLarge(size)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def disconnected(receive: Receive) -> None:
+    """Ends when the client has gone away. The request's body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

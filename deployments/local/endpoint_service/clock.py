@@ -24,6 +24,7 @@ class Clock:
         self._monotonic = monotonic
         self._origin = monotonic()
         self._start = time.time() if start is None else start
+        self._date = (0, b"")
 
     def now(self) -> float:
         """Virtual seconds since the epoch."""
@@ -41,6 +42,9 @@ class Clock:
         """Sleep that many virtual seconds."""
         await asyncio.sleep(max(0.0, seconds) / self.speed)
 
-    def http_date(self) -> str:
+    def http_date(self) -> bytes:
         """The virtual time as an HTTP ``Date`` header, so that a client can take the service's time from any answer."""
-        return formatdate(self.now(), usegmt=True)
+        second = int(self.now())
+        if self._date[0] != second:
+            self._date = (second, formatdate(second, usegmt=True).encode())
+        return self._date[1]

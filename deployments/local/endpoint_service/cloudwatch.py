@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 
-from deployments.local.endpoint_service.alarms import COMPARISONS, AlarmBook, describe
+from deployments.local.endpoint_service.alarms import ACTIONS, COMPARISONS, AlarmBook, describe
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.extended import BadStatistic, parse
-from deployments.local.endpoint_service.metrics import STATISTICS, MetricName, Metrics, dimensions
+from deployments.local.endpoint_service.metrics import STATISTICS, Bucket, MetricName, Metrics, dimensions
 from deployments.local.endpoint_service.paging import page
 from deployments.local.endpoint_service.wire import AwsError, Json, epoch, not_implemented, timestamp
 
@@ -23,10 +24,8 @@ _ALARM_MISSING = (
     "EvaluationInterval",
     "ActionConfiguration",
     "EvaluateLowSampleCountPercentile",
-    "OKActions",
-    "AlarmActions",
-    "InsufficientDataActions",
 )
+_SCALING_POLICY = re.compile(r"arn:aws:autoscaling:[^:]+:\d{12}:scalingPolicy:[^:]+:resource/sagemaker/endpoint/.+")
 _SHORT = (1, 5, 10, 20, 30)  # periods below a minute
 
 
@@ -141,16 +140,21 @@ class CloudWatch:
         if len(queries) > 500:
             raise bad_value("The collection MetricDataQueries must not have a size greater than 500.")
         _check_statistics(queries)
-        results = [self._query(query, request) for query in queries if query.get("ReturnData", True)]
+        read: dict[object, dict[float, Bucket]] = {}
+        results = [self._query(query, request, read) for query in queries if query.get("ReturnData", True)]
         return {"MetricDataResults": results, "Messages": []}
 
-    def _query(self, query: Json, request: Json) -> Json:
+    def _query(self, query: Json, request: Json, read: dict[object, dict[float, Bucket]]) -> Json:
+        """``read`` holds what this request has read already: a histogram is many statistics of one metric."""
         if query.get("Expression") or "MetricStat" not in query:
             raise not_implemented("GetMetricData: metric math (Expression)", "Ask for a MetricStat.")
         stat = query["MetricStat"]
         start, end, period = _range(request, int(stat["Period"]))
         name = metric_name(stat["Metric"].get("Namespace", ""), stat["Metric"])
-        buckets = self._metrics.periods(name, start, end, period, stat.get("Unit"))
+        key = name, start, end, period, stat.get("Unit")
+        if key not in read:
+            read[key] = self._metrics.periods(*key)
+        buckets = read[key]
         pairs = [(at, value) for at, b in buckets.items() if (value := b.statistic(stat["Stat"])) is not None]
         if request.get("ScanBy", "TimestampDescending") == "TimestampDescending":
             pairs.reverse()
@@ -212,6 +216,7 @@ class CloudWatch:
             raise AwsError("ResourceNotFound", "Unknown alarm", status=404, query_code="ResourceNotFound")
         now = self._clock.now()
         alarm.turn(request["StateValue"], request["StateReason"], now, request.get("StateReasonData", ""))
+        self._alarms.act(alarm)
         alarm.checked = now // alarm.step * alarm.step  # holds until the next evaluation, as on AWS
         return {}
 
@@ -258,6 +263,11 @@ def check_alarm(request: Json) -> None:
     for name in _ALARM_MISSING:
         if request.get(name):
             raise not_implemented(f"PutMetricAlarm.{name}")
+    for kind in ACTIONS.values():
+        if other := [action for action in request.get(kind) or [] if not _SCALING_POLICY.fullmatch(action)]:
+            raise not_implemented(
+                f"PutMetricAlarm.{kind}: {other[0]}", "Scaling policies of endpoint variants are run."
+            )
     for name in ("MetricName", "Namespace", "Period", "EvaluationPeriods", "ComparisonOperator", "Threshold"):
         if request.get(name) is None:
             raise missing(name)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 
-from deployments.local.endpoint_service import rules
 from deployments.local.endpoint_service.alarms import AlarmBook
 from deployments.local.endpoint_service.control import listed
+from deployments.local.endpoint_service.deploying import Deployments
 from deployments.local.endpoint_service.fleets import Fleet, FleetFailed, Tools
 from deployments.local.endpoint_service.paging import page
-from deployments.local.endpoint_service.rollout import Rollout
 from deployments.local.endpoint_service.shown import endpoint_description
 from deployments.local.endpoint_service.snapshot import Saved
 from deployments.local.endpoint_service.state import (
@@ -19,12 +18,13 @@ from deployments.local.endpoint_service.state import (
     FAILED,
     IN_SERVICE,
     SYSTEM_UPDATING,
+    UPDATE_ROLLBACK_FAILED,
     UPDATING,
     Endpoint,
     EndpointConfig,
     State,
 )
-from deployments.local.endpoint_service.wire import AwsError, Json, epoch, invalid, not_implemented
+from deployments.local.endpoint_service.wire import Json, epoch, invalid, not_implemented
 
 log = logging.getLogger("slimline.endpoints")
 
@@ -34,7 +34,7 @@ class Endpoints:
 
     def __init__(self, state: State, alarms: AlarmBook, tools: Tools) -> None:
         self._state = state
-        self._alarms = alarms
+        self._deployments = Deployments(state, alarms, tools)
         self._tools = tools
         self._clock = tools.clock
         self.operations: dict[str, Callable[[Json], Json]] = {
@@ -53,9 +53,9 @@ class Endpoints:
             raise invalid(f'Cannot create already existing endpoint "{arn}".')
         config = self._state.config(request["EndpointConfigName"])
         if deployment := request.get("DeploymentConfig"):
-            self._check_deployment(deployment, config, ())
+            self._deployments.check(deployment, config)
         fleet = self._fleet(name, config)
-        self._quota(sum(variant.desired for variant in fleet.variants.values()))
+        self._deployments.quota(sum(variant.desired for variant in fleet.variants.values()))
         self._state.set_tags(arn, request.get("Tags", []))
         now = self._clock.now()
         endpoint = Endpoint(name, arn, config.name, now, now, deployment=deployment)
@@ -102,13 +102,12 @@ class Endpoints:
         return {}
 
     async def _delete(self, endpoint: Endpoint) -> None:
-        if endpoint.blue:
-            await endpoint.blue.retire()
+        await asyncio.gather(*(fleet.retire() for fleet in endpoint.fleets))
         self._state.endpoints.pop(endpoint.name, None)
         self._state.tags.pop(endpoint.arn, None)
 
     def update_endpoint(self, request: Json) -> Json:
-        endpoint = self._ready(request["EndpointName"])
+        endpoint = self._ready(request["EndpointName"], UPDATE_ROLLBACK_FAILED)
         config = self._state.config(request["EndpointConfigName"])
         self._state.config(endpoint.config)  # AWS needs the old one too: rolling back would need it
         deployment = request.get("DeploymentConfig")
@@ -119,17 +118,14 @@ class Endpoints:
         config = self._retained(endpoint, config, request)
         assert endpoint.blue is not None
         if deployment:
-            self._check_deployment(deployment, config, endpoint.blue.production)
+            self._deployments.check(deployment, config, endpoint)
         fleet = self._fleet(endpoint.name, config)
-        self._quota(sum(variant.desired for variant in fleet.variants.values()))
+        self._deployments.quota(self._deployments.extra(endpoint, fleet, deployment))
         endpoint.deployment, endpoint.green = deployment, fleet  # it takes no traffic before it is healthy
         endpoint.status, endpoint.modified = UPDATING, self._clock.now()
         endpoint.note(endpoint.modified, f"updating from {endpoint.config} to {config.name}")
-        self._run(endpoint, self._rollout(endpoint, fleet, deployment).run())
+        self._run(endpoint, self._deployments.work(endpoint, fleet, deployment))
         return {"EndpointArn": endpoint.arn}
-
-    def _rollout(self, endpoint: Endpoint, fleet: Fleet, deployment: Json | None) -> Rollout:
-        return Rollout(endpoint, fleet, deployment, self._clock, self._alarms, self._tools.faults)
 
     def _retained(self, endpoint: Endpoint, config: EndpointConfig, request: Json) -> EndpointConfig:
         """RetainAllVariantProperties: weights and instance counts of the running variants go into the new fleet."""
@@ -164,7 +160,7 @@ class Endpoints:
         more = [
             each.get("DesiredInstanceCount", 0) - endpoint.blue.variants[each["VariantName"]].desired for each in wanted
         ]
-        self._quota(sum(max(0, count) for count in more))
+        self._deployments.quota(sum(max(0, count) for count in more))
         if not sum(weights[name] for name in endpoint.blue.production):
             raise invalid("At least one production variant must have a weight greater than 0.")
         endpoint.status, endpoint.modified = UPDATING, self._clock.now()
@@ -211,10 +207,11 @@ class Endpoints:
             return
         fleet.activate()
         endpoint.blue, endpoint.status, endpoint.modified = fleet, IN_SERVICE, self._clock.now()
+        endpoint.failure = None  # a rollback that had failed is finished now
         if deploying:
             endpoint.status = UPDATING
             endpoint.note(self._clock.now(), f"the deployment of {deploying.config.name} starts again")
-            await self._rollout(endpoint, deploying, endpoint.deployment).run()
+            await self._deployments.work(endpoint, deploying, endpoint.deployment)
 
     async def stop(self, grace: float) -> None:
         """End every job and every worker; the service is going away."""
@@ -224,31 +221,6 @@ class Endpoints:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
         await asyncio.gather(*(fleet.stop(grace) for endpoint in endpoints for fleet in endpoint.fleets))
-
-    def _check_deployment(self, deployment: Json, config: EndpointConfig, running: Collection[str]) -> None:
-        counts = {spec["VariantName"]: spec["InitialInstanceCount"] for spec in config.variants}
-        rules.deployment(deployment, counts)
-        if running:
-            rules.same_variants(running, config.variant_names)
-        alarms = (deployment.get("AutoRollbackConfiguration") or {}).get("Alarms", [])
-        if unknown := self._alarms.unknown([alarm["AlarmName"] for alarm in alarms if "AlarmName" in alarm]):
-            raise invalid(f"CloudWatch alarm(s) of AutoRollbackConfiguration not found: {', '.join(unknown)}.")
-
-    def _quota(self, more: int) -> None:
-        """Every instance is a process here, so their number has a limit as on AWS; the message is AWS's."""
-        used = sum(
-            variant.desired
-            for endpoint in self._state.endpoints.values()
-            for fleet in endpoint.fleets
-            for variant in fleet.variants.values()
-        )
-        if used + more > self._tools.max_instances:
-            raise AwsError(
-                "ResourceLimitExceeded",
-                "The account-level service limit 'instances for endpoint usage' is "
-                f"{self._tools.max_instances} Instances, with current utilization of {used} Instances and a request "
-                f"delta of {more} Instances. Start the endpoint service with a larger --max-instances to raise it.",
-            )
 
     def _fleet(self, endpoint: str, config: EndpointConfig) -> Fleet:
         models = {spec["ModelName"]: self._state.model(spec["ModelName"]) for spec in config.all_variants}
@@ -260,9 +232,9 @@ class Endpoints:
             raise invalid(f'Cannot update in-progress endpoint "{endpoint.arn}".')
         return endpoint
 
-    def _ready(self, name: str) -> Endpoint:
+    def _ready(self, name: str, *also: str) -> Endpoint:
         endpoint = self._idle(name)
-        if endpoint.status != IN_SERVICE:
+        if endpoint.status not in (IN_SERVICE, *also):
             raise invalid(
                 f'Endpoint "{endpoint.arn}" is {endpoint.status}: DeleteEndpoint is the only operation on it.'
             )

@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "connection_reset": ("the connection ends in the middle of an answer", ("share",)),
     "slow_start": ("every instance takes `seconds` (wall) longer to start", ("seconds",)),
     "stuck_creating": ("instances do not become healthy until the fault is taken back", ()),
+    "failed_start": ("instances do not become healthy, and their start ends at once", ()),
     "silent_rollback": ("a deployment goes back at its end, without an alarm or a reason", ()),
     "inf1_fallback": ("a deployment moves all traffic at once and bakes nothing, as on Inf1", ()),
     "throttling": ("control-plane calls answer ThrottlingException", ("share",)),
@@ -38,6 +39,7 @@ _PLACES = {
     "connection_reset": ("endpoint", "config"),
     "slow_start": ("endpoint", "config"),
     "stuck_creating": ("endpoint", "config"),
+    "failed_start": ("endpoint", "config"),
     "silent_rollback": ("endpoint", "config"),
     "inf1_fallback": ("endpoint", "config"),
     "throttling": ("operation",),
@@ -109,6 +111,10 @@ class Faults:
 
     def listed(self) -> list[Json]:
         return [asdict(fault) for fault in self._standing.values()]
+
+    def __bool__(self) -> bool:
+        """Whether any stands."""
+        return bool(self._standing)
 
     def hit(self, kind: str, **places: str) -> Fault | None:
         """The fault of this kind that happens here and now, or none."""

@@ -68,11 +68,12 @@ class Variant:
     active: int = 0  # how many instances take traffic
     program: Program | None = None
     turn: int = 0
+    whole: int | None = None  # in a rolling deployment: instances of both fleets that take traffic
 
     @property
     def share(self) -> float:
         """The part of this variant's traffic that this fleet takes, 0 to 1."""
-        return self.active / len(self.workers) if self.workers else 0.0
+        return self.active / (self.whole or len(self.workers)) if self.workers else 0.0
 
     def pick(self) -> Worker | None:
         """A healthy active instance: the next in turn, or the least busy if RoutingConfig says so."""
@@ -101,16 +102,9 @@ class Fleet:
             self.variants[name] = Variant(
                 name, config.name, spec, models[spec["ModelName"]], weight, count, recorder, spec in config.shadows
             )
-
-    @property
-    def production(self) -> dict[str, Variant]:
-        """Variants whose answers are given."""
-        return {name: variant for name, variant in self.variants.items() if not variant.shadow}
-
-    @property
-    def shadow(self) -> Variant | None:
-        """The variant that gets copies, or none."""
-        return next((variant for variant in self.variants.values() if variant.shadow), None)
+        # Variants whose answers are given, and the one that gets copies, or none.
+        self.production = {name: variant for name, variant in self.variants.items() if not variant.shadow}
+        self.shadow = next((variant for variant in self.variants.values() if variant.shadow), None)
 
     @property
     def workers(self) -> list[Worker]:
@@ -119,23 +113,39 @@ class Fleet:
     async def start(self) -> None:
         """Start every instance. Raises ``FleetFailed`` and leaves none running if one fails."""
         try:
+            await self.prepare()
+            await _all([self._grow(variant, variant.desired) for variant in self.variants.values()])
+        except (FleetFailed, WorkerFailed, OSError) as error:
+            await self.stop(grace=1.0)
+            raise FleetFailed(str(error)) from error
+
+    async def prepare(self) -> None:
+        """Bring the model's files here, so that instances can start. Raises ``FleetFailed``."""
+        try:
             for variant in self.variants.values():
                 variant.program = await self._program(variant)
-            await _all([self._grow(variant, variant.desired) for variant in self.variants.values()])
-        except (NoRuntime, NoModelData, WorkerFailed, OSError) as error:
-            await self.stop(grace=1.0)
+        except (NoRuntime, NoModelData, OSError) as error:
             raise FleetFailed(str(error)) from error
 
     async def resize(self, name: str, count: int) -> None:
         """Start or drain instances until the variant has ``count``. ``FleetFailed``: the old ones still serve."""
-        variant = self.variants[name]
-        variant.desired = count
+        self.variants[name].desired = count
+        await self.grow(name, count)
+        self.variants[name].active = count
+        await self.shrink(name, count)
+
+    async def grow(self, name: str, count: int) -> None:
+        """Start instances until the variant has ``count``; they take no traffic yet. Raises ``FleetFailed``."""
         try:
-            await self._grow(variant, count)
+            await self._grow(self.variants[name], count)
         except (WorkerFailed, OSError) as error:
             raise FleetFailed(str(error)) from error
-        surplus = variant.workers[count:]
-        variant.workers, variant.active = variant.workers[:count], count
+
+    async def shrink(self, name: str, count: int) -> None:
+        """Drain and end what the variant has beyond ``count`` instances."""
+        variant = self.variants[name]
+        surplus, variant.workers = variant.workers[count:], variant.workers[:count]
+        variant.active = min(variant.active, count)
         await _drain(surplus)
 
     def activate(self, share: Mapping[str, int] | None = None) -> None:
@@ -172,6 +182,8 @@ class Fleet:
             await asyncio.sleep(slow.seconds)
         while faults.standing("stuck_creating", **where):
             await asyncio.sleep(_STUCK_LOOK)
+        if faults.hit("failed_start", **where):
+            raise WorkerFailed("The primary container did not pass the ping health check. (A rehearsed fault)")
         async with self._tools.starts:
             await worker.start(self._tools.client)
 

@@ -9,7 +9,7 @@ those into hours, as CloudWatch does (after shorter times here). A bucket keeps 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from deployments.local.endpoint_service.extended import parse
@@ -36,6 +36,17 @@ class Bucket:
     values: dict[float, float] = field(default_factory=dict)  # value (or bin) -> count
     binned: bool = False
     opaque: bool = False  # a statistic set came in: percentiles are unknown
+
+    @classmethod
+    def of(cls, values: Mapping[float, float]) -> Bucket:
+        """A bucket of values and how often each came."""
+        present = {float(value): float(count) for value, count in values.items() if count}
+        made = cls(sum(present.values()), math.fsum(value * count for value, count in present.items()), values=present)
+        if present:
+            made.low, made.high = min(present), max(present)
+        if len(present) > EXACT_VALUES:
+            made._to_bins()
+        return made
 
     def add(self, value: float, count: float = 1.0) -> None:
         self.count += count
@@ -149,6 +160,15 @@ class Metrics:
 
     def __init__(self) -> None:
         self._series: dict[MetricName, dict[str, Series]] = {}
+        self._unsettled: set[Callable[[], None]] = set()
+
+    def before_reading(self, settle: Callable[[], None]) -> None:
+        """Call ``settle`` once, before the next read: a writer has samples that it has not added yet."""
+        self._unsettled.add(settle)
+
+    def _settle(self) -> None:
+        while self._unsettled:
+            self._unsettled.pop()()
 
     def series(self, name: MetricName, unit: str = "None", resolution: int = 60) -> Series:
         """The series to write to; made on first use."""
@@ -158,13 +178,16 @@ class Metrics:
         return units[unit]
 
     def names(self) -> list[MetricName]:
+        self._settle()
         return list(self._series)
 
     def units(self, name: MetricName) -> list[str]:
+        self._settle()
         return list(self._series.get(name, {}))
 
     def window(self, name: MetricName, start: float, end: float, unit: str | None = None) -> Bucket:
         """Everything from ``start`` up to but not including ``end``, in one bucket."""
+        self._settle()
         merged = Bucket()
         for key, series in self._series.get(name, {}).items():
             if unit is None or unit == key:
@@ -176,6 +199,7 @@ class Metrics:
         self, name: MetricName, start: float, end: float, period: int, unit: str | None = None
     ) -> dict[float, Bucket]:
         """Buckets of ``period`` seconds by their start. The first begins at ``start`` cut to the minute (or period)."""
+        self._settle()
         step = 60 if period >= 60 else period
         first = start // step * step
         merged: dict[float, Bucket] = {}

@@ -109,7 +109,7 @@ class Moto:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         ) as answer:
             kept = [(k, v) for k, v in answer.raw_headers if k.lower() not in _HOP | {b"date"}]
-            kept.append((b"date", self._clock.http_date().encode()))
+            kept.append((b"date", self._clock.http_date()))
             await send({"type": "http.response.start", "status": answer.status, "headers": kept})
             async for chunk in answer.content.iter_chunked(_CHUNK):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})

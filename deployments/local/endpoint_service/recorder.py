@@ -1,18 +1,26 @@
 """AWS's own endpoint metrics, written by the router for every invocation.
 
 Names, units and dimensions as in "Amazon SageMaker AI metrics in Amazon CloudWatch": namespace AWS/SageMaker, once with
-{EndpointName, VariantName} (both fleets together) and once with EndpointConfigName added (one fleet alone: what a
-rollback alarm needs). Latencies are this machine's, in microseconds, and are not scaled by the virtual clock.
+{EndpointName, VariantName} (both fleets together), once with EndpointConfigName added (one fleet alone: what a rollback
+alarm needs) and once with InstanceId. Latencies are this machine's, in microseconds, and are not scaled by the virtual
+clock.
+
+A request must cost little: it leaves one tuple behind, and tuples become samples in batches, at the latest when a
+metric is read.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 from deployments.local.endpoint_service.clock import Clock
-from deployments.local.endpoint_service.metrics import Metrics, Series, dimensions
+from deployments.local.endpoint_service.metrics import Bucket, Dimensions, Metrics, dimensions
 from deployments.local.endpoint_service.wire import Json
 
 NAMESPACE = "AWS/SageMaker"
 RESOLUTION = 10  # seconds
+_BATCH = 256  # requests
 _UNITS = {
     "Invocations": "None",
     "Invocation4XXErrors": "None",
@@ -23,25 +31,30 @@ _UNITS = {
     "OverheadLatency": "Microseconds",
 }
 
+# The model's status, wall seconds in it (None: no answer) and outside it, the variant's instances, the one that served.
+_Request = tuple[int, float | None, float, int, str]
+
 
 class Recorder:
     """Counts one variant of one fleet."""
 
     def __init__(self, metrics: Metrics, clock: Clock, endpoint: str, variant: str, config: str) -> None:
         self._clock = clock
+        self._metrics = metrics
         self.requests = 0
         self.errors_4xx = 0
         self.errors_5xx = 0
-        both = {"EndpointName": endpoint, "VariantName": variant}
-        self._series: list[dict[str, Series]] = [
-            {
-                name: metrics.series((NAMESPACE, name, dimensions(dims)), unit, RESOLUTION)
-                for name, unit in _UNITS.items()
-            }
-            for dims in (both, both | {"EndpointConfigName": config})
-        ]
+        self._both = {"EndpointName": endpoint, "VariantName": variant}
+        self._everywhere = (dimensions(self._both), dimensions(self._both | {"EndpointConfigName": config}))
+        self._waiting: list[_Request] = []
+        self._slot = 0  # of RESOLUTION seconds, in which the waiting came
+        for name, unit in _UNITS.items():  # listed before their first sample
+            for dims in self._everywhere:
+                metrics.series((NAMESPACE, name, dims), unit, RESOLUTION)
 
-    def record(self, status: int, model_seconds: float | None, overhead_seconds: float, instances: int) -> None:
+    def record(
+        self, status: int, model_seconds: float | None, overhead_seconds: float, instances: int, instance: str = ""
+    ) -> None:
         """One invocation.
 
         Args:
@@ -49,25 +62,68 @@ class Recorder:
             model_seconds: Wall seconds that the model took; None where it gave no answer.
             overhead_seconds: Wall seconds of the request outside the model.
             instances: Instances of the variant in this fleet.
+            instance: InstanceId of the one that served; empty where none did.
         """
-        client, server = 400 <= status < 500, status == 0 or status >= 500
         self.requests += 1
-        self.errors_4xx += client
-        self.errors_5xx += server
-        values = {
-            "Invocations": 1.0,
-            "Invocation4XXErrors": float(client),
-            "Invocation5XXErrors": float(server),
-            "InvocationModelErrors": float(client or server),
-            "InvocationsPerInstance": 1.0 / max(1, instances),
-            "OverheadLatency": round(overhead_seconds * 1e6),
-        }
-        if model_seconds is not None:
-            values["ModelLatency"] = round(model_seconds * 1e6)
+        if not 200 <= status < 400:
+            self.errors_4xx += 400 <= status < 500
+            self.errors_5xx += status == 0 or status >= 500
+        slot = int(self._clock.now()) // RESOLUTION
+        if slot != self._slot or len(self._waiting) >= _BATCH:
+            self.settle()
+            self._slot = slot
+        if not self._waiting:
+            self._metrics.before_reading(self.settle)
+        self._waiting.append((status, model_seconds, overhead_seconds, instances, instance))
+
+    def settle(self) -> None:
+        """Turn what waits into samples."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        self._add(_samples(waiting), *self._everywhere)
+        for instance in {request[4] for request in waiting} - {""}:
+            own = [request for request in waiting if request[4] == instance]
+            self._add(_samples(own), dimensions(self._both | {"InstanceId": instance}))
+
+    def _add(self, samples: Mapping[str, Mapping[float, float]], *places: Dimensions) -> None:
+        for name, values in samples.items():
+            batch = Bucket.of(values)
+            for dims in places:
+                series = self._metrics.series((NAMESPACE, name, dims), _UNITS[name], RESOLUTION)
+                series.bucket(self._slot * RESOLUTION).merge(batch)
+
+    def first_chunk(self, model_seconds: float, overhead_seconds: float) -> None:
+        """The wall seconds until a stream's first bytes, in the model and outside it."""
+        self.write("FirstChunkLatency", round((model_seconds + overhead_seconds) * 1e6), "Microseconds")
+        self.write("FirstChunkModelLatency", round(model_seconds * 1e6), "Microseconds")
+        self.write("FirstChunkOverheadLatency", round(overhead_seconds * 1e6), "Microseconds")
+
+    def mid_stream(self, error: bool) -> None:
+        """Whether a stream ended in an error after it had begun."""
+        self.write("MidStreamErrors", float(error), "None")
+
+    def write(self, name: str, value: float, unit: str) -> None:
+        """One sample of a metric that not every invocation has."""
         now = self._clock.now()
-        for series in self._series:
-            for name, value in values.items():
-                series[name].bucket(now).add(value)
+        for dims in self._everywhere:
+            self._metrics.series((NAMESPACE, name, dims), unit, RESOLUTION).bucket(now).add(value)
 
     def counts(self) -> Json:
         return {"requests": self.requests, "errors_4xx": self.errors_4xx, "errors_5xx": self.errors_5xx}
+
+
+def _samples(requests: Sequence[_Request]) -> dict[str, Mapping[float, float]]:
+    """Metric: value and how often."""
+    count = len(requests)
+    client = sum(400 <= request[0] < 500 for request in requests)
+    server = sum(request[0] == 0 or request[0] >= 500 for request in requests)
+    return {
+        "Invocations": {1.0: count},
+        "Invocation4XXErrors": {0.0: count - client, 1.0: client},
+        "Invocation5XXErrors": {0.0: count - server, 1.0: server},
+        "InvocationModelErrors": {0.0: count - client - server, 1.0: client + server},
+        "InvocationsPerInstance": Counter(1.0 / max(1, request[3]) for request in requests),
+        "OverheadLatency": Counter(round(request[2] * 1e6) for request in requests),
+        "ModelLatency": Counter(round(request[1] * 1e6) for request in requests if request[1] is not None),
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from deployments.local.endpoint_service.state import EndpointConfig
 from deployments.local.endpoint_service.wire import Json, invalid, not_implemented
 
 # Members whose effect does not exist here. Accepting them silently would be a made-up success.
@@ -104,7 +105,11 @@ def deployment(config: Json, counts: Mapping[str, int]) -> None:
     if config.get("RollingUpdatePolicy"):
         if config.get("BlueGreenUpdatePolicy"):
             raise invalid("Only one of BlueGreenUpdatePolicy and RollingUpdatePolicy may be specified.")
-        raise not_implemented("UpdateEndpoint: RollingUpdatePolicy", "Blue/green CANARY, LINEAR and ALL_AT_ONCE are.")
+        _size("MaximumBatchSize", config["RollingUpdatePolicy"]["MaximumBatchSize"], 5, counts)
+        back = config["RollingUpdatePolicy"].get("RollbackMaximumBatchSize") or {}
+        if back.get("Type") == "CAPACITY_PERCENT" and back["Value"] > 100:
+            raise invalid(f"RollbackMaximumBatchSize must be at most 100 percent, not {back['Value']} percent.")
+        return
     policy = config.get("BlueGreenUpdatePolicy")
     if not policy:
         raise invalid("Exactly one of BlueGreenUpdatePolicy and RollingUpdatePolicy must be specified.")
@@ -120,6 +125,17 @@ def deployment(config: Json, counts: Mapping[str, int]) -> None:
         _size("CanarySize", routing["CanarySize"], 1, counts)
     elif kind == "LINEAR":
         _size("LinearStepSize", routing["LinearStepSize"], 10, counts)
+
+
+def rolling(new: EndpointConfig, old: EndpointConfig | None) -> None:
+    """A rolling deployment is for one variant; a shadow variant is a second one."""
+    for config in filter(None, (new, old)):
+        if len(config.all_variants) != 1:
+            names = ", ".join(sorted(spec["VariantName"] for spec in config.all_variants))
+            raise invalid(
+                "RollingUpdatePolicy is supported for endpoints with a single production variant only; endpoint "
+                f"configuration {config.name} has {names}."
+            )
 
 
 def _size(member: str, size: Json, least: int, counts: Mapping[str, int]) -> None:

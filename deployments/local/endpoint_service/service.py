@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Iterator
@@ -25,15 +26,17 @@ from deployments.local.endpoint_service.endpoints import Endpoints
 from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
+from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference
 from deployments.local.endpoint_service.metrics import Metrics
 from deployments.local.endpoint_service.modeldata import ModelData
 from deployments.local.endpoint_service.moto_backend import Moto
 from deployments.local.endpoint_service.pages import Pages
 from deployments.local.endpoint_service.reaper import Reaper
-from deployments.local.endpoint_service.router import MODEL_SECONDS, Router
+from deployments.local.endpoint_service.router import Router
 from deployments.local.endpoint_service.s3_mirror import Mirror
 from deployments.local.endpoint_service.snapshot import Snapshot
 from deployments.local.endpoint_service.state import State
+from deployments.local.endpoint_service.streaming import STREAM_SECONDS, Streams
 from deployments.local.endpoint_service.workers import free_port
 
 _STOP_SECONDS = 2.0  # what a model server gets between SIGTERM and SIGKILL when the service goes
@@ -52,6 +55,8 @@ class Options:
     region: str = "us-east-1"
     startup_limit: float = 600.0
     max_instances: int = 32
+    model_limit: float = MODEL_SECONDS
+    stream_limit: float = STREAM_SECONDS
     runtimes: tuple[str, ...] = field(default_factory=tuple)
 
 
@@ -72,9 +77,14 @@ async def serve(options: Options, listener: socket.socket) -> None:
     moto = Moto(options.s3_port or free_port(), logs / "moto.log", reaper, clock)
     # No pooled connection may be older than a model server's keep-alive (5 s for uvicorn): no request is lost to that.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
-    timeout = aiohttp.ClientTimeout(total=MODEL_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=options.model_limit)
     try:
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, skip_auto_headers=_NO_HEADERS) as client:
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            skip_auto_headers=_NO_HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookies are not another's
+        ) as client:
             metrics, state, faults = Metrics(), State(options.region), Faults(clock)
             alarms = AlarmBook(metrics)
             data = ModelData(options.data / "models", moto.url, options.region)
@@ -85,11 +95,14 @@ async def serve(options: Options, listener: socket.socket) -> None:
             snapshot = Snapshot(options.data / "state.json", state, alarms, clock)
             mirror = Mirror(options.data / "s3", moto.url, options.region)
             capture = Capture(moto.url, options.region, clock, mirror.changed)
+            inference = Inference(client, faults)
+            router = Router(state, inference, faults, capture)
             app = App(
                 clock,
                 Control(state, clock).operations | endpoints.operations,
                 CloudWatch(clock, metrics, alarms, state.alarm_arn).operations,
-                Router(state, client, faults, capture),
+                router,
+                Streams(router, inference, faults, options.region, options.stream_limit),
                 moto,
                 Pages(state, alarms, clock, faults, str(logs), lambda: moto.alive),
                 faults,
@@ -148,6 +161,9 @@ class _Running:
         beside = [asyncio.create_task(self._tick()), asyncio.create_task(self.mirror.follow())]
         beside.append(asyncio.create_task(self.capture.follow()))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        gc.collect()
+        gc.set_threshold(10_000, 10, 10)  # a request leaves hundreds of objects that die by themselves
+        gc.freeze()  # service models and code live as long as the process: no collection need look at them again
         host, port = listener.getsockname()
         print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {self.clock.speed:g}x)", flush=True)
         await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -171,6 +187,7 @@ def _uvicorn(app: App) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
 

@@ -78,7 +78,8 @@ def fleets(endpoint: Endpoint) -> Json:
         parts[id(variant)] = part
     total = sum(parts.values()) or 1.0
     seen = []
-    for role, fleet in (("serving", endpoint.blue), ("new", endpoint.green), ("leaving", endpoint.leaving)):
+    roles = [("serving", endpoint.blue), ("new", endpoint.green), ("not rolled back", endpoint.mixed)]
+    for role, fleet in [*roles, *(("leaving", fleet) for fleet in endpoint.leaving)]:
         if fleet is not None:
             weight = sum(parts.get(id(variant), 0.0) for variant in fleet.variants.values()) / total
             instances = sum(len(variant.workers) for variant in fleet.variants.values())

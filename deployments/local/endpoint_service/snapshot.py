@@ -157,7 +157,7 @@ def _endpoint(endpoint: Endpoint) -> Json:
         "failure": endpoint.failure,
         "deployment": endpoint.deployment,
         "serving": _fleet(endpoint.blue),
-        "deploying": _fleet(endpoint.green),
+        "deploying": None if endpoint.returning else _fleet(endpoint.green),
         "history": [[event.when, event.what] for event in endpoint.events],
         "retired": list(endpoint.retired),
     }

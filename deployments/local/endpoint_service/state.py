@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ACCOUNT = "123456789012"  # moto's account: one account for everything here
 
 CREATING, UPDATING, IN_SERVICE, DELETING, FAILED = "Creating", "Updating", "InService", "Deleting", "Failed"
+UPDATE_ROLLBACK_FAILED = "UpdateRollbackFailed"  # both fleets serve; a blue/green update or a delete ends it
 SYSTEM_UPDATING = "SystemUpdating"  # maintenance by AWS; here: the service has come back and starts model servers
 
 
@@ -66,6 +67,11 @@ class EndpointConfig:
         return self.request.get("DataCaptureConfig") or {}
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether its endpoints take InvokeEndpointAsync, and nothing else."""
+        return bool(self.request.get("AsyncInferenceConfig"))
+
+    @property
     def variant_names(self) -> set[str]:
         return {variant["VariantName"] for variant in self.variants}
 
@@ -94,7 +100,8 @@ class Event:
 class Endpoint:
     """A live endpoint.
 
-    ``blue`` serves. ``green`` stands beside it during a deployment. ``leaving`` takes no new request and is ending.
+    ``blue`` serves. ``green`` stands beside it during a deployment. ``leaving`` take no new request and are ending.
+    ``mixed`` is what a failed rollback of a rolling deployment has left: it serves a part beside ``blue``.
     """
 
     name: str
@@ -106,7 +113,10 @@ class Endpoint:
     failure: str | None = None
     blue: Fleet | None = None
     green: Fleet | None = None
-    leaving: Fleet | None = None
+    leaving: list[Fleet] = field(default_factory=list)
+    mixed: Fleet | None = None
+    rolling: int = 0  # instances that a rolling deployment has at most beyond the larger of its fleets
+    returning: bool = False  # a rolling deployment is on its way back
     pending: Pending | None = None
     deployment: Json | None = None  # LastDeploymentConfig
     job: asyncio.Task[None] | None = None
@@ -120,7 +130,17 @@ class Endpoint:
     @property
     def fleets(self) -> list[Fleet]:
         """Every fleet whose processes run."""
-        return [fleet for fleet in (self.blue, self.green, self.leaving) if fleet is not None]
+        return [fleet for fleet in (self.blue, self.green, self.mixed, *self.leaving) if fleet is not None]
+
+    @property
+    def status_at_rest(self) -> str:
+        return UPDATE_ROLLBACK_FAILED if self.mixed else IN_SERVICE
+
+    @property
+    def instances(self) -> int:
+        """How many instances the endpoint may have: a rolling deployment needs a batch more, others a whole fleet."""
+        counts = [sum(variant.desired for variant in fleet.variants.values()) for fleet in self.fleets]
+        return max(counts, default=0) + self.rolling if self.rolling else sum(counts)
 
     def note(self, now: float, what: str) -> None:
         self.events.append(Event(now, what))

@@ -30,6 +30,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "timestamp": (int, float, str),
     "blob": (str,),
 }
+_JAVA = {r"\p{Print}": r"\x20-\x7E", r"\p{ASCII}": r"\x00-\x7F", r"\p{Alnum}": "a-zA-Z0-9"}
 _SHOWN = 200  # characters of a refused value that a message repeats
 
 
@@ -119,7 +120,9 @@ def _check_type(shape: Shape, value: object, path: str) -> None:
 @functools.cache
 def _pattern(pattern: str) -> re.Pattern[str] | None:
     """AWS writes Java's dialect; Python's lacks the Unicode classes. None where it cannot be said in Python."""
-    python = pattern.replace(r"\p{L}", r"\w").replace(r"\p{N}", r"\w").replace(r"\p{Z}", r"\s")
+    python = pattern.replace(r"\p{L}", r"\w").replace(r"\p{N}", r"\w").replace(r"\p{Z}", r"\s").replace(r"\z", r"\Z")
+    for java, characters in _JAVA.items():
+        python = python.replace("[" + java, "[" + characters).replace(java, f"[{characters}]")
     try:
         return re.compile(python)
     except re.error:

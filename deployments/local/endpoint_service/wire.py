@@ -6,14 +6,19 @@ Protocols, as boto3 1.44.5 sends them: SageMaker and Application Auto Scaling aw
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 Json = dict[str, Any]
+
+
+_RUN, _NUMBERS = str(uuid.uuid4()).rpartition("-")[0].encode(), itertools.count(random.getrandbits(40))
 
 
 class AwsError(Exception):
@@ -49,12 +54,16 @@ def not_implemented(what: str, note: str = "") -> AwsError:
 
 @dataclass
 class Answer:
-    """An HTTP answer whose body is known. ``broken``: the connection ends in its middle, a rehearsed fault."""
+    """An HTTP answer. ``broken``: the connection ends in its middle, a rehearsed fault.
+
+    With ``relay`` the body is not known yet: it is called with the way to send and the message that begins the answer.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: list[tuple[str, str]] = field(default_factory=list)
     broken: bool = False
+    relay: Callable[[Any, Any], Awaitable[None]] | None = None
 
 
 def json_answer(value: object, content_type: str, status: int = 200) -> Answer:
@@ -73,8 +82,9 @@ def error_answer(error: AwsError, content_type: str = "application/x-amz-json-1.
     return answer
 
 
-def request_id() -> str:
-    return str(uuid.uuid4())
+def request_id() -> bytes:
+    """A new one for every answer: drawn for the process, counted within it."""
+    return b"%b-%012x" % (_RUN, next(_NUMBERS))
 
 
 def timestamp(value: object) -> float:

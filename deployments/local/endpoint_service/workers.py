@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+from yarl import URL
 
 from deployments.local.endpoint_service.reaper import ROOT, Reaper, environment, wrapped
 
@@ -61,6 +62,7 @@ class Worker:
         self.errors_5xx = 0
         self.restarts = 0
         self.url = ""
+        self.invocations = URL()
         self._program = program
         self._log = log
         self._reaper = reaper
@@ -100,6 +102,7 @@ class Worker:
     async def _spawn(self) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
+        self.invocations = URL(f"{self.url}/invocations")
         self._log.parent.mkdir(parents=True, exist_ok=True)
         settings = {"SM_MODEL_DIR": str(self._program.model_dir), "SAGEMAKER_BIND_TO_PORT": str(port)}
         settings |= {"SLIMLINE_BIND_HOST": "127.0.0.1"}
