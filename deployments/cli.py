@@ -67,12 +67,12 @@ def status(
     parts = [] if aws else stack.status()
     if not aws:
         _use(stack)
-    from deployments.inspection import draw, endpoints, keep_drawing
+    from deployments.inspection import draw, facts, keep_drawing
 
     reachable = aws or ("endpoints", "up") in {(name, state) for name, state, _ in parts}
     if as_json:
-        serving = endpoints(endpoint) if reachable else []
-        console.print_json(json.dumps({"parts": parts, "endpoints": serving}))
+        seen = facts(endpoint) if reachable else {"endpoints": [], "last_rollout": [], "rehearsal": ""}
+        console.print_json(json.dumps({"parts": parts} | seen))
     else:
         if parts and not (endpoint or watch):
             table = Table("part", "state", "address")

@@ -24,9 +24,14 @@ POLL_SECONDS = 2.0
 _STATUS_STYLES = {"InService": "green", "Failed": "red", "OutOfService": "red", "UpdateRollbackFailed": "red"}
 
 
-def endpoints(only: str | None) -> list[dict[str, Any]]:
-    """For programs: every endpoint as plain values."""
-    return [dataclasses.asdict(view) for view in sagemaker().overview(only)]
+def facts(only: str | None) -> dict[str, Any]:
+    """For programs: the same as plain values."""
+    cloud = sagemaker()
+    return {
+        "endpoints": [dataclasses.asdict(view) for view in cloud.overview(only)],
+        "last_rollout": last_rollout(only) if only else [],
+        "rehearsal": cloud.describe_rehearsal(),
+    }
 
 
 def draw(only: str | None) -> RenderableType:

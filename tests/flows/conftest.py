@@ -9,7 +9,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,10 +67,14 @@ class Line:
     stack: Stack
     extra: dict[str, str] = field(default_factory=dict)
 
-    def slimline(self, *arguments: str, timeout: float = 400) -> Finished:
+    @property
+    def home(self) -> dict[str, str]:
+        return {"SLIMLINE_HOME": str(self.stack.home), "SLIMLINE_BASE_PORT": str(self.stack.base_port)}
+
+    def slimline(self, *arguments: str, timeout: float = 400, env: Mapping[str, str] | None = None) -> Finished:
         done = subprocess.run(
             [sys.executable, "-m", "deployments.cli", *arguments],
-            env=os.environ | {"SLIMLINE_HOME": str(self.stack.home), "SLIMLINE_BASE_PORT": str(self.stack.base_port)},
+            env=os.environ | self.home | dict(env or {}),
             cwd=ROOT,
             capture_output=True,
             text=True,
