@@ -142,14 +142,15 @@ def _fired(look: Observation) -> list[str]:
 
 
 def _draw_latency(axes: Axes, seen: Sequence[Observation]) -> None:
-    """Of the newest minute at each look; of a trial, the quantile that the judge compares, since its start."""
+    """Of the newest minute at each look; where that is not known, the quantile that the judge compares."""
     series: tuple[tuple[str, str, Callable[[FleetShare], float | None]], ...] = (
         ("average", "-", lambda fleet: fleet.recent_ms),
         ("p90", "--", lambda fleet: fleet.recent_p90_ms),
         ("judged quantile", ":", lambda fleet: fleet.latency_ms),
     )
+    known = any(fleet.recent_ms is not None for look in seen for fleet in (look.blue, look.green) if fleet)
     for fleet, name, colour in ((_old, "old version", OLD), (_new, "new version", NEW)):
-        for what, line, value in series:
+        for what, line, value in series[:2] if known else series[2:]:
             points = [(look.at, at) for look in seen if (f := fleet(look)) and (at := value(f)) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, label=f"{name}, {what}")
@@ -166,7 +167,7 @@ def _mark_end(axes: Axes, rollout: Rollout) -> None:
 
 
 def _finish(axes: Axes, seen: Sequence[Observation]) -> None:
-    axes.set_xlim(seen[0].at, max(seen[-1].at * 1.01, seen[0].at + 1))
+    axes.set_xlim(0, max(seen[-1].at * 1.01, 1))
     axes.grid(True, color="#e5e7eb", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:

@@ -18,7 +18,7 @@ from tasks.contracts import FleetShare, Observation
 
 _ACTIVE = re.compile(r"capacity of (\d+) instance")
 _MAX_DATAPOINTS = 1440  # of one GetMetricStatistics answer
-_LATENCY_SECONDS = 600.0  # an older latency says nothing about now
+_LATENCY_SECONDS = 180.0  # an older latency says nothing about now
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,7 @@ def test_a_release_killed_at_a_random_moment_is_brought_to_its_end(
             how, end, wanted = killed_here(releases, number, serving, other, moment)
         now = assert_coherent(line, ENDPOINT)
         sys.stdout.write(f"kill {number + 1}: {moment:.1f} s into {other} over {serving}; {how}: {end}; {now} serves\n")
+        sys.stdout.flush()
         assert now in wanted
 
 
