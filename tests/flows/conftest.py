@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +84,12 @@ class Line:
         return Finished(done.returncode, done.stdout + done.stderr)
 
     def prefect(self, path: str, /, **body: Any) -> Any:
-        reply = httpx.post(f"{self.stack.prefect_url}/api/{path}", json=body, timeout=30)
+        """POST, again while the server is busy: its database is one file, which it says by a 503."""
+        for _ in range(10):
+            reply = httpx.post(f"{self.stack.prefect_url}/api/{path}", json=body, timeout=30)
+            if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
         reply.raise_for_status()
         return reply.json()
 

@@ -70,7 +70,8 @@ class Releases:
         flow = self.line.prefect("flows/", name="release")["id"]
         place = {"path": str(ROOT), "entrypoint": "flows/release.py:release", "work_pool_name": "slimline"}
         deployment = self.line.prefect("deployments/", name="killed", flow_id=flow, **place)["id"]
-        run = self.line.prefect(f"deployments/{deployment}/create_flow_run", parameters=self.parameters(version))
+        asked = {"parameters": self.parameters(version), "idempotency_key": str(time.time())}
+        run = self.line.prefect(f"deployments/{deployment}/create_flow_run", **asked)
         return str(run["id"])
 
     def finish(self, crashed_run: str) -> subprocess.Popen[str]:
