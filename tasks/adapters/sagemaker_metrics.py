@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _POINTS = 700  # periods a look, so that every query of it stays within GetMetricData's 100,800 values
 _SUMS = {"n": "Invocations", "f": "Invocation5XXErrors", "c": "Invocation4XXErrors", "m": "InvocationModelErrors"}
-_COARSE = [1.6**step for step in range(24)]  # milliseconds: 1 ms to 50 s
+_COARSE = [1.6**step for step in range(-5, 24)]  # milliseconds: 0.1 ms to 50 s
 _FINE = [1.03**step for step in range(-10, 11)]  # 0.74 to 1.34 times where the quantile was last seen
 
 Series = dict[float, float]  # value by the time its period starts

@@ -23,15 +23,15 @@ from tasks.watch import conclude
 from tests.adapters.packages import ROLE, package
 
 SPEED = 60
-RATE = 25.0
+RATE = 40.0
 # What some tens of requests to each version can prove, on a machine that does other things too.
-LENIENT = JudgeRules(error_margin=0.15, latency_quantile=0.5, latency_ratio=8, min_agreement=0.8, patience_seconds=1800)
+LENIENT = JudgeRules(error_margin=0.15, latency_quantile=0.5, latency_ratio=8, min_agreement=0.8, patience_seconds=900)
 
 
 def plan_of(endpoint: str, mode: Mode, **changes: object) -> ReleasePlan:
     instances = 2 if mode in ("CANARY", "LINEAR", "ROLLING") else 1
     found = ReleasePlan(
-        endpoint=endpoint, mode=mode, instances=instances, bake_seconds=90, min_requests=5, judge=LENIENT,
+        endpoint=endpoint, mode=mode, instances=instances, bake_seconds=180, min_requests=5, judge=LENIENT,
         max_error_rate=0.9, rehearsal=Rehearsal(requests_per_second=RATE),
     )  # fmt: skip
     return found.model_copy(update=changes)
