@@ -300,6 +300,19 @@ def test_a_sweep_spares_what_another_live_process_is_making(cloud: SageMaker, tm
     assert cloud.sweep() == ["endpoint-config theirs", "model mine"]
 
 
+def test_what_is_asked_for_is_in_the_ledger_before_it_is_there(cloud: SageMaker, tmp_path: Path) -> None:
+    """The service refuses the endpoint, so this process could have died at the call as well."""
+    many = ReleasePlan(endpoint="many", instances=100)
+    with pytest.raises(RefusedRequest, match="quota"):
+        cloud.create("many", packaged(cloud, tmp_path, "1"), many)
+    left = [(entry.kind, entry.name) for entry in cloud._ledger.open_entries()]
+    assert [kind for kind, _ in left] == ["model", "endpoint-config", "endpoint"]
+    name = left[0][1]
+    assert cloud.sweep("man") == [], "not of this endpoint"
+    assert cloud.sweep("many") == [f"endpoint-config {name}", f"model {name}"]
+    assert cloud._ledger.open_entries() == [], "the endpoint that was never made is closed too"
+
+
 def test_no_region_and_no_credentials_are_named(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)

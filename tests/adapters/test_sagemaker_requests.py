@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_limits import check_request, service_model
 from tasks.adapters.sagemaker_observe import traffic_shares
-from tasks.adapters.sagemaker_requests import alarms, blueprint, create_endpoint, update_endpoint
+from tasks.adapters.sagemaker_requests import (
+    alarm_names,
+    alarms,
+    blueprint,
+    content_name,
+    create_endpoint,
+    is_name_of,
+    update_endpoint,
+)
 from tasks.errors import RefusedRequest
 from tasks.recipes import Rehearsal, ReleasePlan
 from tests.adapters.packages import AWS_PLAN, ROLE, on_aws, package
@@ -120,6 +128,15 @@ def test_the_alarms_see_the_new_fleet_only() -> None:
     )
     assert {errors["Period"], latency["Period"]} == {60}
     assert {errors["TreatMissingData"], latency["TreatMissingData"]} == {"notBreaching"}
+
+
+def test_a_name_tells_its_endpoint_also_from_one_that_begins_alike() -> None:
+    long = "a-very-long-name-of-an-endpoint-first"
+    names = {each: content_name(each, "12", []) for each in ("a", "a-v2", long, f"{long[:-5]}other")}
+    for endpoint, name in names.items():
+        assert len(name) <= 63
+        assert [each for each, made in names.items() if is_name_of(endpoint, made)] == [endpoint]
+        assert all(is_name_of(endpoint, alarm) for alarm in alarm_names(name))
 
 
 def test_names_come_from_what_is_served() -> None:
