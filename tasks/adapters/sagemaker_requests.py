@@ -238,7 +238,7 @@ def _short(endpoint: str) -> str:
     if len(endpoint) <= _ENDPOINT_CHARS:
         return endpoint
     digest = hashlib.sha256(endpoint.encode()).hexdigest()[:8]
-    return f"{endpoint[: _ENDPOINT_CHARS - 9]}-{digest}"
+    return f"{endpoint[: _ENDPOINT_CHARS - 9].rstrip('-')}-{digest}"
 
 
 def _tags(package: ModelPackage, plan: ReleasePlan, run: str) -> list[TagTypeDef]:
