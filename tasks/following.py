@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from tasks.adapters.captures import Captures
 from tasks.adapters.sagemaker import SageMaker
@@ -21,7 +21,7 @@ from tasks.serving.canary import MOVING, Verdict, judge_release
 from tasks.serving.divergence import compare
 from tasks.serving.judge import Judgement
 from tasks.serving.trial import Move, Names, Sight, next_move
-from tasks.serving.verdicts import findings, judge_answers, quantile_ms
+from tasks.verdicts import findings, judge_answers, quantile_ms
 
 POLL_SECONDS = 2.0
 LOOK_SECONDS = 60.0  # of the service's clock: CloudWatch has news once a minute, and each look costs money
@@ -94,7 +94,10 @@ class Bench:
 
 def new_pairs(captures: Captures) -> list[Pair]:
     """The pairs of answers that have become complete since the last call, compared."""
-    return [compare(each.event, each.request, each.baseline, each.candidate) for each in captures.new()]
+    return [
+        Pair(event=each.event, **asdict(compare(each.request, each.baseline, each.candidate)))
+        for each in captures.new()
+    ]
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,9 @@ def look(
     """
     start = math.floor(since / 60) * 60
     period = 60 * math.ceil(max(60.0, now - start) / 60 / _POINTS)
-    queries = list(_queries("new", candidate, limits_ms, period))
+    queries = list(metric_queries("new", candidate, limits_ms, period))
     if baseline:
-        queries += _queries("old", baseline, baseline_limits_ms, period)
+        queries += metric_queries("old", baseline, baseline_limits_ms, period)
     found: dict[str, Series] = {query["Id"]: {} for query in queries}
     for result in aws.pages(
         "cloudwatch", "GetMetricData", "MetricDataResults", MetricDataQueries=queries,
@@ -81,9 +81,11 @@ def look(
     return Look(_answers("new", found, first, limits_ms), base, first)
 
 
-def _queries(
+def metric_queries(
     side: str, dims: list[DimensionTypeDef], limits_ms: Sequence[float], period: int
 ) -> Iterator[MetricDataQueryTypeDef]:
+    """Counts and the latency's histogram of one side; ``side`` begins the queries' ids."""
+
     def query(name: str, metric: str, statistic: str) -> MetricDataQueryTypeDef:
         stat: Any = {
             "Metric": {"Namespace": NAMESPACE, "MetricName": metric, "Dimensions": dims},

@@ -11,23 +11,42 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from tasks.contracts import Pair
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")  # words and signs: the same for every model, whatever its tokenizer
 _SHOWN = 4000  # characters of a text that are kept
 
 
-def compare(event: str, request: str, baseline: str, candidate: str) -> Pair:
-    """One pair. Agreement is the share of equal tokens in order, up to the shorter answer; 1 where both are empty."""
+@dataclass(frozen=True)
+class Divergence:
+    """Two answers to one request.
+
+    Attributes:
+        request, baseline, candidate: the texts, cut at 4,000 characters.
+        agreement: share of equal tokens in order, up to the shorter answer; 1 where both are empty.
+        same: whether the answers are equal.
+        drift: tokens of the candidate's answer less the baseline's.
+        kl: see ``divergence``; none where not both answers have log-probabilities.
+    """
+
+    request: str
+    baseline: str
+    candidate: str
+    agreement: float
+    same: bool
+    drift: int
+    kl: float | None
+
+
+def compare(request: str, baseline: str, candidate: str) -> Divergence:
+    """Compare the bodies of two answers to the body of one request."""
     prompt = _prompt(request)
     (old, old_top), (new, new_top) = (_read(answer, prompt) for answer in (baseline, candidate))
     mine, base = _TOKEN.findall(new), _TOKEN.findall(old)
     shorter = min(len(mine), len(base))
     equal = sum(a == b for a, b in zip(mine, base, strict=False))
-    return Pair(
-        event=event,
+    return Divergence(
         request=request[:_SHOWN],
         baseline=old[:_SHOWN],
         candidate=new[:_SHOWN],

@@ -14,11 +14,13 @@ ADAPTER = [
     *sorted((ROOT / "tasks/adapters").glob("sagemaker*.py")),
     ROOT / "tasks/adapters/aws_connection.py",
     ROOT / "tasks/adapters/model_upload.py",
+    ROOT / "tasks/adapters/captures.py",
 ]
 # What one call of boto3 is to IAM, where the names differ.
 S3_ACTIONS = {
     "HeadBucket": {"ListBucket"},
     "HeadObject": {"GetObject"},
+    "ListObjectsV2": {"ListBucket"},
     "PutObject": {"PutObject", "AbortMultipartUpload"},  # upload_file sends large files in parts
 }
 EMBEDDED_ONLY = {("s3", "CreateBucket")}

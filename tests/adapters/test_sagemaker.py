@@ -139,7 +139,7 @@ def test_a_good_canary_is_promoted_and_nothing_is_left(cloud: SageMaker, tmp_pat
     assert last.green.requests > 0
     assert last.green.errors == 0
     assert last.green.recent_ms and last.green.recent_p90_ms and last.green.recent_p90_ms < 60_000
-    assert set(last.alarms) == {f"{green}-errors", f"{green}-latency"}
+    assert set(last.alarms) == {f"{green}-{kind}" for kind in ("errors", "latency", "judge")}
 
     # What serves and what is kept stays; alarms have no more to say once the rollout has ended; the rest goes.
     assert set(cloud.sweep(keep={blue})) == {f"alarm {name}" for name in last.alarms}
@@ -176,7 +176,7 @@ def test_a_bad_canary_is_restored_by_itself(cloud: SageMaker, tmp_path: Path) ->
     assert watch(cloud, blue, again, good)[0] is Verdict.PROMOTE
     cloud.delete_endpoint("bad", poll_seconds=0.1)
     swept = cloud.sweep()
-    assert len(swept) == 10  # three configs, three models, two pairs of alarms
+    assert len(swept) == 12  # three configs, three models, twice three alarms
     assert cloud.sweep() == []
 
 
@@ -205,7 +205,7 @@ def test_counts_that_autoscaling_reached_survive_an_update(cloud: SageMaker, url
     cloud.close("scaled", previous=None)
     assert cloud.history("scaled") == History(known=True)
     cloud.delete_endpoint("scaled", poll_seconds=0.1)
-    assert len(cloud.sweep()) == 6
+    assert len(cloud.sweep()) == 7
     assert blue != green
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from botocore.validate import ParamValidator
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_limits import check_request, service_model
+from tasks.adapters.sagemaker_metrics import bounds, metric_queries
 from tasks.adapters.sagemaker_observe import traffic_shares
 from tasks.adapters.sagemaker_requests import (
     alarm_names,
@@ -21,13 +22,16 @@ from tasks.adapters.sagemaker_requests import (
     blueprint,
     content_name,
     create_endpoint,
+    dimensions,
     is_name_of,
     update_endpoint,
 )
+from tasks.adapters.sagemaker_trials import replace, trial_config, weights
 from tasks.errors import RefusedRequest
-from tasks.recipes import Rehearsal, ReleasePlan
+from tasks.recipes import Mode, Rehearsal, ReleasePlan
 from tests.adapters.packages import AWS_PLAN, ROLE, on_aws, package
 
+GUARDS = {"Alarms": [{"AlarmName": f"new-{kind}"} for kind in ("errors", "latency", "judge")]}
 CANARY = update_endpoint("e", "c", AWS_PLAN, retain=False)
 
 
@@ -108,13 +112,13 @@ def test_an_update_is_guarded_by_alarms_on_the_new_fleet(plan: dict[str, Any], r
                 "TerminationWaitInSeconds": 300,
                 "MaximumExecutionTimeoutInSeconds": timeout,
             },
-            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "new-errors"}, {"AlarmName": "new-latency"}]},
+            "AutoRollbackConfiguration": GUARDS,
         },
     }
 
 
 def test_the_alarms_see_the_new_fleet_only() -> None:
-    errors, latency = alarms("e", "new", AWS_PLAN)
+    errors, latency, judge = alarms("e", "new", AWS_PLAN)
     assert errors["Dimensions"] == latency["Dimensions"] == [
         {"Name": "EndpointName", "Value": "e"},
         {"Name": "VariantName", "Value": "AllTraffic"},
@@ -128,6 +132,85 @@ def test_the_alarms_see_the_new_fleet_only() -> None:
     )
     assert {errors["Period"], latency["Period"]} == {60}
     assert {errors["TreatMissingData"], latency["TreatMissingData"]} == {"notBreaching"}
+    # Nothing writes its metric, and what is missing is ignored: it stays as the judge sets it.
+    assert (judge["AlarmName"], judge["TreatMissingData"]) == ("new-judge", "ignore")
+    assert judge["Namespace"] != errors["Namespace"]
+
+
+def test_a_rolling_update_goes_by_batches() -> None:
+    plan = AWS_PLAN.model_copy(update={"mode": "ROLLING", "step_percent": 25, "instances": 4})
+    request = update_endpoint("e", "new", plan, retain=False)
+    assert request["DeploymentConfig"] == {
+        "RollingUpdatePolicy": {
+            "MaximumBatchSize": {"Type": "CAPACITY_PERCENT", "Value": 25},
+            "WaitIntervalInSeconds": 300,
+            "MaximumExecutionTimeoutInSeconds": 4800,
+        },
+        "AutoRollbackConfiguration": GUARDS,
+    }
+    check_request("sagemaker", "UpdateEndpoint", request)
+
+
+def trial_of(mode: Mode, **changes: Any) -> Any:
+    plan = AWS_PLAN.model_copy(update={"mode": mode, **changes})
+    made = blueprint(package("7"), plan, ROLE, {})
+    serving = {"VariantName": "AllTraffic", "ModelName": "old", "InstanceType": "ml.g6e.xlarge"}
+    return trial_config(made, serving, "before", 3, plan, "slimline-models")
+
+
+def test_a_trial_has_both_versions_with_as_many_new_instances() -> None:
+    config = trial_of("WEIGHTS")
+    old, new = config["ProductionVariants"]
+    assert (old["VariantName"], old["ModelName"], old["InitialVariantWeight"]) == ("AllTraffic", "old", 1.0)
+    assert (new["VariantName"], new["InitialVariantWeight"]) == ("challenger", 0.0)
+    assert old["InitialInstanceCount"] == new["InitialInstanceCount"] == 3
+    assert old["InstanceType"] == "ml.g6e.xlarge"
+    tags = {tag["Key"]: tag["Value"] for tag in config["Tags"]}
+    assert tags["slimline:previous"] == "before" and tags["slimline:wanted"] == new["ModelName"]
+    check_request("sagemaker", "CreateEndpointConfig", config)
+    assert trial_of("WEIGHTS") == config and trial_of("AB_TEST") == config
+    assert config["EndpointConfigName"] != trial_of("SHADOW")["EndpointConfigName"]
+
+
+def test_a_shadow_gets_copies_and_both_sides_are_captured() -> None:
+    config = trial_of("SHADOW", capture_percent=20)
+    assert [each["VariantName"] for each in config["ProductionVariants"]] == ["AllTraffic"]
+    assert [each["VariantName"] for each in config["ShadowProductionVariants"]] == ["challenger"]
+    capture = config["DataCaptureConfig"]
+    assert (capture["InitialSamplingPercentage"], capture["DestinationS3Uri"]) == (20, "s3://slimline-models/captures")
+    check_request("sagemaker", "CreateEndpointConfig", config)
+    twice = {
+        **config,
+        "ProductionVariants": [*config["ProductionVariants"], *trial_of("WEIGHTS")["ProductionVariants"]],
+    }
+    with pytest.raises(RefusedRequest, match="exactly one of each"):
+        check_request("sagemaker", "CreateEndpointConfig", twice)
+
+
+def test_weights_move_and_a_trial_ends_with_the_counts_of_now() -> None:
+    request = weights("e", 25)
+    assert [each["DesiredWeight"] for each in request["DesiredWeightsAndCapacities"]] == [0.75, 0.25]
+    check_request("sagemaker", "UpdateEndpointWeightsAndCapacities", request)
+    ends = replace("e", "new", retain=True)
+    assert ends["ExcludeRetainedVariantProperties"] == [{"VariantPropertyType": "DesiredWeight"}]
+    check_request("sagemaker", "UpdateEndpoint", ends)
+
+
+def test_a_look_asks_for_both_histograms_in_one_call() -> None:
+    bounds_ms = bounds(30_000, 120.0, 180.0)
+    assert bounds_ms == tuple(sorted(set(bounds_ms))) and 30_000 in bounds_ms
+    dims = dimensions("e", None, "challenger")
+    queries = [*metric_queries("new", dims, bounds_ms, 60), *metric_queries("old", dims, bounds_ms, 60)]
+    assert len(queries) <= 500 and len({query["Id"] for query in queries}) == len(queries)
+    check_request("cloudwatch", "GetMetricData", {"MetricDataQueries": queries, "StartTime": 0, "EndTime": 60})
+
+
+@pytest.mark.parametrize(
+    ("mode", "shares"),
+    [("WEIGHTS", (30, 60, 90)), ("AB_TEST", (30,)), ("SHADOW", (0,)), ("CANARY", ())],
+)
+def test_the_shares_of_each_mode(mode: Mode, shares: tuple[int, ...]) -> None:
+    assert ReleasePlan(mode=mode, step_percent=30).shares == shares
 
 
 def test_a_name_tells_its_endpoint_also_from_one_that_begins_alike() -> None:
@@ -156,7 +239,7 @@ def test_names_come_from_what_is_served() -> None:
 plans = st.builds(
     ReleasePlan,
     endpoint=st.from_regex(ReleasePlan.model_fields["endpoint"].metadata[0].pattern, fullmatch=True),
-    mode=st.sampled_from(["CANARY", "LINEAR", "ALL_AT_ONCE"]),
+    mode=st.sampled_from(get_args(Mode)),
     instance_type=st.sampled_from(["ml.m5.xlarge", "ml.g6e.xlarge", "ml.inf2.xlarge", "m5.xlarge", ""]),
     instances=st.integers(1, 100),
     step_percent=st.integers(1, 50),
@@ -179,14 +262,21 @@ def test_a_plan_that_passes_leads_only_to_requests_that_pass(aws: SageMaker, pla
         ("sagemaker", "CreateModel", made.model),
         ("sagemaker", "CreateEndpointConfig", made.config),
         ("sagemaker", "CreateEndpoint", create_endpoint(plan.endpoint, made)),
-        ("sagemaker", "UpdateEndpoint", update_endpoint(plan.endpoint, made.name, plan, retain=True)),
+        (
+            "sagemaker",
+            "UpdateEndpoint",
+            update_endpoint(plan.endpoint, made.name, plan.after_shadow if plan.on_trial else plan, retain=True),
+        ),
         *(("cloudwatch", "PutMetricAlarm", alarm) for alarm in alarms(plan.endpoint, made.name, plan)),
     ]
     for service, operation, request in requests:
         shape = service_model(service).operation_model(operation).input_shape
         assert not ParamValidator().validate(request, shape).has_errors()
         check_request(service, operation, request)
-    if plan.mode != "ALL_AT_ONCE":
+    if plan.on_trial:
+        trial: Any = trial_config(made, made.config["ProductionVariants"][0], "before", 2, plan, "slimline-models")
+        check_request("sagemaker", "CreateEndpointConfig", trial)
+    elif plan.mode != "ALL_AT_ONCE":
         assert 1 <= plan.instances * plan.step_percent / 100 <= plan.instances / 2
 
 
@@ -196,6 +286,9 @@ def test_a_plan_that_passes_leads_only_to_requests_that_pass(aws: SageMaker, pla
         ({"instances": 1}, "at least 2 instances"),
         ({"step_percent": 49}, "at least one whole instance"),
         ({"mode": "LINEAR", "step_percent": 9, "instances": 50}, "10 to 50 %"),
+        ({"mode": "ROLLING", "step_percent": 4, "instances": 50}, "5 to 50 %"),
+        ({"mode": "ROLLING", "instances": 1}, "at least 2 instances"),
+        ({"mode": "SHADOW", "bake_seconds": 59}, "at least 60 s"),
         ({"bake_seconds": 59}, "at least 60 s"),
         ({"mode": "LINEAR", "step_percent": 10, "instances": 10, "bake_seconds": 3600}, "25200 s"),
         ({"instance_type": "ml.m5.huge"}, "one of ml.m5.large"),
