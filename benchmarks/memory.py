@@ -3,8 +3,12 @@
 A Llama of one width is written with random weights at several depths, pruned and then quantized, each in a child
 process of its own, which is what is measured: peak resident memory of the whole process (``VmHWM`` on Linux), its
 imports and compiled loops with it. ``spread`` is the largest peak over the smallest, less 1. ``--quick`` takes a width
-and depths
-so small that it takes seconds and its figures mean nothing.
+and depths so small that it takes seconds and its figures mean nothing.
+
+Where there is a CUDA device the work is done there, and its peak memory stands beside the host's. A 7-billion-parameter
+Llama's blocks, four of them, on 128 blocks of 2,048 tokens:
+
+    python -m benchmarks.memory --width 4096 --inner 11008 --depths 2 4 --token-blocks 128 --block-tokens 2048
 """
 
 from __future__ import annotations
@@ -33,7 +37,9 @@ VOCABULARY = 8192
 
 @dataclass(frozen=True)
 class Row:
-    """One stage at one depth; bytes of the model's weights on disk and of resident memory at its peak."""
+    """One stage at one depth; bytes of the model's weights on disk, of resident memory and of the device's at their
+    peaks; seconds of the work alone.
+    """
 
     stage: str
     blocks: int
@@ -42,25 +48,32 @@ class Row:
     model_bytes: int
     peak_bytes: int
     cpu_s: float
+    wall_s: float
+    device: str
+    device_peak_bytes: int
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Peak memory of prune and quantize at several depths.")
-    parser.add_argument("--width", type=int, default=512, help="hidden size; the MLP is three times as wide")
+    parser.add_argument("--width", type=int, default=512, help="hidden size")
+    parser.add_argument("--inner", type=int, help="width of the MLP; three times the hidden size when left out")
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 16, 32], help="numbers of blocks")
-    parser.add_argument("--token-blocks", type=int, default=8, help="calibration blocks of 256 tokens")
+    parser.add_argument("--token-blocks", type=int, default=8, help="calibration blocks")
+    parser.add_argument("--block-tokens", type=int, default=256, help="tokens a block")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.add_argument("--quick", action="store_true", help="width 64, 2 and 4 blocks, in seconds")
     options = parser.parse_args()
     if options.quick:
-        options.width, options.depths, options.token_blocks = 64, [2, 4], 2
+        options.width, options.inner, options.depths, options.token_blocks = 64, None, [2, 4], 2
     if not options.json:
-        print(f"{'stage':10}{'blocks':>7}{'width':>7}{'model MB':>10}{'peak MB':>9}{'CPU s':>8}", flush=True)
+        head = f"{'stage':10}{'blocks':>7}{'width':>7}{'model MB':>10}{'peak MB':>9}{'device MB':>11}"
+        print(f"{head}{'CPU s':>8}{'wall s':>8}  device", flush=True)
     rows = []
-    for row in measure(options.width, options.depths, options.token_blocks, options.threads):
+    for row in measure(options):
         rows.append(row)
-        figures = f"{row.model_bytes / 1e6:10,.0f}{row.peak_bytes / 1e6:9,.0f}{row.cpu_s:8.1f}"
+        memory = f"{row.model_bytes / 1e6:10,.0f}{row.peak_bytes / 1e6:9,.0f}{row.device_peak_bytes / 1e6:11,.0f}"
+        figures = f"{memory}{row.cpu_s:8.1f}{row.wall_s:8.1f}  {row.device}"
         print(json.dumps(asdict(row)) if options.json else f"{row.stage:10}{row.blocks:7}{row.width:7}{figures}")
         sys.stdout.flush()
     for stage in STAGES:
@@ -71,45 +84,60 @@ def main() -> None:
         )
 
 
-def measure(width: int, depths: list[int], token_blocks: int, threads: int) -> Iterator[Row]:
+def measure(options: argparse.Namespace) -> Iterator[Row]:
     """A row a stage and depth, quantize on what prune made."""
-    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (token_blocks, 256))
-    for blocks in depths:
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (options.token_blocks, options.block_tokens))
+    for blocks in options.depths:
         with tempfile.TemporaryDirectory(prefix="slimline-benchmark-") as name:
             work = Path(name)
             source = work / "model"
-            write_random(source, width, blocks)
+            write_random(source, options.width, blocks, options.inner)
             size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
-            for stage, recipe in STAGES.items():
+            for stage in STAGES:
                 print(f"{stage}, {blocks} blocks …", file=sys.stderr, flush=True)
-                peak, cpu = _stage(work, source, work / stage, recipe, tokens, threads)
-                yield Row(stage, blocks, width, tokens.size, size, peak, round(cpu, 1))
+                yield _stage(work, source, stage, tokens, options, blocks=blocks, model_bytes=size)
                 source = work / stage
 
 
 def _stage(
-    work: Path, source: Path, out: Path, recipe: dict[str, Any], tokens: NDArray[np.int64], threads: int
-) -> tuple[int, float]:
+    work: Path, source: Path, stage: str, tokens: NDArray[np.int64], options: argparse.Namespace, **known: int
+) -> Row:
     np.save(work / "tokens.npy", tokens, allow_pickle=False)
-    files = {"source": source, "destination": out, "tokens": work / "tokens.npy", "report": work / "report.json"}
-    job = {name: str(path) for name, path in files.items()} | {"recipe": recipe, "seed": 0, "threads": threads}
-    (work / "job.json").write_text(json.dumps(job))
+    files = {
+        "source": source,
+        "destination": work / stage,
+        "tokens": work / "tokens.npy",
+        "report": work / "report.json",
+    }
+    job = {name: str(path) for name, path in files.items()} | {"recipe": STAGES[stage], "seed": 0}
+    (work / "job.json").write_text(json.dumps(job | {"threads": options.threads}))
     ran = run_child(
         [sys.executable, "-m", "benchmarks.own_child", work / "job.json"],
         what="Slimline's run",
         log=work / "log",
-        variables=child_variables(threads),
+        variables=child_variables(options.threads),
     )
-    return ran.peak_bytes, ran.cpu_s
+    said = json.loads((work / "report.json").read_text())
+    return Row(
+        stage=stage,
+        width=options.width,
+        tokens=tokens.size,
+        peak_bytes=ran.peak_bytes,
+        cpu_s=round(said["work_cpu_s"], 1),
+        wall_s=round(said["work_wall_s"], 1),
+        device=said["device"],
+        device_peak_bytes=said["device_peak_bytes"],
+        **known,
+    )
 
 
-def write_random(folder: Path, width: int, blocks: int) -> None:
+def write_random(folder: Path, width: int, blocks: int, inner: int | None = None) -> None:
     """A Llama folder with seeded random weights, float32, one shard a block; no tokenizer that means anything."""
     import torch
     from safetensors.torch import save_file
 
     folder.mkdir()
-    inner, heads = width * 3, max(1, width // 64)
+    inner, heads = inner or width * 3, max(1, width // 64)
     drawn = torch.Generator().manual_seed(0)
     linears = dict.fromkeys(("q", "k", "v", "o"), (width, width))
     shapes = {f"self_attn.{name}_proj.weight": shape for name, shape in linears.items()}

@@ -37,7 +37,14 @@ def main(job: dict[str, Any]) -> None:
         _compress(job, tokens)
         wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
         report = {"work_wall_s": wall, "work_cpu_s": cpu, "versions": {"torch": torch.__version__}}
+        report |= {"device": _device_name(), "device_peak_bytes": torch.cuda.max_memory_allocated()}
     Path(job["report"]).write_text(json.dumps(report))
+
+
+def _device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def _compress(job: dict[str, Any], tokens: torch.Tensor) -> None:

@@ -18,6 +18,8 @@ from tasks.settings import settings
 from tasks.workbench import Progress, open_model, use_threads
 
 if TYPE_CHECKING:
+    import torch
+
     from tasks.compression.scoring import Scored
 
 MODULES = ("tasks.evaluate", "tasks.compression.scoring", "tasks.onnx_scoring", "tasks.serving.onnx_session")
@@ -32,19 +34,22 @@ def evaluate(candidate: ModelRef, exported: ModelRef | None, baseline: ModelRef,
     """
     import torch
 
+    from tasks.compression.device import HOST, compute_device
     from tasks.compression.scoring import sample, score_models
 
     use_threads()
     splits = read_dataset(Store(settings().store).open(data.uri, data.digest)).splits
-    served = _loaded(exported or candidate)
+    # Where a CPU file is measured, the original's times beside it are a CPU's too.
+    device = HOST if exported else compute_device()
+    served = _loaded(exported or candidate, device)
     prompt, folder = splits.prompts[0], open_model(exported or candidate)
     progress = Progress("evaluate")
     scores = score_models(
         served,
-        _loaded(baseline),
+        _loaded(baseline, device),
         torch.from_numpy(splits.evaluation).long(),
         prompt=torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(prompt).ids),
-        beside=_loaded(candidate) if exported else None,
+        beside=_loaded(candidate, device) if exported else None,
         on_progress=lambda share: progress.show(share, f"{share:.0%} of the held-out work"),
     )
     return Scorecard(
@@ -60,8 +65,8 @@ def evaluate(candidate: ModelRef, exported: ModelRef | None, baseline: ModelRef,
     )
 
 
-def _loaded(model: ModelRef) -> tuple[Scored, int]:
-    """The model with what serves it on a CPU, and the bytes of its folder."""
+def _loaded(model: ModelRef, device: torch.device) -> tuple[Scored, int]:
+    """The model with what serves it, and the bytes of its folder. An exported one is computed on the CPU."""
     from tasks.compression.loading import load_for_compute
     from tasks.compression.scoring import TorchScored, folder_bytes
     from tasks.onnx_scoring import OnnxScored
@@ -69,7 +74,7 @@ def _loaded(model: ModelRef) -> tuple[Scored, int]:
     folder = open_model(model)
     if model.runtime == "onnx":
         return OnnxScored(folder, settings().threads), folder_bytes(folder)
-    return TorchScored(load_for_compute(folder)), folder_bytes(folder)
+    return TorchScored(load_for_compute(folder, device)), folder_bytes(folder)
 
 
 def judge(scorecard: Scorecard, gate: Gate) -> Scorecard:

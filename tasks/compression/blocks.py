@@ -10,6 +10,7 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from tasks.compression.decoder import Call
+from tasks.compression.device import HOST
 from tasks.compression.hessian import InputStatistics, accumulate, empty
 from tasks.compression.spilling import HiddenStates
 from tasks.errors import SlimlineError
@@ -48,6 +49,7 @@ class BlockPass:
     ) -> None:
         self._prefix, self._layer, self._groups, self._change = prefix, layer, groups, change
         self._held_bytes, self._pauses = held_bytes, False
+        self._device = next(layer.parameters()).device
         self._done = self._batch = self._count = 0
         self._seen: set[int] = set()
         self._statistics: InputStatistics | None = None
@@ -92,11 +94,11 @@ class BlockPass:
 
     def _advance(self, number: int, batches: HiddenStates, call: Call) -> bool:
         """Run one batch as far as it gets; whether it got through the block."""
-        states = batches[number]
+        states = batches[number].to(self._device)
         if self._pauses:
             batches.replace(number, states.new_empty(0))  # so that it is gone as soon as the block needs it no longer
         try:
-            batches.replace(number, call(self._layer, states))
+            batches.replace(number, call(self._layer, states).to(HOST))
         except _Wait:
             return False
         return True
@@ -106,7 +108,7 @@ class BlockPass:
             if number < self._done:
                 return
             if self._statistics is None:
-                self._statistics = empty(arguments[0].shape[-1])
+                self._statistics = empty(arguments[0].shape[-1], arguments[0].device)
             if self._batch not in self._seen:
                 accumulate(self._statistics, arguments[0])
                 self._seen.add(self._batch)

@@ -20,6 +20,7 @@ from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
 from tasks.compression.decoder import Decoder
+from tasks.compression.device import compute_device
 from tasks.compression.hessian import InputStatistics
 from tasks.compression.layerwise import batches_of, prune_folder, quantize_folder
 from tasks.compression.limits import check_language_model, check_packable
@@ -212,7 +213,8 @@ def _measured(checkpoint: Checkpoint, tokens: Tensor, candidates: Sequence[Trans
     found: dict[str, tuple[float, ...]] = {}
     for prefix, group, statistics in _statistics(checkpoint, tokens):
         for name in (f"{prefix}.{linear}" for linear in group):
-            found[name] = errors(name, checkpoint.linear(name), statistics, squares[name], candidates)
+            weight = checkpoint.linear(name).to(compute_device())
+            found[name] = errors(name, weight, statistics, squares[name], candidates)
     return found
 
 
@@ -224,7 +226,7 @@ def _statistics(checkpoint: Checkpoint, tokens: Tensor) -> Iterator[tuple[str, t
         for index in range(checkpoint.blocks):
             for group in entry.groups:
                 columns = checkpoint.linear_shape(f"{entry.block(index)}.{group[0]}")[1]
-                yield entry.block(index), group, kept.read(index, group[0], columns)
+                yield entry.block(index), group, kept.read(index, group[0], columns).to(compute_device())
         return
     decoder = Decoder(checkpoint)
     calls, batches = decoder.calls(tokens.shape[1]), batches_of(decoder, tokens)

@@ -24,6 +24,7 @@ from transformers import (
 
 from tasks.compression.architectures import architecture_name
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.device import compute_device, on_device
 from tasks.compression.packing import PACKED_SUFFIXES
 from tasks.compression.spilling import allocate
 from tasks.compression.streaming import gather_rows
@@ -89,11 +90,12 @@ class Decoder:
 
     @torch.no_grad()
     def calls(self, block_tokens: int) -> tuple[Call, ...]:
-        """What each block is given beside hidden states of ``block_tokens`` tokens."""
+        """What each block is given beside hidden states of ``block_tokens`` tokens, on the compute device."""
         # The states are not looked at, so any row will do as an embedding.
         token = torch.zeros(1, dtype=torch.int64)
         rows = _Rows(token, torch.zeros(1, self._model.get_input_embeddings().embedding_dim))
-        return self._run(token.expand(1, block_tokens), rows)[1]
+        calls, moved = self._run(token.expand(1, block_tokens), rows)[1], dict[int, Tensor]()
+        return tuple(Call(*on_device((call.arguments, call.options), moved)) for call in calls)
 
     def _run(self, tokens: Tensor, rows: _Rows) -> tuple[Tensor, tuple[Call, ...]]:
         self._read_outer()
@@ -125,7 +127,8 @@ class Decoder:
             setattr(model.get_submodule(module), leaf, nn.Parameter(value, requires_grad=False))
 
     def take_block(self, index: int) -> nn.Module:
-        """Block ``index`` with float32 weights from disk, packed layers dequantized. Drop it when done with it.
+        """Block ``index`` on the compute device, float32 weights from disk, packed layers dequantized. Drop it when
+        done with it.
 
         Raises:
             RefusedModel: a tensor is missing, has the wrong shape, or is not finite.
@@ -147,7 +150,7 @@ class Decoder:
             raise _mismatch(prefix, str(error)) from error
         if missing:
             raise _mismatch(prefix, f"missing: {', '.join(missing)}")
-        return layer.requires_grad_(False)
+        return layer.requires_grad_(False).to(compute_device())
 
 
 class _Rows(nn.Module):

@@ -105,7 +105,7 @@ def _distill(
         trainable = make_trainable(student.model, folders[0])
 
         def lesson(blocks: Tensor) -> Lesson:
-            return teach(student, tokens[blocks].long(), blocks)
+            return teach(student, tokens[blocks].long().to(student.head.device), blocks)
 
         yield from train(trainable, lesson, plan, tokens.shape[1], partial=partial, started=started)
     _write(folders[0], trainable, destination)

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tasks.compression.device import HOST
 from tasks.errors import SlimlineError
 
 BLOCK_COLUMNS = 128
@@ -68,6 +69,10 @@ class InputStatistics:
         self._mirrored = False
         self._factors.clear()
 
+    def to(self, device: torch.device) -> InputStatistics:
+        """The same on ``device``; itself where it is there already."""
+        return self if self._gram.device == device else InputStatistics(self.gram.to(device), self.tokens)
+
     def factor(self, damping: float, *, largest_first: bool = False) -> Factor:
         """``inverse_factor`` of these statistics, computed once for all the layers that share them."""
         wanted = damping, largest_first
@@ -76,9 +81,9 @@ class InputStatistics:
         return self._factors[wanted]
 
 
-def empty(columns: int) -> InputStatistics:
+def empty(columns: int, device: torch.device = HOST) -> InputStatistics:
     """Statistics of no token yet, for layers with ``columns`` inputs."""
-    return InputStatistics(torch.zeros(columns, columns))
+    return InputStatistics(torch.zeros(columns, columns, device=device))
 
 
 def accumulate(statistics: InputStatistics, inputs: Tensor) -> None:
@@ -108,7 +113,8 @@ def inverse_factor(statistics: InputStatistics, damping: float, *, largest_first
     """
     gram, diagonal = statistics.gram, statistics.gram.diagonal()
     mean = float(diagonal.mean())
-    order = torch.argsort(diagonal, descending=True, stable=True) if largest_first else torch.arange(len(diagonal))
+    ascending = torch.arange(len(diagonal), device=gram.device)
+    order = torch.argsort(diagonal, descending=True, stable=True) if largest_first else ascending
     notes = []
     silent = int((diagonal == 0).sum())
     if silent:
@@ -121,7 +127,7 @@ def inverse_factor(statistics: InputStatistics, damping: float, *, largest_first
         lower, failed = torch.linalg.cholesky_ex(damped)
         del damped  # as large as H, and so is all that follows
         if not failed and bool(torch.isfinite(lower).all()):
-            upper = torch.linalg.solve_triangular(lower, torch.eye(lower.shape[0]), upper=False)
+            upper = torch.linalg.solve_triangular(lower, torch.eye(lower.shape[0], device=gram.device), upper=False)
             del lower
             upper = upper.flip(0, 1).contiguous()
             if tried != damping:

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.compression import plain_kernels
+
 Kernel = TypeVar("Kernel", bound=Callable[..., None])
 _FEWEST_ROWS = 16  # a thread is not worth starting for less
 
@@ -25,11 +27,16 @@ _FEWEST_ROWS = 16  # a thread is not worth starting for less
 def by_rows(kernel: Callable[..., None], split: tuple[Tensor, ...], whole: tuple[Any, ...]) -> None:
     """Run ``kernel(*split, *whole)``, the first dimension of every tensor of ``split`` shared out to torch's threads.
 
+    Tensors that are not on the CPU get the function of the same name in ``plain_kernels``.
+
     Args:
         kernel: of this module; writes into its arguments.
-        split: tensors on the CPU with the same first dimension.
+        split: tensors on one device with the same first dimension.
         whole: tensors and numbers that every thread gets as they are.
     """
+    if not split[0].is_cpu:
+        getattr(plain_kernels, kernel.__name__.removeprefix("_"))(*split, *whole)
+        return
     rows = split[0].shape[0]
     parts = max(1, min(torch.get_num_threads(), rows // _FEWEST_ROWS))
     bounds = [rows * part // parts for part in range(parts + 1)]

@@ -24,6 +24,7 @@ from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
 from tasks.compression.decoder import Call, Decoder
+from tasks.compression.device import HOST, compute_device
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.limits import check_packable
 from tasks.compression.mixed import Grids, Mixed
@@ -37,9 +38,10 @@ from tasks.compression.transforms import Prune, Quantize, Transform
 from tasks.compression.writing import FolderWriter, as_stored, fits
 from tasks.contracts import LayerReport
 
-# Activations of a batch inside one decoder block stay below this. More is not faster: much of them should stay in the
-# processor's cache.
+# Activations of a batch inside one decoder block stay below this. More is not faster on a CPU: much of them should stay
+# in its cache. A GPU wants large matrices.
 _BATCH_BYTES = 64 << 20
+_CUDA_BATCHES = 16
 
 
 def use_less_memory(halvings: int) -> None:
@@ -54,7 +56,8 @@ def use_less_memory(halvings: int) -> None:
 
 def fit(batches: HiddenStates, decoder: Decoder) -> None:
     """Cut batches, those of an earlier process too, to the size that this one takes."""
-    batches.cut(max(1, _BATCH_BYTES // (decoder.activation_bytes * batches[0].shape[1])))
+    most = _BATCH_BYTES * (1 if compute_device() == HOST else _CUDA_BATCHES)
+    batches.cut(max(1, most // (decoder.activation_bytes * batches[0].shape[1])))
 
 
 def batches_of(decoder: Decoder, tokens: Tensor, folder: Path | None = None) -> HiddenStates:
@@ -118,13 +121,13 @@ class _Pass:
             yield from self._outer(writer)
 
     def _again(self, index: int, kept: KeptStatistics, writer: FolderWriter) -> list[LayerReport]:
-        prefix = self.checkpoint.architecture.block(index)
+        prefix, device = self.checkpoint.architecture.block(index), compute_device()
         tensors, reports = self._rest(self._other_names(index))
         for group in self.checkpoint.architecture.groups:
             names = [f"{prefix}.{name}" for name in group]
-            statistics = kept.read(index, group[0], self.checkpoint.linear_shape(names[0])[1])
+            statistics = kept.read(index, group[0], self.checkpoint.linear_shape(names[0])[1]).to(device)
             for name in names:
-                stored, _, report = self._linear(name, self.checkpoint.linear(name), statistics)
+                stored, _, report = self._linear(name, self.checkpoint.linear(name).to(device), statistics)
                 tensors.update(stored)
                 reports.append(report)
         writer.write_block(index, tensors)
@@ -194,12 +197,15 @@ class _Pass:
     def _linear(
         self, prefix: str, weight: Tensor, statistics: InputStatistics
     ) -> tuple[dict[str, Tensor], Tensor, LayerReport]:
-        """Change a layer's weight (rows, columns): what is stored, the weight that is read back, and the report."""
+        """Change a layer's weight (rows, columns): what is stored, the weight that is read back, and the report.
+
+        Weight and statistics on one device, and so is the weight that is read back; what is stored is in host memory.
+        """
         began = time.perf_counter()
         name = f"{prefix}.weight"
         stored = self.checkpoint.dtype(name) if name in self.checkpoint else torch.float16
         changed = self.transform.apply(prefix, weight, statistics, stored)
-        tensors = changed.tensors
+        tensors = {stored: tensor.to(HOST) for stored, tensor in changed.tensors.items()}
         if self.checkpoint.architecture.transposed and name in tensors:
             tensors = tensors | {name: tensors[name].T.contiguous()}
         report = LayerReport(

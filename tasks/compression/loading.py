@@ -35,6 +35,7 @@ from transformers import (
 from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.device import HOST
 from tasks.compression.eight_bits import Kind, eight_bits, round_inputs
 from tasks.compression.heads import capped, head_cap
 from tasks.compression.limits import check_language_model
@@ -45,8 +46,9 @@ from tasks.gptq_codes import dense_state
 SHOWN = 3
 
 
-def load_for_compute(folder: Path) -> PreTrainedModel:
-    """The causal language model in ``folder``, float32, in evaluation mode, no parameter asking for a gradient.
+def load_for_compute(folder: Path, device: torch.device = HOST) -> PreTrainedModel:
+    """The causal language model in ``folder`` on ``device``, float32, in evaluation mode; no parameter asks for a
+    gradient.
 
     Raises:
         RefusedModel: the folder cannot be read, is an encoder, or its tensors are not exactly those of its architecture
@@ -54,7 +56,8 @@ def load_for_compute(folder: Path) -> PreTrainedModel:
     """
     check_language_model(folder)
     wrong = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    return _load(AutoModelForCausalLM, folder, wrong, _unpacking(folder))
+    model = _load(AutoModelForCausalLM, folder, wrong, _unpacking(folder))
+    return model if device == HOST else cast(PreTrainedModel, cast(Any, model).to(device))
 
 
 def _round_activations(model: PreTrainedModel, checkpoint: Checkpoint, kind: Kind) -> None:
@@ -154,7 +157,7 @@ def head_weight(model: PreTrainedModel) -> Tensor:
             factor).
     """
     weight = cast(Tensor, model.get_output_embeddings().weight)
-    probe = torch.arange(min(4, weight.shape[0])).unsqueeze(0)
+    probe = torch.arange(min(4, weight.shape[0]), device=weight.device).unsqueeze(0)
     with torch.inference_mode():
         logits = model(input_ids=probe, use_cache=False).logits
         plain = capped(hidden_states(model, probe) @ weight.T, head_cap(model.config))

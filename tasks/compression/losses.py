@@ -54,6 +54,10 @@ class LargestLogits(NamedTuple):
     log_probabilities: Tensor
     log_remainder: Tensor
 
+    def to(self, device: torch.device) -> LargestLogits:
+        """The same on ``device``."""
+        return LargestLogits(*(tensor.to(device) for tensor in self))
+
 
 _Soft = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
 """(positions, softened log q of the student there) → sum of D, gradient with respect to the softened logits."""

@@ -17,7 +17,7 @@ written here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +33,7 @@ from compressed_tensors.quantization import (
 )
 from torch import Tensor
 
+from tasks.compression.device import HOST
 from tasks.errors import RefusedModel
 from tasks.gptq_codes import GPTQ_SUFFIXES
 
@@ -175,16 +176,21 @@ class PackedLinear:
             grouped = grouped - self.zero_point.to(dtype).unsqueeze(-1)
         return (grouped * self.scale.to(dtype).unsqueeze(-1)).view(rows, columns)
 
+    def to(self, device: torch.device) -> PackedLinear:
+        """The same on ``device``."""
+        zero = None if self.zero_point is None else self.zero_point.to(device)
+        return replace(self, codes=self.codes.to(device), scale=self.scale.to(device), zero_point=zero)
+
     def to_tensors(self, prefix: str) -> dict[str, Tensor]:
-        """What is stored for the layer, by full name; ``prefix`` is the layer's name without ``.weight``."""
+        """What is stored for the layer, in host memory, by full name: ``prefix`` with ``.weight_packed`` and so on."""
         tensors = {
-            f"{prefix}.weight_packed": pack_to_int32(self.codes, self.bits),
-            f"{prefix}.weight_scale": self.scale.contiguous(),
+            f"{prefix}.weight_packed": pack_to_int32(self.codes.to(HOST), self.bits),
+            f"{prefix}.weight_scale": self.scale.contiguous().to(HOST),
             f"{prefix}.weight_shape": torch.tensor(self.codes.shape, dtype=torch.int64),
         }
         if self.zero_point is not None:
             tensors[f"{prefix}.weight_zero_point"] = pack_to_int32(
-                self.zero_point, self.bits, packed_dim=0
+                self.zero_point.to(HOST), self.bits, packed_dim=0
             ).contiguous()
         return tensors
 

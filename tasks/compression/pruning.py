@@ -55,7 +55,7 @@ def smallest(scores: Tensor, share: float) -> Tensor:
 
 def _lowest(scores: Tensor, count: int) -> Tensor:
     """bool: true for the ``count`` lowest scores along the last dimension."""
-    mask = torch.zeros(scores.shape, dtype=torch.bool)
+    mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     return mask.scatter_(-1, torch.topk(scores, count, dim=-1, largest=False, sorted=False).indices, value=True)
 
 

@@ -32,11 +32,12 @@ def choose_grids(
     """
     values = weight.reshape(weight.shape[0], -1, packing.columns_a_group(weight.shape[1]))
     low, high = values.amin(2).clamp_(max=0), values.amax(2).clamp_(min=0)
-    shrinks = torch.tensor(_SHRINKS if packing.bits < 8 else _SHRINKS[:1])
+    shrinks = torch.tensor(_SHRINKS if packing.bits < 8 else _SHRINKS[:1]).to(weight.device)
     scales, zeros = _grids(low.unsqueeze(2) * shrinks, high.unsqueeze(2) * shrinks, packing, dtype)
-    chosen = torch.zeros(low.shape, dtype=torch.int64)
+    chosen = torch.zeros(low.shape, dtype=torch.int64, device=weight.device)
     if len(shrinks) > 1:
-        weights = torch.ones(values.shape[1:]) if importance is None else importance.reshape(values.shape[1:])
+        weights = torch.ones(values.shape[1:], device=weight.device) if importance is None else importance
+        weights = weights.reshape(values.shape[1:])
         # Scaled, so that sums of squares stay within float32 whatever the inputs' size.
         weights = (weights / weights.amax().clamp_(min=torch.finfo(torch.float32).tiny)).contiguous()
         by_rows(best_range, (chosen, values, scales, zeros), (weights, *_bounds(packing)))
@@ -69,7 +70,7 @@ class _Rounding:
     def __init__(self, weight: Tensor, packing: Packing, importance: Tensor | None) -> None:
         self._packing, self._dtype, self._pruned = packing, scale_dtype(weight), weight == 0
         self._scales, self._zeros = choose_grids(weight, packing, self._dtype, importance)
-        self._codes = torch.empty(weight.shape, dtype=torch.int8)
+        self._codes = torch.empty_like(weight, dtype=torch.int8, memory_format=torch.contiguous_format)
 
     def settle(self, columns: Tensor, values: Tensor, errors: Tensor, upper: Tensor) -> None:
         groups = columns // self._packing.columns_a_group(self._codes.shape[1])

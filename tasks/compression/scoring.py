@@ -62,7 +62,7 @@ class TorchScored:
 
     def logits(self, block: Tensor) -> Iterator[Tensor]:
         with torch.inference_mode():
-            hidden = hidden_states(self._model, block.unsqueeze(0))[0, :-1]
+            hidden = hidden_states(self._model, block.unsqueeze(0).to(self._head.device))[0, :-1]
         for start in range(0, len(hidden), CHUNK_TOKENS):
             # Not around the yield: two of these are read in turn, and each would give back the other's mode.
             with torch.inference_mode():
@@ -70,7 +70,7 @@ class TorchScored:
             yield logits
 
     def greedy(self, prompt: Tensor, new_tokens: int) -> Iterator[tuple[int, float]]:
-        return _greedy(self._model, prompt, new_tokens)
+        return _greedy(self._model, prompt.to(self._head.device), new_tokens)
 
 
 @dataclass
@@ -219,8 +219,8 @@ def _score_block(models: Sequence[Scored], block: Tensor, tallies: Sequence[_Tal
     start = 0
     for parts in zip(*(model.logits(block) for model in models), strict=True):
         with torch.inference_mode():
-            logs = [functional.log_softmax(part, dim=-1) for part in parts]
-            aim, log_p = targets[start : start + len(parts[0])], logs[1]
+            logs = [functional.log_softmax(part.to(parts[1].device), dim=-1) for part in parts]
+            aim, log_p = targets[start : start + len(parts[0])].to(logs[1].device), logs[1]
             for log_q, tally in zip(logs, tallies, strict=True):
                 tally.nll -= float(log_q.gather(1, aim).double().sum())
                 tally.agreed += int((log_q.argmax(-1) == log_p.argmax(-1)).sum())

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.device import HOST, compute_device
 from tasks.compression.hessian import InputStatistics
 from tasks.compression.loading import load_for_compute
 from tasks.compression.transforms import Transform
@@ -40,13 +41,15 @@ def output_gradients(folder: Path, tokens: Tensor, *, seed: int = 0) -> dict[str
         seed: of the labels that the model draws.
 
     Returns:
-        float32 (rows,) by the layer's full name: of a token's loss summed over the block, a mean over tokens.
+        float32 (rows,) by the layer's full name, on the compute device: of a token's loss summed over the block, a
+        mean over tokens.
 
     Raises:
         RefusedModel: the folder cannot be read.
         SlimlineError: a gradient is not finite.
     """
-    checkpoint, model = Checkpoint(folder), load_for_compute(folder)
+    checkpoint, device = Checkpoint(folder), compute_device()
+    model = load_for_compute(folder, device)
     sums: dict[str, Tensor] = {}
     hooks = [
         model.get_submodule(name).register_forward_hook(_adding(name, sums))
@@ -57,11 +60,12 @@ def output_gradients(folder: Path, tokens: Tensor, *, seed: int = 0) -> dict[str
     try:
         for block in tokens:
             with torch.no_grad():
-                embedded = embed(block.unsqueeze(0))
+                embedded = embed(block.unsqueeze(0).to(device))
             # Weights ask for no gradient; the input does, so that gradients reach every layer's output.
             logits = model(inputs_embeds=embedded.requires_grad_(True), use_cache=False).logits[0]
             with torch.no_grad():
-                labels = torch.multinomial(functional.softmax(logits, dim=-1), 1, generator=generator).squeeze(1)
+                drawn = torch.multinomial(functional.softmax(logits, dim=-1).to(HOST), 1, generator=generator)
+                labels = drawn.squeeze(1).to(device)
             functional.cross_entropy(logits, labels, reduction="sum").backward()
     finally:
         for hook in hooks:

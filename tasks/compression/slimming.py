@@ -15,6 +15,7 @@ from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_recipe
 from tasks.compression.decoder import Call, Decoder
+from tasks.compression.device import HOST
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.layerwise import batches_of, fit, walk
 from tasks.compression.resuming import Partial
@@ -136,7 +137,7 @@ class _Slimming:
             stored = as_stored(removal.weight, self.checkpoint.dtype(f"{prefix}.{name}.weight")).float()
             error = output_error(weight, stored, statistics.gram)
             weight.copy_(stored)
-            cuts[name] = _Cut(removal.kept, size, error, removal.fallback)
+            cuts[name] = _Cut(removal.kept.to(HOST), size, error, removal.fallback)
 
         parts = ((entry.channels_out,),) if entry.heads is None else ((entry.heads_out,), (entry.channels_out,))
         held = decoder.activation_bytes // 2
@@ -158,7 +159,7 @@ class _Slimming:
             name, _, kind = full.removeprefix(f"{prefix}.").rpartition(".")
             tensor = self.checkpoint.tensor(full)
             if name in cuts and kind == "weight":
-                left = entry.weight(layer.get_submodule(name))[:, cuts[name].rows]
+                left = entry.weight(layer.get_submodule(name)).to(HOST)[:, cuts[name].rows]
                 tensor = as_stored(left.T if entry.transposed else left, tensor.dtype)
             elif name in shared:
                 kept = cuts[entry.heads_out].kept

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tasks.compression.device import HOST
 from tasks.compression.hessian import InputStatistics
 
 FOLDER = "statistics"
@@ -45,7 +46,7 @@ def save_statistics(path: Path, groups: Mapping[str, InputStatistics], tokens_di
     tensors = {}
     for name, statistics in groups.items():
         rows, columns = torch.triu_indices(*statistics.gram.shape)
-        tensors[name] = statistics.gram[rows, columns]
+        tensors[name] = statistics.gram[rows, columns].to(HOST)
     facts = {"calibration": tokens_digest, "tokens": {name: kept.tokens for name, kept in groups.items()}}
     # One entry: safetensors writes several in an order of its own, and the same file must have the same bytes.
     save_file(tensors, path, metadata={"statistics": json.dumps(facts, sort_keys=True)})

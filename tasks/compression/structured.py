@@ -35,6 +35,7 @@ from tasks.compression.architectures import (
 )
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.decoder import Decoder
+from tasks.compression.device import HOST, compute_device
 from tasks.compression.hessian import InputStatistics
 from tasks.compression.hidden_matching import KEPT_BLOCKS
 from tasks.errors import RefusedRecipe
@@ -194,11 +195,11 @@ def remove_columns(weight: Tensor, statistics: InputStatistics, size: int, keep:
     factor = statistics.factor(damping)
     inverse = factor.upper.T @ factor.upper
     work, count = weight.clone(), weight.shape[1] // size
-    alive = torch.ones(count, dtype=torch.bool)
+    alive = torch.ones(count, dtype=torch.bool, device=weight.device)
     while (left := int(alive.sum())) > keep:
         costs = _costs(work, inverse, size).masked_fill_(~alive, torch.inf)
         going = torch.topk(costs, min(left - keep, -(-(count - keep) // ROUNDS)), largest=False).indices
-        columns = (going[:, None] * size + torch.arange(size)).reshape(-1)
+        columns = (going[:, None] * size + torch.arange(size, device=weight.device)).reshape(-1)
         # Symmetric positive definite as a principal part of an inverse of one.
         solved = torch.linalg.solve(inverse[columns][:, columns], inverse[columns])
         work -= work[:, columns] @ solved
@@ -235,11 +236,13 @@ def influential_blocks(checkpoint: Checkpoint, tokens: Tensor, keep: int) -> lis
     decoder = Decoder(checkpoint)
     calls = decoder.calls(tokens.shape[1])
     states = list(decoder.embed(tokens).split(8))
-    influence = []
+    influence, device = [], compute_device()
     for index in range(checkpoint.blocks):
         layer, cosine = decoder.take_block(index), 0.0
         for number, before in enumerate(states):
-            states[number] = calls[index](layer, before)
-            cosine += float(functional.cosine_similarity(before, states[number], dim=-1).double().sum())
+            before = before.to(device)
+            after = calls[index](layer, before)
+            cosine += float(functional.cosine_similarity(before, after, dim=-1).double().sum())
+            states[number] = after.to(HOST)
         influence.append(1 - cosine / tokens.numel())
     return sorted(torch.tensor(influence).topk(keep).indices.tolist())

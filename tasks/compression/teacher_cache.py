@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from tasks.compression.device import HOST, compute_device
 from tasks.compression.heads import capped
 from tasks.compression.losses import CHUNK_TOKENS, LargestLogits
 from tasks.compression.resuming import Partial
@@ -66,11 +67,12 @@ class TeacherCache:
         saved = self._partial.read()
         finished = 0 if saved is None else saved.done
         shards = math.ceil(len(tokens) / SHARD_BLOCKS)
+        device = compute_device()
         answer = teacher() if finished < shards else None
         for number in range(finished, shards):
             assert answer is not None
             part = tokens[number * SHARD_BLOCKS : (number + 1) * SHARD_BLOCKS]
-            kept = [self._largest(*answer(block.unsqueeze(0).long())) for block in part]
+            kept = [self._largest(*answer(block.unsqueeze(0).long().to(device))).to(HOST) for block in part]
             tensors = {
                 "ids": torch.stack([each.ids for each in kept]).int(),
                 "log_probabilities": torch.stack([each.log_probabilities for each in kept]).half(),

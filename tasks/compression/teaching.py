@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.device import compute_device
 from tasks.compression.divergences import DIVERGENCES, DivergenceName
 from tasks.compression.heads import head_cap
 from tasks.compression.hidden_matching import Taps, hidden_loss, matching_blocks
@@ -90,7 +91,7 @@ class Headed:
 
     @classmethod
     def load(cls, folder: Path) -> Headed:
-        model = load_for_compute(folder)
+        model = load_for_compute(folder, compute_device())
         return cls(model, head_weight(model))
 
     def states(self, tokens: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ class _Kept:
         loss = distillation_loss_from_largest(
             student.states(tokens),
             student.head,
-            self.cache.read(blocks),
+            self.cache.read(blocks).to(student.head.device),
             tokens[:, 1:].flatten(),
             temperature=self.terms.temperature,
             hard_share=self.terms.hard_share,

@@ -25,6 +25,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.device import HOST
 from tasks.compression.packing import PackedLinear
 from tasks.compression.writing import as_stored
 from tasks.errors import SlimlineError
@@ -47,7 +48,7 @@ class ScaledLinear(nn.Module):
         super().__init__()
         self.packed = packed
         self.bias = bias
-        self.gain = nn.Parameter(torch.zeros(packed.scale.shape, dtype=torch.float32))
+        self.gain = nn.Parameter(torch.zeros_like(packed.scale, dtype=torch.float32))
         self.register_buffer("weight", packed.dequantize(), persistent=False)
 
     @property
@@ -137,7 +138,7 @@ class Trainable:
             SlimlineError: a scale left the range of its stored type.
         """
         if name in self.dense:
-            return as_stored(self.dense[name].detach(), checkpoint.tensor(name).dtype)
+            return as_stored(self.dense[name].detach().to(HOST), checkpoint.tensor(name).dtype)
         layer = self.scaled.get(name.removesuffix(".weight_scale")) if name.endswith(".weight_scale") else None
         if layer is None:
             return checkpoint.tensor(name)
@@ -149,7 +150,7 @@ class Trainable:
                 limit="positive and finite",
                 remedy="lower the learning rate",
             )
-        return scale
+        return scale.to(HOST)
 
 
 def _typical_size(values: Tensor) -> float:
@@ -172,7 +173,7 @@ def make_trainable(model: PreTrainedModel, checkpoint: Checkpoint) -> Trainable:
         layer = cast(nn.Linear, model.get_submodule(name))
         packed = checkpoint.packed(name)
         if packed is not None:
-            scaled[name] = ScaledLinear(packed, cast("nn.Parameter | None", layer.bias))
+            scaled[name] = ScaledLinear(packed.to(layer.weight.device), cast("nn.Parameter | None", layer.bias))
             model.set_submodule(name, scaled[name])
         elif bool((layer.weight == 0).any()):
             masks[f"{name}.weight"] = layer.weight != 0

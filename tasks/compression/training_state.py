@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from tasks.compression.device import HOST
+
 
 def state_of(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Values of ``parameters`` and what ``optimizer`` keeps for each, by place in the sequence."""
-    tensors = {f"{number}.value": parameter.detach() for number, parameter in enumerate(parameters)}
+    """Values of ``parameters`` and what ``optimizer`` keeps for each, by place in the sequence, in host memory."""
+    tensors = {f"{number}.value": parameter.detach().to(HOST) for number, parameter in enumerate(parameters)}
     for number, parameter in enumerate(parameters):
         for name, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{number}.optimizer.{name}"] = value
+            tensors[f"{number}.optimizer.{name}"] = value.to(HOST)
     return tensors
 
 
@@ -28,4 +30,6 @@ def restore(
             if rest == "value":
                 parameter.copy_(tensor)
             else:
-                optimizer.state[parameter][rest.removeprefix("optimizer.")] = tensor.clone()
+                # AdamW counts its steps in host memory, wherever the parameter is.
+                place = parameter.device if tensor.dim() else HOST
+                optimizer.state[parameter][rest.removeprefix("optimizer.")] = tensor.to(place, copy=True)
