@@ -8,8 +8,9 @@ from rich.text import Text
 
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
 from tasks.figures import HEAD, figures
+from tasks.findings import FINDINGS_HEAD, finding_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
-from tasks.reporting import FINDINGS_HEAD, finding_rows, release_markdown, restore_markdown, rollout_rows
+from tasks.reporting import release_markdown, restore_markdown, rollout_rows
 
 
 def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console: Console) -> None:

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from tasks.cloud import sagemaker
 from tasks.contracts import Approval, ModelPackage, Rollout, Shift, TrialStep
+from tasks.findings import evidence_markdown
 from tasks.recipes import ReleasePlan
-from tasks.reporting import evidence_markdown
 from tasks.retrying import network_task
 from tasks.watch import describe
 

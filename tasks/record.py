@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 
 from tasks import reporting
 from tasks.adapters.tracking import Tracking
+from tasks.bench import new_pairs
 from tasks.cloud import sagemaker
 from tasks.contracts import (
     Compressed,
@@ -28,7 +29,7 @@ from tasks.contracts import (
     Shift,
     Tracked,
 )
-from tasks.following import new_pairs
+from tasks.findings import report_pairs
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
@@ -174,7 +175,7 @@ def record_restore(settled: Settled, endpoint_page: str | None) -> None:
 def record_pairs(asked: Shift, new: ModelPackage) -> None:
     """Both versions' answers to each request of a shadow release: a data set of the version's MLflow run."""
     pairs = new_pairs(sagemaker().captures(asked))
-    reporting.report_pairs(pairs)
+    report_pairs(pairs)
     tracking().log_pairs(new.registered.run_id, str(flow_run.id), pairs)
 
 

@@ -5,27 +5,23 @@ stage is on its page too.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from tasks.contracts import (
     Compressed,
     Exported,
-    Finding,
     FleetShare,
     Observation,
-    Pair,
     RegisteredModel,
     Rollout,
     Scorecard,
     Settled,
     Tracked,
-    TrialStep,
 )
 from tasks.figures import HEAD, figures, megabytes
+from tasks.findings import findings_table, judged_cell
 from tasks.reader_contracts import ReaderScorecard
-from tasks.recipes import ReleasePlan
 
 ROLLOUT_STEPS = "rollout-steps"  # the artifact that `slimline status` reads again
 
@@ -182,87 +178,10 @@ def rollout_rows(rollout: Rollout) -> list[dict[str, object]]:
         }
         if rows and all(rows[-1][name] == step[name] for name in step):
             rows.pop()  # the same step: keep its latest counts
-        judge = {"judge": _judged(seen)} if any(each.findings for each in rollout.observations) else {}
+        judge = {"judge": judged_cell(seen)} if any(each.findings for each in rollout.observations) else {}
         counts = {"old served": _count(seen.blue), "new served": _count(seen.green)}
         rows.append({"s": f"{seen.at:.0f}", **step, **counts, **judge})
     return rows
-
-
-def _judged(seen: Observation) -> str:
-    """The verdict, and how far each rule's evidence is: errors 0.0% ÷ 1.2%, 40 % of the evidence to promote."""
-    if not seen.findings:
-        return "–"
-    return f"{seen.verdict}: " + "; ".join(_finding(finding) for finding in seen.findings)
-
-
-def _finding(finding: Finding) -> str:
-    kind = "restore" if finding.restore > finding.promote else "promote"
-    both = f"{_value(finding, finding.candidate)} vs {_value(finding, finding.baseline)}"
-    return f"{finding.metric} {both} ({kind} {max(finding.restore, finding.promote):.0%})"
-
-
-def _value(finding: Finding, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.0f} ms" if finding.metric == "latency" else f"{value:.1%}"
-
-
-FINDINGS_HEAD = ("metric", "new", "old, or limit", "requests", "to promote", "to restore", "expected")
-
-
-def finding_rows(findings: tuple[Finding, ...]) -> list[tuple[str, ...]]:
-    """The judge's findings as cells, one row a metric."""
-    return [
-        (
-            finding.metric,
-            _value(finding, finding.candidate),
-            _value(finding, finding.baseline),
-            f"{finding.requests} : {finding.baseline_requests}" if finding.baseline_requests else f"{finding.requests}",
-            f"{finding.promote:.0%}",
-            f"{finding.restore:.0%}",
-            "–" if finding.expected_requests is None else f"{finding.expected_requests} more",
-        )
-        for finding in findings
-    ]
-
-
-def _findings_table(findings: tuple[Finding, ...]) -> list[str]:
-    rows = ["| " + " | ".join(row) + " |" for row in finding_rows(findings)]
-    return ["", "| " + " | ".join(FINDINGS_HEAD) + " |", "|" + "---|" * len(FINDINGS_HEAD), *rows]
-
-
-def evidence_markdown(registered: RegisteredModel, plan: ReleasePlan, steps: tuple[TrialStep, ...]) -> str:
-    """What a person who is asked for an approval has to go by."""
-    lines = [f"# Release {registered.name} {registered.version} on {plan.endpoint}?", ""]
-    if not steps:
-        return "\n".join([*lines, f"Nothing has moved yet. {plan.mode} begins when you approve it."])
-    last = steps[-1]
-    lines.append(f"{plan.mode}: {last.reason}.")
-    if last.observations and (findings := last.observations[-1].findings):
-        lines += _findings_table(findings)
-    return "\n".join(lines)
-
-
-def report_pairs(pairs: Sequence[Pair]) -> None:
-    """The pairs that agree least, for people."""
-    if not pairs:
-        return
-    worst = sorted(pairs, key=lambda pair: pair.agreement)[:20]
-    mean = sum(pair.agreement for pair in pairs) / len(pairs)
-    create_table_artifact(
-        [
-            {
-                "agreement": f"{pair.agreement:.0%}",
-                "drift": f"{pair.drift:+d}",
-                "kl": "–" if pair.kl is None else f"{pair.kl:.3f}",
-                "old": pair.baseline[:200],
-                "new": pair.candidate[:200],
-            }
-            for pair in worst
-        ],
-        key="shadow-pairs",
-        description=f"**{len(pairs)} pairs of answers**, mean agreement {mean:.1%}; the {len(worst)} least alike",
-    )
 
 
 def _shares(seen: Observation) -> str:
@@ -311,7 +230,7 @@ def release_markdown(rollout: Rollout) -> str:
     if rollout.rehearsal:
         lines.append(f"- {rollout.rehearsal}")
     judged = next((seen.findings for seen in reversed(rollout.observations) if seen.findings), ())
-    return "\n".join([*lines, *_findings_table(judged)] if judged else lines)
+    return "\n".join([*lines, *findings_table(judged)] if judged else lines)
 
 
 def restore_markdown(settled: Settled) -> str:

@@ -44,6 +44,7 @@ class Desk:
     url: str
     folder: Path
     clouds: dict[str, SageMaker] = field(default_factory=dict)
+    answered: dict[tuple[str, str], Counter[int]] = field(default_factory=dict)  # statuses, by endpoint and version
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def cloud(self, **environment: str) -> SageMaker:
@@ -70,9 +71,9 @@ class Desk:
         return name
 
     def release(self, plan: ReleasePlan, number: str, **environment: str) -> Rollout:
-        """Release under load, as the flow does, and remove what is left."""
+        """Release under load, as the flow does, and remove what is left. ``answered`` keeps what users got."""
         cloud, new = self.cloud(**environment), self.version(number)
-        with self.load(plan.endpoint):
+        with self.load(plan.endpoint) as self.answered[plan.endpoint, number]:
             end_other_trial(cloud, new, plan)
             rollout = self._beside(cloud, new, plan) if plan.on_trial else self._guarded(cloud, new, plan)
         cloud.remove_alarms(rollout.asked_config)

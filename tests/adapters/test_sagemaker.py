@@ -29,18 +29,8 @@ STUB = Path(__file__).with_name("stub_server.py")
 SPEED = 60
 
 
-@pytest.fixture(scope="module", autouse=True)
-def credentials() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "embedded")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "embedded")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        patch.delenv("AWS_PROFILE", raising=False)
-        yield
-
-
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory, credentials: None) -> Iterator[str]:
     stub = f"slimline-stub={sys.executable} {STUB}"
     service = Service(tmp_path_factory.mktemp("service"), "--speed", str(SPEED), "--runtime", stub)
     yield service.url
