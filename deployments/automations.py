@@ -17,7 +17,10 @@ FILE = Path(__file__).with_name("automations.yaml")
 
 
 def apply(file: Path = FILE) -> list[str]:
-    """Create or replace every automation of ``file``; returns their names.
+    """Create every automation of ``file``, or replace it where it has changed; returns their names.
+
+    One that is the same is left alone: replaced, it would forget which runs it waits to hear from, and a run that died
+    before a restart would never be called crashed.
 
     Raises:
         prefect.exceptions.ObjectNotFound: a deployment that an action names is not registered.
@@ -38,10 +41,27 @@ def _resolve(client: SyncPrefectClient, action: dict[str, Any]) -> None:
 
 
 def _replace(client: SyncPrefectClient, wanted: dict[str, Any]) -> None:
-    made = AutomationCore.model_validate(wanted)
+    made, same = AutomationCore.model_validate(wanted), False
     for known in client.read_automations_by_name(made.name):
-        client.delete_automation(known.id)
-    client.create_automation(made)
+        if not same and _plain(known) == _plain(made):
+            same = True
+        else:
+            client.delete_automation(known.id)
+    if not same:
+        client.create_automation(made)
+
+
+def _plain(automation: AutomationCore) -> Any:
+    """What was written, without the ids that the server gives; sets in order."""
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cleaned(each) for key, each in value.items() if key != "id"}
+        if isinstance(value, list):
+            return sorted((cleaned(each) for each in value), key=str)
+        return value
+
+    return cleaned(automation.model_dump(mode="json", include=set(AutomationCore.model_fields)))
 
 
 if __name__ == "__main__":
