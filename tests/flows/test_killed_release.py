@@ -139,6 +139,8 @@ def assert_coherent(line: Line, endpoint: str) -> str:
     """One config serves, by name and by a real inference; the registry says the same; nothing else is left. Returns
     the version that serves.
     """
+    # The automation comes for runs killed here too, once their heartbeats are missed. Sooner than a lease ends.
+    until(lambda: line.prefect_get(f"v2/concurrency_limits/slimline-endpoint-{endpoint}")["active_slots"] == 0, 45)
     sagemaker = line.client("sagemaker")
     seen = sagemaker.describe_endpoint(EndpointName=endpoint)
     assert seen["EndpointStatus"] == "InService" and "PendingDeploymentSummary" not in seen, seen
@@ -162,8 +164,6 @@ def assert_coherent(line: Line, endpoint: str) -> str:
     assert ledger(line, endpoint) == {("endpoint", endpoint)} | {
         (kind, name) for name in wanted for kind in ("model", "endpoint-config")
     }
-    slot = line.prefect_get(f"v2/concurrency_limits/slimline-endpoint-{endpoint}")
-    assert slot["active_slots"] == 0
     return version
 
 
