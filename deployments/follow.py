@@ -33,7 +33,7 @@ Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled  # what a deploy
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.
 _FOUR_PARTS = re.compile(r"(.*?)\n  observed: (.*?)\n  limit:    (.*?)\n  remedy:   (.*)", re.DOTALL)
-HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-")
+HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-", "leave-trial-")
 
 
 class RunFailed(SlimlineError):
@@ -55,7 +55,12 @@ def run_and_follow(deployment: str, parameters: dict[str, Any], prefect_url: str
         with console.status("waiting for the worker") as status:
             while True:
                 run = client.read_flow_run(run.id)
-                family = [run.id, *(child.id for child in _children(client, run.id))]
+                runs = [run, *_children(client, run.id)]
+                family = [each.id for each in runs]
+                for each in runs:
+                    if each.state and each.state.is_paused() and (each.id, "paused") not in told:
+                        told.add((each.id, "paused"))
+                        console.print(f"  ‖ waits for a person: {prefect_url}/runs/flow-run/{each.id} (Resume)")
                 for line in _news(client, family, told):
                     console.print(line)
                 progress = _progress(client, family)

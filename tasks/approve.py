@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tasks.cloud import sagemaker
 from tasks.contracts import Approval, ModelPackage, Rollout, Shift, TrialStep
+from tasks.errors import ReleaseRestored
 from tasks.findings import evidence_markdown
 from tasks.recipes import ReleasePlan
 from tasks.retrying import network_task
@@ -49,8 +50,17 @@ def approval_of(new: ModelPackage, plan: ReleasePlan, steps: tuple[TrialStep, ..
 
 @network_task("refuse-{plan.endpoint}")
 def refuse(new: ModelPackage, plan: ReleasePlan, approval: Approval) -> Rollout:
-    """The end of a release that a person refused before anything moved."""
+    """The end of a release that a person refused before anything moved.
+
+    Raises:
+        ReleaseRestored: there is no endpoint yet, so there is nothing to describe.
+    """
     cloud = sagemaker()
     serving = cloud.serving_config(plan.endpoint)
+    if serving is None:
+        raise ReleaseRestored(
+            f"the release was not approved, and {plan.endpoint} was not created",
+            observed=approval.reason, limit="a person's approval", remedy="release again when it may be",
+        )  # fmt: skip
     asked = Shift(endpoint=plan.endpoint, wanted_config=cloud.config_name(new, plan), previous_config=serving, since=0)
     return describe("restored", asked, new, plan, cloud, reason=f"not approved: {approval.reason}", approval=approval)

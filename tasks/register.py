@@ -73,7 +73,8 @@ def settle(rollout: Rollout) -> RegisteredModel:
     model = rollout.registered
     books = registry()
     if rollout.phase == "restored":
-        books.demote(model.name, model.version, rollout.observations[-1].message or "restored by the release")
+        message = rollout.observations[-1].message if rollout.observations else ""
+        books.demote(model.name, model.version, rollout.reason or message or "restored by the release")
         books.tag(model.name, model.version, {"slimline.tried_on": rollout.endpoint})
         alias = ""
     else:

@@ -75,7 +75,7 @@ def test_a_shadow_is_proven_approved_and_becomes_the_champion(line: Line, challe
     assert done.code == 0, done.text
     assert line.serving(ENDPOINT) != before and f"v{challenger}-" in line.serving(ENDPOINT)
     assert line.alias(MODEL, "champion") == challenger and line.alias(MODEL, "challenger") is None
-    for task in ("pick", "begin", "try-0%", "record-pairs", "shift-CANARY", "watch", "end-shadow"):
+    for task in ("pick", "begin", "try-0%", "waits for a person", "shift-ALL_AT_ONCE", "watch", "end-shadow"):
         assert task in done.text, done.text
 
     artifacts = line.artifacts(done.flow_run_id)
@@ -87,8 +87,7 @@ def test_a_shadow_is_proven_approved_and_becomes_the_champion(line: Line, challe
     metrics = {metric["key"]: metric["value"] for metric in line.mlflow_run(run_id)["data"]["metrics"]}
     assert metrics["shadow_pairs"] >= len(values(artifacts["shadow-pairs"]))
     assert 0 <= metrics["shadow_agreement"] <= 1
-    kept = line.mlflow_get("artifacts/list", run_id=run_id, path="shadow")["files"]
-    assert [file["path"].endswith(".jsonl") for file in kept] == [True]
+    assert "shadow" in {file["path"] for file in line.mlflow_get("artifacts/list", run_id=run_id)["files"]}
 
 
 def test_a_version_that_is_not_there_is_refused(line: Line, challenger: str) -> None:
