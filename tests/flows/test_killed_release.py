@@ -239,7 +239,8 @@ def killed_on_the_worker(releases: Releases, version: str, moment: float) -> tup
     process = until(lambda: worker_child(run))
     until(lambda: line.prefect_get(f"flow_runs/{run}")["state"]["type"] != "PENDING")
     time.sleep(moment)
-    process.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):  # it had ended
+        process.kill()
     until(lambda: line.prefect_get(f"flow_runs/{run}")["state"]["type"] in ("CRASHED", "COMPLETED"))
     if line.prefect_get(f"flow_runs/{run}")["state"]["type"] == "COMPLETED":
         return "it had ended", (version,)
