@@ -122,7 +122,7 @@ class Line:
         )
         return str(reply.json()["model_version"]["version"]) if reply.status_code == 200 else None
 
-    def mlflow_get(self, path: str, **query: Any) -> Any:
+    def mlflow_get(self, path: str, /, **query: Any) -> Any:
         reply = httpx.get(f"{self.stack.mlflow_url}/api/2.0/mlflow/{path}", params=query, timeout=30)
         reply.raise_for_status()
         return reply.json()

@@ -96,7 +96,10 @@ def test_status_tells_programs_what_serves_here_and_as_on_aws(line: Line, releas
 def test_status_is_live_in_the_terminal(line: Line, released: Finished) -> None:
     command = [sys.executable, "-m", "deployments.cli", "status", ENDPOINT, "--watch"]
     env = os.environ | line.home | {"COLUMNS": "160"}
-    watching = subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    watching = subprocess.Popen(
+        command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores Ctrl-C
+    )  # fmt: skip
     assert watching.stdout is not None
     frames = 0
     for text in watching.stdout:
