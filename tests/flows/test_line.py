@@ -75,9 +75,9 @@ def test_the_rollout_is_a_picture_on_the_run_page_and_in_mlflow(line: Line, rele
     drawn = base64.b64decode(image[1]).decode()
     assert "PROMOTED" in drawn and "60 times as fast" in drawn and "Share of traffic" in drawn
     run_id = line.mlflow_version(MODEL, line.alias(MODEL, "champion") or "")["run_id"]
-    (folder,) = line.mlflow_get("artifacts/list", run_id=run_id, path="releases")["files"]
-    assert folder["path"].startswith(f"releases/{ENDPOINT}-promoted-")
-    files = line.mlflow_get("artifacts/list", run_id=run_id, path=folder["path"])["files"]
+    folders = [file["path"] for file in line.mlflow_get("artifacts/list", run_id=run_id, path="releases")["files"]]
+    (folder,) = [path for path in folders if path.startswith(f"releases/{ENDPOINT}-promoted-")]
+    files = line.mlflow_get("artifacts/list", run_id=run_id, path=folder)["files"]
     assert {file["path"].rpartition("/")[2] for file in files} == {"timeline.svg", "rollout.json"}
 
 
