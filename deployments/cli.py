@@ -50,22 +50,39 @@ def down(base_port: BasePort = None) -> None:
 
 
 @app.command()
-def status(base_port: BasePort = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Say what runs, and what every endpoint serves. Exit code 1 when a part is down."""
-    from deployments.inspection import endpoints
+def status(
+    endpoint: Annotated[str | None, typer.Argument(help="Only this endpoint, with its last rollout")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every two seconds, until Ctrl-C")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    aws: Annotated[bool, typer.Option("--aws", help="AWS with your own credentials, not the stack")] = False,
+    base_port: BasePort = None,
+) -> None:
+    """Say what runs, and what every endpoint serves: fleets, share of the traffic, versions, evidence, alarms.
 
+    Exit code 1 when a part of the embedded stack is down.
+
+    Example: slimline status slimline-demo --watch
+    """
     stack = stack_here(base_port)
-    parts = stack.status()
-    serving = endpoints(stack) if ("endpoints", "up") in {(name, state) for name, state, _ in parts} else []
+    parts = [] if aws else stack.status()
+    if not aws:
+        _use(stack)
+    from deployments.inspection import draw, facts, keep_drawing
+
+    reachable = aws or ("endpoints", "up") in {(name, state) for name, state, _ in parts}
     if as_json:
-        console.print_json(json.dumps({"parts": parts, "endpoints": serving}))
+        seen = facts(endpoint) if reachable else {"endpoints": [], "last_rollout": [], "rehearsal": ""}
+        console.print_json(json.dumps({"parts": parts} | seen))
     else:
-        table = Table("part", "state", "address")
-        for row in parts:
-            table.add_row(*row)
-        console.print(table)
-        for endpoint in serving:
-            console.print(f"endpoint {endpoint['name']}: {endpoint['status']}, serves {endpoint['config']}")
+        if parts and not (endpoint or watch):
+            table = Table("part", "state", "address")
+            for row in parts:
+                table.add_row(*row)
+            console.print(table)
+        if reachable and watch:
+            _guarded(lambda: keep_drawing(console, lambda: draw(endpoint)))
+        elif reachable:
+            _guarded(lambda: console.print(draw(endpoint)))
     raise typer.Exit(0 if all(state == "up" for _, state, _ in parts) else 1)
 
 

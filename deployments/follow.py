@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -24,9 +24,11 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.text import Text
 
-from tasks.contracts import Outcome, Rollout
+from tasks.contracts import Outcome, Rollout, Settled
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.reader_contracts import ReaderOutcome
+
+Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled  # what a deployment's flow hands back
 
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.
@@ -38,9 +40,7 @@ class RunFailed(SlimlineError):
     """The flow run ended in another state than Completed."""
 
 
-def run_and_follow(
-    deployment: str, parameters: dict[str, Any], prefect_url: str, console: Console
-) -> Outcome | ReaderOutcome | Rollout:
+def run_and_follow(deployment: str, parameters: dict[str, Any], prefect_url: str, console: Console) -> Result:
     """Run ``deployment`` and print a line for each stage as it ends, and its progress while it works.
 
     Raises:
@@ -76,8 +76,8 @@ def run_and_follow(
         raise _failure(run, page)
     result = run.state.result(raise_on_failure=True)
     # Prefect hands back the class, or plain values where it does not resolve; unknown fields are refused by each class.
-    plain = result.model_dump() if isinstance(result, Outcome | ReaderOutcome | Rollout) else result
-    found: Outcome | ReaderOutcome | Rollout = TypeAdapter(Outcome | ReaderOutcome | Rollout).validate_python(plain)
+    plain = result.model_dump() if isinstance(result, Result) else result
+    found: Result = TypeAdapter(Result).validate_python(plain)
     return found
 
 

@@ -1,33 +1,116 @@
-"""Read the embedded endpoint service with plain boto3."""
+"""What ``slimline status`` shows of endpoints: the same on AWS and on the embedded stack."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import time
+from collections.abc import Callable
 from typing import Any
 
-import boto3
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
-from deployments.local.stack import Stack
+from tasks.adapters.sagemaker_overview import EndpointView
+from tasks.cloud import sagemaker
+from tasks.reporting import ROLLOUT_STEPS
+
+POLL_SECONDS = 2.0
+_STATUS_STYLES = {"InService": "green", "Failed": "red", "OutOfService": "red", "UpdateRollbackFailed": "red"}
 
 
-def endpoints(stack: Stack) -> list[dict[str, Any]]:
-    """Name, status and config of every endpoint."""
-    client = boto3.client(
-        "sagemaker",
-        endpoint_url=stack.endpoint_url,
-        region_name="us-east-1",
-        aws_access_key_id="embedded",
-        aws_secret_access_key="embedded",  # the service checks no signature
-    )
-    found = []
-    for page in client.get_paginator("list_endpoints").paginate():
-        for entry in page["Endpoints"]:
-            described = client.describe_endpoint(EndpointName=entry["EndpointName"])
-            found.append(
-                {
-                    "name": entry["EndpointName"],
-                    "status": described["EndpointStatus"],
-                    "config": described["EndpointConfigName"],
-                    "reason": described.get("FailureReason", ""),
-                }
-            )
-    return found
+def facts(only: str | None) -> dict[str, Any]:
+    """For programs: the same as plain values."""
+    cloud = sagemaker()
+    return {
+        "endpoints": [dataclasses.asdict(view) for view in cloud.overview(only)],
+        "last_rollout": last_rollout(only) if only else [],
+        "rehearsal": cloud.describe_rehearsal(),
+    }
+
+
+def draw(only: str | None) -> RenderableType:
+    """For people: one table an endpoint, and with ``only`` its last rollout."""
+    cloud = sagemaker()
+    parts: list[RenderableType] = [_endpoint(view) for view in cloud.overview(only)]
+    if not parts:
+        parts.append(f"no endpoint is called {only}" if only else "no endpoint yet")
+    if rehearsal := cloud.describe_rehearsal():
+        parts.append(Text(rehearsal, style="dim"))
+    if only and (rows := last_rollout(only)):
+        table = Table(*rows[0], title=f"Last rollout on {only}", title_justify="left")
+        for row in rows:
+            table.add_row(*(str(value) for value in row.values()))
+        parts.append(table)
+    return Group(*parts)
+
+
+def keep_drawing(console: Console, picture: Callable[[], RenderableType]) -> None:
+    """Draw again every two seconds until Ctrl-C; where there is no terminal, one below the other."""
+    try:
+        if not console.is_terminal:
+            while True:
+                console.print(picture())
+                time.sleep(POLL_SECONDS)
+        with Live(picture(), console=console, auto_refresh=False, vertical_overflow="visible") as live:
+            while True:
+                time.sleep(POLL_SECONDS)
+                live.update(picture(), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def last_rollout(endpoint: str) -> list[dict[str, Any]]:
+    """The steps of the newest rollout of ``endpoint`` that Prefect has a page of; empty where there is none."""
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[ROLLOUT_STEPS])), sort=ArtifactSort.CREATED_DESC
+        )
+    for artifact in found:
+        if f"**{endpoint}**" in (artifact.description or "") and (rows := json.loads(str(artifact.data))):
+            return list(rows)
+    return []
+
+
+def _endpoint(view: EndpointView) -> RenderableType:
+    title = Text.assemble(
+        ("endpoint ", "dim"), (view.name, "bold"), "  ",
+        (view.status + (f"/{view.phase}" if view.phase else ""), _STATUS_STYLES.get(view.status, "yellow")),
+    )  # fmt: skip
+    table = Table("traffic", "version", "role", "instances", "requests, 1 h", "5xx, 1 h", "latency", "config / variant")
+    for each in view.variants:
+        version = f"{each.model} {each.version}".strip() or "–"
+        counts = (
+            f"{each.instances}"
+            if each.instances == each.wanted_instances
+            else (f"{each.instances} of {each.wanted_instances}")
+        )
+        failed = f"{each.errors} ({each.errors / each.requests:.1%})" if each.errors else "0"
+        latency = "–" if each.average_ms is None else f"{each.average_ms:.0f} ms"
+        table.add_row(
+            f"{each.share:.0%}", version, each.role, counts, f"{each.requests}", failed, latency,
+            f"{each.config} / {each.variant}",
+        )  # fmt: skip
+    return Group(title, table, *_remarks(view))
+
+
+def _remarks(view: EndpointView) -> list[Text]:
+    remarks = []
+    if view.message:
+        remarks.append(Text(view.message))
+    if view.open_move:
+        remarks.append(Text(f"under way, or left by a run that died: {view.open_move}", style="yellow"))
+    if view.alarms:
+        styles = {"ALARM": "red", "OK": "green"}
+        states = [
+            (f"{name.rpartition('-')[2]} {state}  ", styles.get(state, "yellow")) for name, state in view.alarms.items()
+        ]
+        remarks.append(Text.assemble("alarms: ", *states))
+    if view.previous_config:
+        remarks.append(Text(f"to go back to: {view.previous_config}", style="dim"))
+    return remarks

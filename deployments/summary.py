@@ -6,15 +6,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard
+from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
 from tasks.figures import HEAD, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
-from tasks.reporting import release_markdown, rollout_rows
+from tasks.reporting import release_markdown, restore_markdown, rollout_rows
 
 
-def print_outcome(outcome: Outcome | ReaderOutcome | Rollout, console: Console) -> None:
+def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
+    if isinstance(outcome, Settled):
+        _print_lines(restore_markdown(outcome).removeprefix("# "), console)
+        return
     if isinstance(outcome, Rollout):
         _print_rollout(outcome, console)
         return
@@ -56,6 +59,13 @@ def _print_checks(checks: tuple[GateCheck, ...], console: Console) -> None:
         )
 
 
+def _print_lines(markdown: str, console: Console) -> None:
+    """Without tables: those are drawn."""
+    for line in markdown.splitlines():
+        if line and not line.startswith("|"):
+            console.print(line)
+
+
 def _print_rollout(rollout: Rollout, console: Console) -> None:
     # Too wide for a terminal; what the judge found stands in a table of its own.
     rows = [{name: value for name, value in row.items() if name != "judge"} for row in rollout_rows(rollout)]
@@ -64,9 +74,7 @@ def _print_rollout(rollout: Rollout, console: Console) -> None:
         for row in rows:
             table.add_row(*(str(value) for value in row.values()))
         console.print(table)
-    for line in release_markdown(rollout).splitlines()[1:]:
-        if line and not line.startswith("|"):
-            console.print(line)
+    _print_lines(release_markdown(rollout).partition("\n")[2], console)
     judged = next((seen.findings for seen in reversed(rollout.observations) if seen.findings), ())
     if judged:
         table = Table(*FINDINGS_HEAD, title="The judge, at the last look")

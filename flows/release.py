@@ -10,7 +10,8 @@ from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift,
 from tasks.recipes import ReleasePlan
 from tasks.record import record_pairs, record_release
 from tasks.register import settle
-from tasks.runpages import alone_on
+from tasks.restore import take_over
+from tasks.slots import alone_on
 from tasks.trial import begin_trial, end_shadow, end_trial, leave_other_trial, try_share
 from tasks.watch import require_promoted, watch
 
@@ -29,6 +30,7 @@ def release(
     """
     with alone_on(plan.endpoint):
         new = package(registered, plan)
+        take_over(new, plan)
         if plan.original_first and is_new(plan):
             create_endpoint(package(unregistered(original), plan.model_copy(update={"serve": "torch"})), plan)
         leave_other_trial(new, plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from prefect.runtime import flow_run
+
 from tasks.adapters.sagemaker import SageMaker
 from tasks.settings import settings
 
@@ -15,4 +17,5 @@ def sagemaker() -> SageMaker:
         bucket=now.bucket,
         role_arn=now.role_arn,
         ledger=now.root / "ledger.jsonl",
+        run=str(flow_run.id or ""),
     )

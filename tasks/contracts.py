@@ -248,6 +248,10 @@ class FleetShare(Value):
     instances: int
     requests: int = Field(description="Invocations that this fleet has served since the rollout began")
     errors: int = Field(description="5xx among them")
+    recent_ms: float | None = Field(
+        default=None, description="Average ModelLatency of its newest minute with answers, milliseconds"
+    )
+    recent_p90_ms: float | None = Field(default=None, description="The 90th percentile of the same minute")
     latency_ms: float | None = Field(
         default=None,
         description="The judged quantile of ModelLatency since the new version first had traffic; none without data",
@@ -343,6 +347,23 @@ class Rollout(Value):
     reason: str = Field(default="", description="Why it was restored: the judge's, the alarms' or a person's words")
     approval: Approval | None = Field(default=None, description="None where nobody was asked")
     rehearsal: str = Field(default="", description="Where this was not AWS: says so, with the clock's speed")
+
+
+class Settled(Value):
+    """An endpoint after ``restore``: what serves, by its config's name and a real inference, and what was done."""
+
+    endpoint: str
+    action: Literal["restored", "finished", "kept", "unchanged", "absent"] = Field(
+        description="restored: sent back by us; finished: a dead release had moved well and was promoted; kept: a dead "
+        "release had moved nothing, or SageMaker took it back; unchanged: nothing was open; absent: no such endpoint"
+    )
+    config: str | None = Field(description="EndpointConfigName that serves now")
+    version: str | None = Field(description="The registry's version of it, or original")
+    other_config: str | None = Field(default=None, description="The config that it was chosen over")
+    reason: str
+    probe: str = Field(default="", description="The answer to a real inference")
+    swept: tuple[str, ...] = Field(default=(), description="Resources of dead runs that were removed: kind and name")
+    rehearsal: str = ""
 
 
 class Outcome(Value):

@@ -87,21 +87,29 @@ def ask_shift(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift:
         wait_until_serving(cloud, plan.endpoint)
     if serving.config != wanted:
         cloud.update(plan.endpoint, new, plan)
-    return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=serving.config, since=since)
+        return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=serving.config, since=since)
+    # It serves already: where a dead run of this very release has moved it, that run wrote what served before.
+    history = cloud.history(plan.endpoint)
+    before = history.moving_from if history.moving_to == wanted else None
+    return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=before or wanted, since=since)
 
 
 @network_task("tidy-{rollout.endpoint}")
 def tidy(rollout: Rollout) -> None:
     """Remove the rollout's alarms, and every model and config of this endpoint that it does not use, but
-    the previous one.
+    the previous one; then write on the endpoint that the release has ended.
 
     What a run that died has left is in the ledger too, and goes with it.
     """
     cloud = sagemaker()
     if rollout.asked_config:
         cloud.remove_alarms(rollout.asked_config)
-    if rollout.phase != "unchanged":  # then the previous config is not known here, and nothing was made
-        cloud.sweep(rollout.endpoint, keep={rollout.previous_config} if rollout.previous_config else ())
+    previous = cloud.history(rollout.endpoint).previous
+    if rollout.phase == "promoted" and rollout.previous_config != rollout.config:
+        previous = rollout.previous_config
+    if rollout.phase != "unchanged":  # then the previous config may not be known, and nothing was made
+        cloud.sweep(rollout.endpoint, keep={config for config in (previous, rollout.previous_config) if config})
+        cloud.close(rollout.endpoint, previous)
 
 
 def endpoint_page(endpoint: str) -> str | None:

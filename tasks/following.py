@@ -191,13 +191,13 @@ def _allowed(plan: ReleasePlan) -> float:
     return bakes * plan.bake_seconds + patience + EXTRA_SECONDS
 
 
-def wait_until_serving(cloud: SageMaker, endpoint: str) -> None:
-    """Return when the endpoint is InService.
+def wait_until_serving(cloud: SageMaker, endpoint: str, allowed: float = EXTRA_SECONDS) -> None:
+    """Return when the endpoint is InService; ``allowed`` seconds of the service's clock may pass.
 
     Raises:
         ReleaseStuck: it has failed, or has not got there in time.
     """
-    for _ in ticks(cloud, cloud.now(), EXTRA_SECONDS, poll_seconds(60, cloud.clock_speed)):
+    for _ in ticks(cloud, cloud.now(), allowed, poll_seconds(60, cloud.clock_speed)):
         serving = cloud.serving(endpoint)
         status = serving.status if serving else "absent"
         if status == "InService":
@@ -207,7 +207,7 @@ def wait_until_serving(cloud: SageMaker, endpoint: str) -> None:
     raise ReleaseStuck(
         f"endpoint {endpoint} does not serve",
         observed=f"{status}: {serving.failure_reason}" if serving else status,
-        limit=f"InService within {EXTRA_SECONDS:.0f} s of the service's clock",
+        limit=f"InService within {allowed:.0f} s of the service's clock",
         remedy="read the FailureReason and the instances' logs, mend or delete the endpoint, then release again",
     )
 

@@ -259,6 +259,9 @@ class Rehearsal(Choice):
     error_share: float = Field(0.0, ge=0, le=1, description="Share of the new version's answers that fail with a 500")
 
 
+EndpointName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$", description="Endpoint name")]
+
+
 class JudgeRules(Choice):
     """What the judge compares, and how sure it must be. Beyond a margin, and sure of it: the old version comes back.
     Within every margin, and sure of it: the new one may be promoted. It may look as often as it likes.
@@ -304,7 +307,7 @@ Mode = Literal["CANARY", "LINEAR", "ALL_AT_ONCE", "ROLLING", "WEIGHTS", "AB_TEST
 class ReleasePlan(Choice):
     """How live traffic moves to the new version."""
 
-    endpoint: str = Field("slimline-demo", pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$", description="Endpoint name")
+    endpoint: EndpointName = "slimline-demo"
     mode: Mode = Field(
         "CANARY",
         description="By SageMaker, guarded by alarms and the judge: CANARY, LINEAR, ALL_AT_ONCE (blue/green), ROLLING "

@@ -25,6 +25,7 @@ from tasks.contracts import (
     RegisteredModel,
     Rollout,
     Scorecard,
+    Settled,
     Shift,
     Tracked,
 )
@@ -35,6 +36,7 @@ from tasks.recipes import Recipe
 from tasks.retrying import network_task
 from tasks.runpages import was_cached
 from tasks.settings import settings
+from tasks.timeline import draw_timeline
 
 _log = logging.getLogger(__name__)
 
@@ -156,8 +158,17 @@ def record_version(registered: RegisteredModel) -> None:
 
 @network_task("record-{rollout.phase}")
 def record_release(rollout: Rollout, endpoint_page: str | None) -> None:
-    """Every step of the rollout, and how it ended."""
-    reporting.report_release(rollout, endpoint_page)
+    """Every step of the rollout, and how it ended: on the run page, and with the version's run in MLflow."""
+    timeline = draw_timeline(rollout) if rollout.observations else None
+    reporting.report_release(rollout, endpoint_page, timeline)
+    if timeline is not None and rollout.registered.run_id:
+        tracking().log_release(rollout, str(flow_run.id), timeline)
+
+
+@network_task("record-{settled.action}")
+def record_restore(settled: Settled, endpoint_page: str | None) -> None:
+    """What an endpoint serves after a restore, and why."""
+    reporting.report_restore(settled, endpoint_page)
 
 
 @network_task("record-pairs-{new.registered.version}")

@@ -4,6 +4,8 @@ stage is on its page too.
 
 from __future__ import annotations
 
+import base64
+
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from tasks.contracts import (
@@ -14,11 +16,14 @@ from tasks.contracts import (
     RegisteredModel,
     Rollout,
     Scorecard,
+    Settled,
     Tracked,
 )
 from tasks.figures import HEAD, figures, megabytes
 from tasks.findings import findings_table, judged_cell
 from tasks.reader_contracts import ReaderScorecard
+
+ROLLOUT_STEPS = "rollout-steps"  # the artifact that `slimline status` reads again
 
 
 def report_stage(step: Compressed) -> None:
@@ -132,18 +137,34 @@ def report_registered(registered: RegisteredModel) -> None:
     )
 
 
-def report_release(rollout: Rollout, endpoint_page: str | None) -> None:
-    """Every step of the rollout as a table, its end as Markdown, and a link to the endpoint's page where there is
-    one.
+def report_release(rollout: Rollout, endpoint_page: str | None, timeline: str | None) -> None:
+    """The rollout's timeline (SVG), every step as a table, its end as Markdown, and a link to the
+    endpoint's page where there is one.
     """
+    if timeline is not None:
+        # As Markdown: the page of an image artifact prints the whole data: address below the picture.
+        image = base64.b64encode(timeline.encode()).decode()
+        create_markdown_artifact(
+            f"![{rollout.endpoint}: {rollout.phase}](data:image/svg+xml;base64,{image})\n\n{rollout.rehearsal}",
+            key="rollout-timeline",
+            description=f"Traffic, errors and latency of both fleets on **{rollout.endpoint}**: {rollout.phase}",
+        )
     create_table_artifact(
-        rollout_rows(rollout), key="rollout-steps", description=f"Traffic on **{rollout.endpoint}**, step by step"
+        rollout_rows(rollout), key=ROLLOUT_STEPS, description=f"Traffic on **{rollout.endpoint}**, step by step"
     )
     create_markdown_artifact(release_markdown(rollout), key="release", description="How the release ended")
-    if endpoint_page:
-        create_link_artifact(
-            endpoint_page, f"Endpoint {rollout.endpoint}", key="endpoint", description="Fleets, weights, alarms"
-        )
+    _link_endpoint(rollout.endpoint, endpoint_page)
+
+
+def report_restore(settled: Settled, endpoint_page: str | None) -> None:
+    """What the endpoint serves, and why, as Markdown."""
+    create_markdown_artifact(restore_markdown(settled), key="restore", description=f"What {settled.endpoint} serves")
+    _link_endpoint(settled.endpoint, endpoint_page)
+
+
+def _link_endpoint(endpoint: str, page: str | None) -> None:
+    if page:
+        create_link_artifact(page, f"Endpoint {endpoint}", key="endpoint", description="Fleets, weights, alarms")
 
 
 def rollout_rows(rollout: Rollout) -> list[dict[str, object]]:
@@ -210,3 +231,16 @@ def release_markdown(rollout: Rollout) -> str:
         lines.append(f"- {rollout.rehearsal}")
     judged = next((seen.findings for seen in reversed(rollout.observations) if seen.findings), ())
     return "\n".join([*lines, *findings_table(judged)] if judged else lines)
+
+
+def restore_markdown(settled: Settled) -> str:
+    lines = [
+        f"# {settled.endpoint}: {settled.action}",
+        settled.reason[:1].upper() + settled.reason[1:] + ".",
+        "",
+        f"- serves `{settled.config}`, version {settled.version}" if settled.config else "- serves nothing",
+        *([f"- chosen over `{settled.other_config}`"] if settled.other_config else []),
+        *([f"- a real inference answered: {settled.probe!r}"] if settled.probe else []),
+        *(f"- removed: {resource}" for resource in settled.swept),
+    ]
+    return "\n".join([*lines, f"- {settled.rehearsal}"] if settled.rehearsal else lines)

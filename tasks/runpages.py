@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
+
+from tasks.errors import RefusedRequest
 
 _PATIENCE_SECONDS = 20.0
 
@@ -38,15 +40,17 @@ def _stage(task_key: str) -> str:
     return task_key.rsplit("-", 1)[0].rsplit(".", 1)[-1].replace("_", "-")
 
 
-@contextmanager
-def alone_on(endpoint: str) -> Iterator[None]:
-    """Hold the endpoint's slot: a second release of the same endpoint waits until the first has ended.
+def parameters_of(run_id: str) -> dict[str, Any]:
+    """The parameters that a flow run was started with; a preset's or a form's, without the flow's own defaults.
 
-    The limit is made here and not at deployment, because the endpoint's name is a parameter. A slot of a run that
-    died comes back when its lease ends, after five minutes.
+    Raises:
+        RefusedRequest: there is no such run.
     """
-    name = f"slimline-endpoint-{endpoint}"
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(name, 1)
-    with concurrency(name, occupy=1, strict=True):
-        yield
+    try:
+        with get_client(sync_client=True) as client:
+            return dict(client.read_flow_run(UUID(run_id)).parameters)
+    except (ObjectNotFound, ValueError) as error:
+        raise RefusedRequest(
+            "there is no such flow run", observed=run_id, limit="the id of a flow run of this server",
+            remedy="copy it from the run's page, or leave it empty to bring the last good version back",
+        ) from error  # fmt: skip

@@ -48,7 +48,7 @@ def conclude(end: End, asked: Shift, new: ModelPackage, plan: ReleasePlan, cloud
     previous, reason, seen = asked.previous_config, end.reason, end.seen
     if end.verdict is Verdict.PROMOTE:
         try:
-            answer = _probe(cloud, plan)
+            answer = probe_well(cloud, plan)
         except BadAnswer as error:
             if previous in (None, asked.wanted_config):
                 raise
@@ -81,7 +81,7 @@ def take_back(cloud: SageMaker, asked: Shift) -> None:
         )  # fmt: skip
 
 
-def _probe(cloud: SageMaker, plan: ReleasePlan) -> str:
+def probe_well(cloud: SageMaker, plan: ReleasePlan) -> str:
     """One failure in three is what the plan's error rate may allow; three in a row are not."""
     for _ in range(PROBES - 1):
         try:
@@ -132,7 +132,7 @@ def describe(
     """The rollout as it has ended, with a real inference."""
     if answer is None:
         try:
-            answer = _probe(cloud, plan)
+            answer = probe_well(cloud, plan)
         except BadAnswer as error:
             # The release has ended as it has; that the old version fails too is for people to read, not to hide it.
             answer = f"no answer: {error.observed}"

@@ -12,7 +12,9 @@ TOGETHER = ("flows", "local")  # each shares servers that are started once
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=1, help="how often each stage is killed in the resume tests")
+    parser.addoption(
+        "--kills", type=int, default=1, help="how often each stage, and a release, is killed in the kill tests"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

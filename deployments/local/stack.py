@@ -59,6 +59,8 @@ class Stack:
             "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
             "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
+            # The least that Prefect allows; deployments/automations.yaml calls a run dead after three.
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             # In memory, the default, a slot whose holder died with the server would never come back.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
@@ -172,14 +174,16 @@ class Stack:
         run = self._prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
         if run.returncode == 0:
             run = self._prefect("--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+        if run.returncode == 0:
+            run = self._python("deployments.automations")
         if run.returncode != 0:
             raise StackError(
                 "the deployments could not be registered",
                 observed=(run.stdout + run.stderr)[-1500:],
                 limit="exit code 0",
-                remedy="mend deployments/prefect.yaml",
+                remedy="mend deployments/prefect.yaml or deployments/automations.yaml",
             )
-        say("deployments: registered")
+        say("deployments and automations: registered")
         if self.processes.find("worker"):
             say("worker: already running")
             return
@@ -188,8 +192,11 @@ class Stack:
         say("worker: started")
 
     def _prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._python("prefect", *arguments)
+
+    def _python(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "prefect", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env=self.full_environment(),
             cwd=ROOT,
             capture_output=True,

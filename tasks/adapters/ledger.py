@@ -7,30 +7,32 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from tasks.adapters.owners import is_alive, is_here, owner
 
 Kind = Literal["model", "endpoint-config", "endpoint", "alarm"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A resource that may exist. ``owner`` is ``host:pid`` of the process that asked for it last."""
+    """A resource that may exist. ``owner`` is the process that asked for it last, ``run`` its flow run."""
 
     kind: Kind
     name: str
     owner: str
     at: float
+    run: str
 
 
 class Ledger:
     """The lines of one place (one account's region, or one embedded stack) in a file that several places share."""
 
-    def __init__(self, path: Path, place: str) -> None:
-        self.path, self.place = path, place
+    def __init__(self, path: Path, place: str, run: str = "") -> None:
+        self.path, self.place, self.run = path, place, run
 
     def creating(self, kind: Kind, name: str) -> None:
         """Call before the request that creates it; on disk when this returns."""
@@ -55,14 +57,16 @@ class Ledger:
             key = (record["kind"], record["name"])
             entries.pop(key, None)
             if record["event"] == "creating":
-                entries[key] = Entry(record["kind"], record["name"], record["owner"], record["at"])
+                entries[key] = Entry(
+                    record["kind"], record["name"], record["owner"], record["at"], record.get("run", "")
+                )
         return list(entries.values())
 
     def _append(self, event: str, kind: Kind, name: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "event": event, "kind": kind, "name": name, "place": self.place, "owner": owner(),
-            "at": round(time.time(), 3),
+            "at": round(time.time(), 3), "run": self.run,
         }  # fmt: skip
         # A leading newline parts this line from one that a crash cut short; one write, so that writers do not mix.
         line = ("\n" + json.dumps(record, sort_keys=True)).encode()
@@ -74,21 +78,10 @@ class Ledger:
             os.close(descriptor)
 
 
-def owner() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def owned_by_another(entry: Entry, spare_seconds: float = 86_400) -> bool:
     """Whether another live process asked for it: its release may be under way. Of other hosts only the age is known."""
-    host, _, pid = entry.owner.rpartition(":")
     if entry.owner == owner():
         return False
-    if host != socket.gethostname():
+    if not is_here(entry.owner):
         return time.time() - entry.at < spare_seconds
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return is_alive(entry.owner)

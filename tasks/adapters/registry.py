@@ -120,6 +120,19 @@ class Registry:
         if self._aliases(name).get(CHALLENGER) == version:
             self._client.delete_registered_model_alias(name, CHALLENGER)
 
+    def take_back(self, name: str, version: str, good: str | None, reason: str) -> None:
+        """``version`` served and serves no more: it loses its aliases, and ``good``, where that is registered, is
+        champion (again). ``previous`` ends, for there is nothing known to be good before ``good``.
+        """
+        aliases = self._aliases(name)
+        self.tag(name, version, {RESTORED: reason})
+        if good is not None:
+            self._client.set_registered_model_alias(name, CHAMPION, good)
+        for alias, holder in aliases.items():
+            gone = alias in (CHAMPION, CHALLENGER) and holder == version and not (alias == CHAMPION and good)
+            if gone or (alias == PREVIOUS and holder in (version, good)):
+                self._client.delete_registered_model_alias(name, alias)
+
     def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags on a version, each cut at 5,000 characters."""
         for key, value in tags.items():
@@ -131,6 +144,12 @@ class Registry:
 
     def version_by_alias(self, name: str, alias: str) -> str | None:
         return self._aliases(name).get(alias)
+
+    def has_version(self, name: str, version: str) -> bool:
+        """Whether the registry has it. The original that a first release serves is not a version."""
+        return version.isdigit() and bool(
+            self._client.search_model_versions(f"name = '{name}' and version_number = {version}")
+        )
 
     def version_tags(self, name: str, version: str) -> dict[str, str]:
         return dict(self._client.get_model_version(name, version).tags)

@@ -18,10 +18,12 @@ from tasks.adapters.aws_connection import Connection
 from tasks.adapters.captures import Captures
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.sagemaker_errors import endpoint_missing
+from tasks.adapters.sagemaker_history import History, close_move, open_release, open_restore, read_history
 from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
 from tasks.adapters.sagemaker_make import Maker
 from tasks.adapters.sagemaker_metrics import Look, bounds, look
-from tasks.adapters.sagemaker_observe import Serving, observe, read_serving
+from tasks.adapters.sagemaker_observe import Serving, count_requests, observe, read_serving, read_tags
+from tasks.adapters.sagemaker_overview import EndpointView, overview
 from tasks.adapters.sagemaker_requests import (
     CHALLENGER,
     VARIANT,
@@ -53,15 +55,18 @@ class SageMaker:
         role_arn: str,
         ledger: Path,
         environment: Mapping[str, str] | None = None,
+        run: str = "",
     ) -> None:
-        """``environment`` is handed to every container. Makes clients; makes no call.
+        """``environment`` is handed to every container; ``run`` is the flow run that asks, written on what it makes.
+        Makes clients; makes no call.
 
         Raises:
             NoRegion: neither ``region`` nor the profile names one.
         """
         self._aws = Connection(region, endpoint_url)
         self._bucket, self._role_arn = bucket, role_arn
-        self._ledger = Ledger(ledger, self._aws.place)
+        self._ledger = Ledger(ledger, self._aws.place, run)
+        self._run = run
         self._environment = dict(environment or {})
         self._maker = Maker(self._aws, self._ledger)
 
@@ -147,6 +152,32 @@ class SageMaker:
         """The config that ``create`` and ``update`` would make: from content, so the same for the same request."""
         return self._blueprint(package, plan).name
 
+    def overview(self, only: str | None = None) -> list[EndpointView]:
+        """Every endpoint, or the one called ``only``, as a person wants to see it."""
+        return overview(self._aws, only)
+
+    def history(self, endpoint: str) -> History:
+        """What releases have written on the endpoint; nothing where there is none."""
+        serving = self.serving(endpoint)
+        return read_history(self._aws, serving.arn) if serving else History()
+
+    def close(self, endpoint: str, previous: str | None) -> None:
+        """Write on the endpoint that its release has ended, and which config is the last good one before it."""
+        serving = self.serving(endpoint)
+        if serving is not None:
+            close_move(self._aws, serving.arn, previous if previous != serving.config else None)
+
+    def version_of(self, config: str) -> tuple[str, str]:
+        """(name, version) in the registry that the config's tags name; empty where it has none."""
+        arn = self._aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["EndpointConfigArn"]
+        tags = read_tags(self._aws, arn)
+        return tags.get("slimline:model", ""), tags.get("slimline:version", "")
+
+    def requests_of(self, endpoint: str, config: str) -> int:
+        """How many requests the fleet of ``config`` has answered since the config was made."""
+        made = self._aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["CreationTime"]
+        return count_requests(self._aws, endpoint, config, made.timestamp())
+
     def observe(self, endpoint: str, blue_config: str | None, green_config: str, since: float) -> Observation:
         """One look at a rollout. ``since`` is the service's clock, from ``now``."""
         return observe(self._aws, endpoint, blue_config, green_config, since)
@@ -217,7 +248,8 @@ class SageMaker:
         retain = serving.instances != serving.configured_instances  # autoscaling or a person has changed the count
         check_capacity(plan, serving.instances if retain else plan.instances)
         self._maker.fleet(made)
-        self._maker.alarms(alarms(endpoint, made.name, plan))
+        self._maker.alarms(alarms(endpoint, made.name, plan, made.tags))
+        open_release(self._aws, serving.arn, serving.config, made.name, self._run)
         request = update_endpoint(endpoint, made.name, plan, retain=retain)
         self._maker.ask(
             "UpdateEndpoint",
@@ -249,10 +281,17 @@ class SageMaker:
 
         Counts that autoscaling or a person has changed stay as they are.
         """
-        self.trials.finish(endpoint, config, config)
+        serving = self.serving(endpoint)
+        if serving is None:
+            raise endpoint_missing(endpoint, "DescribeEndpoint found none")
+        if config in (serving.pending_config, serving.config):
+            return
+        open_restore(self._aws, serving.arn, serving.config, config, self._run)
+        retain = serving.instances != serving.configured_instances
+        self._aws.call("sagemaker", "UpdateEndpoint", **replace(endpoint, config, retain=retain))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
-        return blueprint(package, plan, self._role_arn, self._environment)
+        return blueprint(package, plan, self._role_arn, self._environment, self._run)
 
     def _prepared(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         self.check_plan(plan)
@@ -276,7 +315,8 @@ class SageMaker:
             EndpointMissing, ReleaseStuck, RefusedRequest: as ``update``.
         """
         made = self._prepared(package, plan)
-        self._require_ready(endpoint)
+        serving = self._require_ready(endpoint)
+        open_release(self._aws, serving.arn, serving.config, made.name, self._run)
         return self.trials.begin(endpoint, made, plan)
 
     def stop_rollout(self, config: str, reason: str) -> None:

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.ledger import Kind, Ledger, owned_by_another
 from tasks.adapters.sagemaker_errors import is_absent
-from tasks.adapters.sagemaker_requests import PREVIOUS, WANTED, alarm_names
+from tasks.adapters.sagemaker_requests import PREVIOUS, WANTED, alarm_names, is_name_of
 from tasks.errors import ReleaseStuck
 
 DELETE_SECONDS = 900.0
@@ -53,10 +53,12 @@ def sweep(aws: Connection, ledger: Ledger, endpoint: str | None, keep: Iterable[
 
     Kept: what any endpoint serves or moves to; the configs named in ``keep``, with their models; what another live
     process asked for; with ``endpoint``, what was made for another one, whose previous version is not known here.
+    Alarms are kept while their config is moved to: they have no more to say about one that serves.
     """
-    configs = _with_previous(aws, _configs_in_use(aws)) | set(keep)
+    endpoints, serving, pending = _in_use(aws)
+    configs = _with_previous(aws, serving | pending) | set(keep)
     models = _models_of(aws, configs)
-    alarms = {alarm for config in configs for alarm in alarm_names(config)}
+    alarms = {alarm for config in pending for alarm in alarm_names(config)}
     in_use: dict[Kind, set[str]] = {"endpoint-config": configs, "model": models, "alarm": alarms}
     removals: dict[Kind, Callable[[str], object]] = {
         "alarm": lambda name: aws.call("cloudwatch", "DeleteAlarms", AlarmNames=[name]),
@@ -64,8 +66,11 @@ def sweep(aws: Connection, ledger: Ledger, endpoint: str | None, keep: Iterable[
         "model": lambda name: aws.call("sagemaker", "DeleteModel", ModelName=name),
     }
     entries = [entry for entry in ledger.open_entries() if not owned_by_another(entry)]
+    for entry in entries:
+        if entry.kind == "endpoint" and entry.name not in endpoints:
+            ledger.deleted("endpoint", entry.name)  # it was asked for and not made, or a person has deleted it
     if endpoint is not None:
-        entries = [entry for entry in entries if entry.name.startswith(f"{endpoint}-v")]
+        entries = [entry for entry in entries if is_name_of(endpoint, entry.name)]
     swept = []
     for kind, remove in removals.items():
         for entry in entries:
@@ -76,8 +81,9 @@ def sweep(aws: Connection, ledger: Ledger, endpoint: str | None, keep: Iterable[
     return swept
 
 
-def _configs_in_use(aws: Connection) -> set[str]:
-    found = set()
+def _in_use(aws: Connection) -> tuple[set[str], set[str], set[str]]:
+    """(endpoints that there are, configs that serve, configs that an endpoint moves to)"""
+    endpoints, serving, pending = set(), set(), set()
     for summary in aws.pages("sagemaker", "ListEndpoints", "Endpoints"):
         try:
             seen = aws.call("sagemaker", "DescribeEndpoint", EndpointName=summary["EndpointName"])
@@ -85,10 +91,11 @@ def _configs_in_use(aws: Connection) -> set[str]:
             if is_absent(error):  # deleted between the two calls
                 continue
             raise
-        found.add(seen["EndpointConfigName"])
-        if pending := seen.get("PendingDeploymentSummary", {}).get("EndpointConfigName"):
-            found.add(pending)
-    return found
+        endpoints.add(summary["EndpointName"])
+        serving.add(seen["EndpointConfigName"])
+        if name := seen.get("PendingDeploymentSummary", {}).get("EndpointConfigName"):
+            pending.add(name)
+    return endpoints, serving, pending
 
 
 def _with_previous(aws: Connection, configs: set[str]) -> set[str]:

@@ -18,14 +18,17 @@ from tasks.contracts import FleetShare, Observation
 
 _ACTIVE = re.compile(r"capacity of (\d+) instance")
 _MAX_DATAPOINTS = 1440  # of one GetMetricStatistics answer
+_LATENCY_SECONDS = 180.0  # an older latency says nothing about now
 
 
 @dataclass(frozen=True)
 class Serving:
     """An endpoint at one moment. ``instances`` is what its first variant wants now, ``configured_instances`` what its
-    config says; they differ when autoscaling or a person has changed the count."""
+    config says; they differ when autoscaling or a person has changed the count. ``registered`` and ``version`` name the
+    registry's version, from the config's tags."""
 
     endpoint: str
+    arn: str
     status: str
     config: str
     pending_config: str | None
@@ -33,6 +36,7 @@ class Serving:
     instances: int
     configured_instances: int
     model: str
+    registered: str | None
     version: str | None
     failure_reason: str
 
@@ -46,9 +50,11 @@ def read_serving(aws: Connection, endpoint: str) -> Serving | None:
     variant = config["ProductionVariants"][0]
     # While an endpoint is being created it may have no variants yet.
     fleets = seen.get("ProductionVariants") or [variant]
+    tags = read_tags(aws, config["EndpointConfigArn"])
     configured = int(variant.get("InitialInstanceCount", 0))
     return Serving(
         endpoint=endpoint,
+        arn=seen["EndpointArn"],
         status=seen["EndpointStatus"],
         config=seen["EndpointConfigName"],
         pending_config=seen.get("PendingDeploymentSummary", {}).get("EndpointConfigName"),
@@ -56,16 +62,14 @@ def read_serving(aws: Connection, endpoint: str) -> Serving | None:
         instances=int(fleets[0].get("DesiredInstanceCount", configured)),
         configured_instances=configured,
         model=variant.get("ModelName", ""),
-        version=_version(aws, config["EndpointConfigArn"]),
+        registered=tags.get("slimline:model"),
+        version=tags.get("slimline:version"),
         failure_reason=seen.get("FailureReason", ""),
     )
 
 
-def _version(aws: Connection, arn: str) -> str | None:
-    for tag in aws.pages("sagemaker", "ListTags", "Tags", ResourceArn=arn):
-        if tag["Key"] == "slimline:version":
-            return str(tag["Value"])
-    return None
+def read_tags(aws: Connection, arn: str) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in aws.pages("sagemaker", "ListTags", "Tags", ResourceArn=arn)}
 
 
 def _describe(aws: Connection, endpoint: str) -> dict[str, Any] | None:
@@ -99,12 +103,15 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
 
     def share(config: str) -> FleetShare:
         requests, errors = _counts(aws, endpoint, config, since, now)
+        average, p90 = _latency(aws, endpoint, config, since, now)
         return FleetShare(
             config=config,
             weight=weights.get(config, 0.0),
             instances=instances.get(config, 0),
             requests=requests,
             errors=errors,
+            recent_ms=average,
+            recent_p90_ms=p90,
         )
 
     return Observation(
@@ -112,7 +119,7 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
         status=status,
         blue=share(blue) if blue and blue != green else None,
         green=share(green),
-        alarms=_alarm_states(aws, green),
+        alarms=alarm_states(aws, green),
         message=phase.get("StatusMessage") or seen.get("FailureReason", ""),
     )
 
@@ -170,6 +177,29 @@ def _counts(aws: Connection, endpoint: str, config: str, since: float, now: floa
     return totals[0], totals[1]
 
 
-def _alarm_states(aws: Connection, config: str) -> dict[str, str]:
+def count_requests(aws: Connection, endpoint: str, config: str, since: float) -> int:
+    """Requests that the fleet of ``config`` has answered, of the last ten days: CloudWatch keeps minutes for 15."""
+    now = aws.now()
+    return _counts(aws, endpoint, config, max(since, now - 864_000), now)[0]
+
+
+def _latency(
+    aws: Connection, endpoint: str, config: str, since: float, now: float
+) -> tuple[float | None, float | None]:
+    """(average, 90th percentile) of one fleet's ModelLatency in its newest minute with answers, milliseconds."""
+    end = max(now, since + 60)
+    metric = {"Namespace": NAMESPACE, "MetricName": "ModelLatency", "Dimensions": dimensions(endpoint, config)}
+    stats = ("Average", "p90")
+    queries = [{"Id": stat.lower(), "MetricStat": {"Metric": metric, "Period": 60, "Stat": stat}} for stat in stats]
+    answer = aws.call(
+        "cloudwatch", "GetMetricData", MetricDataQueries=queries, ScanBy="TimestampDescending",
+        StartTime=datetime.fromtimestamp(max(since - 60, end - _LATENCY_SECONDS), UTC),
+        EndTime=datetime.fromtimestamp(end, UTC),
+    )  # fmt: skip
+    newest = {result["Id"]: result["Values"][0] / 1e3 for result in answer["MetricDataResults"] if result["Values"]}
+    return newest.get("average"), newest.get("p90")
+
+
+def alarm_states(aws: Connection, config: str) -> dict[str, str]:
     answer = aws.call("cloudwatch", "DescribeAlarms", AlarmNames=list(alarm_names(config)))
     return {alarm["AlarmName"]: alarm["StateValue"] for alarm in answer.get("MetricAlarms", [])}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ ALARM_PERIOD = 60  # seconds; SageMaker publishes its metrics once a minute
 MAX_EXECUTION = 28_800  # seconds; SageMaker's limit of one deployment
 PREVIOUS, WANTED = "slimline:previous", "slimline:wanted"  # tags of a trial's config
 STARTING = 3600  # seconds for instances to start and weights to load
+_ENDPOINT_CHARS = 32  # of a model's or config's name, which AWS ends at 63
+_MADE = re.compile(r"(.+)-v[a-zA-Z0-9-]{1,12}-[0-9a-f]{12}(?:-(?:errors|latency|judge))?")
 FAULT_VARIABLE = "SLIMLINE_FAULT_ERROR_SHARE"
 
 
@@ -51,8 +53,11 @@ class Blueprint:
     tags: list[TagTypeDef]
 
 
-def blueprint(package: ModelPackage, plan: ReleasePlan, role_arn: str, environment: Mapping[str, str]) -> Blueprint:
+def blueprint(
+    package: ModelPackage, plan: ReleasePlan, role_arn: str, environment: Mapping[str, str], run: str = ""
+) -> Blueprint:
     """Everything but the endpoint. ``environment`` is for the container; the plan's rehearsed fault is added to it.
+    ``run`` is the flow run that asks.
 
     The name is made of the endpoint, the version and a digest of both requests; tags are left out, they change nothing.
     """
@@ -76,7 +81,7 @@ def blueprint(package: ModelPackage, plan: ReleasePlan, role_arn: str, environme
         "InitialVariantWeight": 1.0,
     }
     name = content_name(plan.endpoint, package.registered.version, [package.digest, content, variant])
-    tags = _tags(package, plan)
+    tags = _tags(package, plan, run)
     model: Any = {"ModelName": name, **content, "Tags": tags}
     config: Any = {
         "EndpointConfigName": name,
@@ -162,16 +167,21 @@ def dimensions(endpoint: str, config: str | None, variant: str = VARIANT) -> lis
     return [*found, {"Name": "EndpointConfigName", "Value": config}] if config else found
 
 
-def alarms(endpoint: str, config: str, plan: ReleasePlan) -> list[PutMetricAlarmInputTypeDef]:
+def alarms(
+    endpoint: str, config: str, plan: ReleasePlan, tags: Sequence[TagTypeDef] = ()
+) -> list[PutMetricAlarmInputTypeDef]:
     """Two alarms on the new fleet only, its share of 5xx answers and its average ModelLatency (microseconds), and the
     one that only the judge sets.
     """
     errors, latency, _ = alarm_names(config)
-    return [
+    made = [
         _alarm(errors, endpoint, config, "Invocation5XXErrors", plan.max_error_rate, "share of 5xx answers"),
         _alarm(latency, endpoint, config, "ModelLatency", plan.max_latency_ms * 1000, "average microseconds"),
         _judge_alarm(endpoint, config),
     ]
+    for alarm in made:
+        alarm["Tags"] = list(tags)
+    return made
 
 
 def _judge_alarm(endpoint: str, config: str) -> PutMetricAlarmInputTypeDef:
@@ -213,11 +223,25 @@ def _alarm(
 def content_name(endpoint: str, version: str, content: list[object]) -> str:
     """A name of at most 59 characters that the same request always has."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{endpoint[:32].rstrip('-')}-v{version[:12]}").strip("-")
+    words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{_short(endpoint)}-v{version[:12]}").strip("-")
     return f"{words}-{digest}"
 
 
-def _tags(package: ModelPackage, plan: ReleasePlan) -> list[TagTypeDef]:
+def is_name_of(endpoint: str, name: str) -> bool:
+    """Whether ``content_name`` made ``name`` for this endpoint, or it is that of an alarm on such a config."""
+    found = _MADE.fullmatch(name)
+    return found is not None and found[1] == _short(endpoint)
+
+
+def _short(endpoint: str) -> str:
+    """Two long names that begin alike stay two."""
+    if len(endpoint) <= _ENDPOINT_CHARS:
+        return endpoint
+    digest = hashlib.sha256(endpoint.encode()).hexdigest()[:8]
+    return f"{endpoint[: _ENDPOINT_CHARS - 9].rstrip('-')}-{digest}"
+
+
+def _tags(package: ModelPackage, plan: ReleasePlan, run: str) -> list[TagTypeDef]:
     registered = package.registered
     values = {
         "slimline:model": registered.name,
@@ -226,7 +250,12 @@ def _tags(package: ModelPackage, plan: ReleasePlan) -> list[TagTypeDef]:
         "slimline:compressed-digest": registered.model.digest,
         "slimline:run": registered.run_id,
         "slimline:endpoint": plan.endpoint,
+        "slimline:flow-run": run,
     }
+    return tags_of(values)
+
+
+def tags_of(values: Mapping[str, str]) -> list[TagTypeDef]:
     return [{"Key": key, "Value": _tag(value)} for key, value in values.items()]
 
 

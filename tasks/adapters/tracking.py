@@ -21,7 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tasks.contracts import DatasetRef, LayerReport, Pair, Scorecard
+from tasks.contracts import DatasetRef, LayerReport, Pair, Rollout, Scorecard
 from tasks.figures import HEAD, figures, metrics
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 
@@ -122,6 +122,15 @@ class Tracking:
         """As ``log_scorecard``, of a reader: metrics, ``scorecard.json``, and the verdict as the run's description."""
         self._log(self._client.get_run(run_id), {}, scorecard.metrics(), {_NOTE: scorecard.markdown()})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
+
+    def log_release(self, rollout: Rollout, key: str, timeline: str) -> None:
+        """What became of the version on an endpoint, with the run that it comes from: the picture, and every look.
+
+        ``key`` tells releases of one version apart: a Prefect flow run id.
+        """
+        folder = f"releases/{rollout.endpoint}-{rollout.phase}-{key[:8]}"
+        self._client.log_text(rollout.registered.run_id, timeline, f"{folder}/timeline.svg")
+        self._client.log_text(rollout.registered.run_id, rollout.model_dump_json(indent=2), f"{folder}/rollout.json")
 
     def log_pairs(self, run_id: str, release: str, pairs: Sequence[Pair]) -> None:
         """``shadow/<release>.jsonl``: one pair of answers a line, with its figures; and their means as metrics."""

@@ -26,7 +26,7 @@ S3_ACTIONS = {
 EMBEDDED_ONLY = {("s3", "CreateBucket")}
 IMPLIED = {
     "iam:PassRole",  # CreateModel hands over the execution role
-    "sagemaker:AddTags",  # every Create carries tags
+    "cloudwatch:TagResource",  # PutMetricAlarm carries tags
     "s3:ListBucket",  # HeadObject of an absent key answers 404 only with it, 403 without
 }
 

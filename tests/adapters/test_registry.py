@@ -327,6 +327,24 @@ def test_aliases_follow_promotion_and_demotion(tracking: Tracking, registry: Reg
     assert registry.version_tags("aliases", "3")["slimline.restored"] == "5xx share 0.5, limit 0.02"
 
 
+def test_what_is_taken_back_loses_its_aliases_and_the_good_one_is_champion(
+    tracking: Tracking, registry: Registry, folder: Path
+) -> None:
+    for number in range(2):
+        run = tracking.open_run(f"back-{number}", "r", {}, {})
+        registry.register(run, "back", folder, MODEL, SCORECARD, {})
+        registry.promote("back", str(number + 1))
+    for _ in range(2):  # a killed restore is repeated
+        registry.take_back("back", "2", "1", "restored: it was slow")
+        assert registry.champion("back") == "1"
+        assert registry.version_by_alias("back", "previous") is None
+    assert registry.version_tags("back", "2")["slimline.restored"] == "restored: it was slow"
+    registry.take_back("back", "1", None, "restored: the original serves")
+    assert registry.champion("back") is None
+    assert registry.has_version("back", "2") and not registry.has_version("back", "3")
+    assert not registry.has_version("back", "original")
+
+
 def test_a_champion_that_is_registered_again_stays_champion(
     tracking: Tracking, registry: Registry, folder: Path
 ) -> None:

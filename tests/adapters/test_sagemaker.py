@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tasks.adapters.owners import owner
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_errors import BadAnswer, EndpointMissing, NoCredentials, NoRegion
+from tasks.adapters.sagemaker_history import History
 from tasks.contracts import ModelPackage, Observation
 from tasks.errors import RefusedRequest, ReleaseStuck
 from tasks.recipes import Rehearsal, ReleasePlan
@@ -123,10 +128,11 @@ def test_a_good_canary_is_promoted_and_nothing_is_left(cloud: SageMaker, tmp_pat
     assert last.blue.requests > 0
     assert last.green.requests > 0
     assert last.green.errors == 0
+    assert last.green.recent_ms and last.green.recent_p90_ms and last.green.recent_p90_ms < 60_000
     assert set(last.alarms) == {f"{green}-{kind}" for kind in ("errors", "latency", "judge")}
 
-    # What serves and what is kept stays; the rest goes.
-    assert cloud.sweep(keep={blue}) == []
+    # What serves and what is kept stays; alarms have no more to say once the rollout has ended; the rest goes.
+    assert set(cloud.sweep(keep={blue})) == {f"alarm {name}" for name in last.alarms}
     cloud.remove_alarms(green)
     assert cloud.sweep() == [f"endpoint-config {blue}", f"model {blue}"]
     cloud.delete_endpoint("good", poll_seconds=0.1)
@@ -177,9 +183,41 @@ def test_counts_that_autoscaling_reached_survive_an_update(cloud: SageMaker, url
     serving = cloud.serving("scaled")
     assert serving is not None
     assert (serving.config, serving.instances, serving.configured_instances) == (green, 2, 1)
+    assert (cloud.history("scaled").moving_from, cloud.history("scaled").purpose) == (blue, "release")
+    cloud.restore("scaled", blue)
+    cloud.restore("scaled", blue)  # asked again while it runs: nothing happens
+    settled(cloud, "scaled")
+    cloud.restore("scaled", blue)  # and after it has ended
+    serving = cloud.serving("scaled")
+    assert serving is not None
+    assert (serving.config, serving.instances, serving.configured_instances) == (blue, 2, 1)
+    assert (cloud.history("scaled").moving_to, cloud.history("scaled").purpose) == (blue, "restore")
+    cloud.close("scaled", previous=None)
+    assert cloud.history("scaled") == History(known=True)
     cloud.delete_endpoint("scaled", poll_seconds=0.1)
     assert len(cloud.sweep()) == 7
     assert blue != green
+
+
+def test_everything_carries_the_run_that_made_it(cloud: SageMaker, url: str, tmp_path: Path) -> None:
+    ours = SageMaker("us-east-1", url, "slimline-test", ROLE, tmp_path / "run.jsonl", run="flow-run-7")
+    asked = plan("tagged")
+    config = ours.create("tagged", packaged(ours, tmp_path, "1"), asked)
+    sagemaker = ours._aws._client("sagemaker", 1)
+    arns = [
+        sagemaker.describe_endpoint(EndpointName="tagged")["EndpointArn"],
+        sagemaker.describe_endpoint_config(EndpointConfigName=config)["EndpointConfigArn"],
+        sagemaker.describe_model(ModelName=config)["ModelArn"],
+    ]
+    for arn in arns:
+        tags = {tag["Key"]: tag["Value"] for tag in sagemaker.list_tags(ResourceArn=arn)["Tags"]}
+        assert (tags["slimline:flow-run"], tags["slimline:version"]) == ("flow-run-7", "1")
+    assert {(entry.kind, entry.run) for entry in ours._ledger.open_entries()} == {
+        (kind, "flow-run-7") for kind in ("model", "endpoint-config", "endpoint")
+    }
+    settled(ours, "tagged")
+    ours.delete_endpoint("tagged", poll_seconds=0.1)
+    assert len(ours.sweep()) == 2
 
 
 def test_upload_sends_each_file_once_and_repairs_a_changed_one(cloud: SageMaker, tmp_path: Path) -> None:
@@ -239,14 +277,30 @@ def test_it_says_that_it_is_a_rehearsal_and_by_whose_clock(cloud: SageMaker) -> 
 def test_a_sweep_spares_what_another_live_process_is_making(cloud: SageMaker, tmp_path: Path) -> None:
     ledger = cloud._ledger
     ledger.creating("endpoint-config", "theirs")
-    text = ledger.path.read_text()
-    import os
-
-    ledger.path.write_text(text.replace(f':{os.getpid()}"', f':{os.getppid()}"'))
+    text, parent = ledger.path.read_text(), psutil.Process(os.getppid())
+    theirs = f"{socket.gethostname()}:{parent.pid}:{parent.create_time():.2f}"
+    ledger.path.write_text(text.replace(owner(), theirs))
     assert cloud.sweep() == []
-    ledger.path.write_text(text.replace(f':{os.getpid()}"', ':4194304"') + '\n{"event": "crea')  # dead, and a torn line
+    elsewhere = theirs.replace(socket.gethostname(), "another-host")
+    ledger.path.write_text(text.replace(owner(), elsewhere))
+    assert cloud.sweep() == [], "of another host only the age is known"
+    reused = f"{socket.gethostname()}:{parent.pid}:{parent.create_time() - 100:.2f}"  # dead, its pid somebody else's
+    ledger.path.write_text(text.replace(owner(), reused) + '\n{"event": "crea')  # and a torn line
     ledger.creating("model", "mine")
     assert cloud.sweep() == ["endpoint-config theirs", "model mine"]
+
+
+def test_what_is_asked_for_is_in_the_ledger_before_it_is_there(cloud: SageMaker, tmp_path: Path) -> None:
+    """The service refuses the endpoint, so this process could have died at the call as well."""
+    many = ReleasePlan(endpoint="many", instances=100)
+    with pytest.raises(RefusedRequest, match="quota"):
+        cloud.create("many", packaged(cloud, tmp_path, "1"), many)
+    left = [(entry.kind, entry.name) for entry in cloud._ledger.open_entries()]
+    assert [kind for kind, _ in left] == ["model", "endpoint-config", "endpoint"]
+    name = left[0][1]
+    assert cloud.sweep("man") == [], "not of this endpoint"
+    assert cloud.sweep("many") == [f"endpoint-config {name}", f"model {name}"]
+    assert cloud._ledger.open_entries() == [], "the endpoint that was never made is closed too"
 
 
 def test_no_region_and_no_credentials_are_named(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,16 @@ from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_limits import check_request, service_model
 from tasks.adapters.sagemaker_metrics import bounds, metric_queries
 from tasks.adapters.sagemaker_observe import traffic_shares
-from tasks.adapters.sagemaker_requests import alarms, blueprint, create_endpoint, dimensions, update_endpoint
+from tasks.adapters.sagemaker_requests import (
+    alarm_names,
+    alarms,
+    blueprint,
+    content_name,
+    create_endpoint,
+    dimensions,
+    is_name_of,
+    update_endpoint,
+)
 from tasks.adapters.sagemaker_trials import replace, trial_config, weights
 from tasks.errors import RefusedRequest
 from tasks.recipes import Mode, Rehearsal, ReleasePlan
@@ -202,6 +211,15 @@ def test_a_look_asks_for_both_histograms_in_one_call() -> None:
 )
 def test_the_shares_of_each_mode(mode: Mode, shares: tuple[int, ...]) -> None:
     assert ReleasePlan(mode=mode, step_percent=30).shares == shares
+
+
+def test_a_name_tells_its_endpoint_also_from_one_that_begins_alike() -> None:
+    long = "a-very-long-name-of-an-endpoint-first"
+    names = {each: content_name(each, "12", []) for each in ("a", "a-v2", long, f"{long[:-5]}other")}
+    for endpoint, name in names.items():
+        assert len(name) <= 63
+        assert [each for each, made in names.items() if is_name_of(endpoint, made)] == [endpoint]
+        assert all(is_name_of(endpoint, alarm) for alarm in alarm_names(name))
 
 
 def test_names_come_from_what_is_served() -> None:

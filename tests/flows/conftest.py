@@ -9,7 +9,8 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,10 +68,14 @@ class Line:
     stack: Stack
     extra: dict[str, str] = field(default_factory=dict)
 
-    def slimline(self, *arguments: str, timeout: float = 400) -> Finished:
+    @property
+    def home(self) -> dict[str, str]:
+        return {"SLIMLINE_HOME": str(self.stack.home), "SLIMLINE_BASE_PORT": str(self.stack.base_port)}
+
+    def slimline(self, *arguments: str, timeout: float = 400, env: Mapping[str, str] | None = None) -> Finished:
         done = subprocess.run(
             [sys.executable, "-m", "deployments.cli", *arguments],
-            env=os.environ | {"SLIMLINE_HOME": str(self.stack.home), "SLIMLINE_BASE_PORT": str(self.stack.base_port)},
+            env=os.environ | self.home | dict(env or {}),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -78,8 +83,18 @@ class Line:
         )
         return Finished(done.returncode, done.stdout + done.stderr)
 
-    def prefect(self, path: str, **body: Any) -> Any:
-        reply = httpx.post(f"{self.stack.prefect_url}/api/{path}", json=body, timeout=30)
+    def prefect(self, path: str, /, **body: Any) -> Any:
+        """POST, again while the server is busy: its database is one file, which it says by a 503."""
+        for _ in range(10):
+            reply = httpx.post(f"{self.stack.prefect_url}/api/{path}", json=body, timeout=30)
+            if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
+        reply.raise_for_status()
+        return reply.json()
+
+    def prefect_get(self, path: str) -> Any:
+        reply = httpx.get(f"{self.stack.prefect_url}/api/{path}", timeout=30)
         reply.raise_for_status()
         return reply.json()
 
@@ -107,7 +122,7 @@ class Line:
         )
         return str(reply.json()["model_version"]["version"]) if reply.status_code == 200 else None
 
-    def mlflow_get(self, path: str, **query: Any) -> Any:
+    def mlflow_get(self, path: str, /, **query: Any) -> Any:
         reply = httpx.get(f"{self.stack.mlflow_url}/api/2.0/mlflow/{path}", params=query, timeout=30)
         reply.raise_for_status()
         return reply.json()
@@ -147,6 +162,12 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     finally:
         down = running.slimline("down")
     assert down.code == 0, down.text
+
+
+@pytest.fixture(scope="session")
+def released(line: Line) -> Finished:
+    """The `tiny` deployment, triggered through the Prefect API and followed to its end."""
+    return line.slimline("run", "tiny", "-p", "plan.judge.promote=false")
 
 
 def values(table: dict[str, Any]) -> list[dict[str, Any]]:

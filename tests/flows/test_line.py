@@ -6,8 +6,11 @@ fail.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -28,12 +31,6 @@ recipe = Recipe(name="flaky", order=("quantize",), quantize=QuantizeRecipe(forma
 compress(ModelChoice(source="tiny"), data, recipe, Gate(max_bytes_ratio=0.5), "flaky")
 """
 STAGES = ("fetch", "prune", "quantize", "distill", "export", "evaluate")
-
-
-@pytest.fixture(scope="module")
-def released(line: Line) -> Finished:
-    """The `tiny` deployment, triggered through the Prefect API and followed to its end."""
-    return line.slimline("run", "tiny")
 
 
 def test_a_deployment_runs_from_fetch_to_promoted(line: Line, released: Finished) -> None:
@@ -69,6 +66,51 @@ def test_the_run_page_has_progress_tables_a_verdict_and_links(line: Line, releas
     steps = values(artifacts["rollout-steps"])
     assert any(row["old : new"] == "50% : 50%" for row in steps), steps
     assert steps[-1]["old : new"] == "0% : 100%"
+
+
+def test_the_rollout_is_a_picture_on_the_run_page_and_in_mlflow(line: Line, released: Finished) -> None:
+    artifact = line.artifacts(released.flow_run_id)["rollout-timeline"]
+    image = re.search(r"\(data:image/svg\+xml;base64,([^)]+)\)", artifact["data"])
+    assert image, artifact["data"][:200]
+    drawn = base64.b64decode(image[1]).decode()
+    assert "PROMOTED" in drawn and "60 times as fast" in drawn and "Share of traffic" in drawn
+    run_id = line.mlflow_version(MODEL, line.alias(MODEL, "champion") or "")["run_id"]
+    folders = [file["path"] for file in line.mlflow_get("artifacts/list", run_id=run_id, path="releases")["files"]]
+    (folder,) = [path for path in folders if path.startswith(f"releases/{ENDPOINT}-promoted-")]
+    files = line.mlflow_get("artifacts/list", run_id=run_id, path=folder)["files"]
+    assert {file["path"].rpartition("/")[2] for file in files} == {"timeline.svg", "rollout.json"}
+
+
+def test_status_tells_programs_what_serves_here_and_as_on_aws(line: Line, released: Finished) -> None:
+    seen = json.loads(line.slimline("status", ENDPOINT, "--aws", "--json", env=line.stack.environment()).text)
+    assert seen["parts"] == [] and "60 times as fast" in seen["rehearsal"]
+    (endpoint,) = seen["endpoints"]
+    (fleet,) = endpoint["variants"]
+    assert (endpoint["status"], endpoint["open_move"], endpoint["alarms"]) == ("InService", "", {})
+    assert (fleet["model"], fleet["version"]) == (MODEL, line.alias(MODEL, "champion"))
+    assert (fleet["share"], fleet["instances"], fleet["role"]) == (1.0, 2, "serving")
+    assert fleet["config"] == line.serving(ENDPOINT) and "voriginal" in endpoint["previous_config"]
+    assert [row["old : new"] for row in seen["last_rollout"]][-1] == "0% : 100%"
+
+
+def test_status_is_live_in_the_terminal(line: Line, released: Finished) -> None:
+    command = [sys.executable, "-m", "deployments.cli", "status", ENDPOINT, "--watch"]
+    env = os.environ | line.home | {"COLUMNS": "160"}
+    watching = subprocess.Popen(
+        command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores Ctrl-C
+    )  # fmt: skip
+    assert watching.stdout is not None
+    frames = 0
+    for text in watching.stdout:
+        frames += f"endpoint {ENDPOINT}" in text
+        if frames == 2:
+            break
+    watching.send_signal(signal.SIGINT)
+    rest = watching.stdout.read()  # not communicate: what was read ahead would be lost
+    assert watching.wait(timeout=60) == 0
+    for said in ("100%", f"{MODEL} {line.alias(MODEL, 'champion')}", "Last rollout", "60 times as fast"):
+        assert said in rest
 
 
 def test_mlflow_has_the_lineage(line: Line, released: Finished) -> None:

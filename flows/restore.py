@@ -1,0 +1,30 @@
+"""The last good version back; or, after a crash, a release that died brought to its end."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.contracts import Settled
+from tasks.deploy import endpoint_page
+from tasks.recipes import EndpointName, ReleasePlan
+from tasks.record import record_restore
+from tasks.restore import bring_back, finish, plan_of
+from tasks.slots import alone_on
+
+
+@flow(name="restore", flow_run_name="restore-{endpoint}{crashed_run}")
+def restore(endpoint: EndpointName = "slimline-demo", crashed_run: str = "") -> Settled:
+    """Bring the last good version of an endpoint back, verified by its config's name and a real inference.
+
+    Asked twice, it moves nothing the second time. A rollout that SageMaker still runs is watched to its end first.
+
+    Args:
+        endpoint: The endpoint; not asked where a crashed run is given.
+        crashed_run: Id of a flow run that died in a release: its endpoint is brought to the end that SageMaker's guard
+            and the evidence decide, new version or old. The automation fills this in.
+    """
+    plan = plan_of(crashed_run) if crashed_run else ReleasePlan(endpoint=endpoint)
+    with alone_on(plan.endpoint):
+        settled = finish(plan) if crashed_run else bring_back(plan)
+    record_restore(settled, endpoint_page(plan.endpoint))
+    return settled

@@ -1,0 +1,73 @@
+"""What a release writes on the endpoint itself, as tags: enough for a later run on any machine to bring it to an end.
+
+Written before traffic is asked to move, and closed after everything else is done; so an open release without a live run
+is one that has died.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.adapters.aws_connection import Connection
+from tasks.adapters.sagemaker_observe import read_tags
+from tasks.adapters.sagemaker_requests import tags_of
+
+Purpose = Literal["release", "restore"]
+
+_FROM, _TO, _PURPOSE = "slimline:moving-from", "slimline:moving-to", "slimline:moving-for"
+_PREVIOUS, _RUN = "slimline:previous-config", "slimline:flow-run"
+
+
+@dataclass(frozen=True)
+class History:
+    """``moving_from`` and ``moving_to`` are configs of a move that has begun and is not known to have ended, none
+    otherwise. ``previous`` is the last good config before the serving one. ``known``: a release has written here.
+    """
+
+    moving_from: str | None = None
+    moving_to: str | None = None
+    purpose: Purpose = "release"
+    previous: str | None = None
+    known: bool = False
+
+    @property
+    def open(self) -> bool:
+        return self.moving_to is not None
+
+
+def read_history(aws: Connection, arn: str) -> History:
+    """The tags of the endpoint ``arn``."""
+    tags = read_tags(aws, arn)
+    return History(
+        moving_from=tags.get(_FROM) or None,
+        moving_to=tags.get(_TO) or None,
+        purpose="restore" if tags.get(_PURPOSE) == "restore" else "release",
+        previous=tags.get(_PREVIOUS) or None,
+        known=_TO in tags,
+    )
+
+
+def open_release(aws: Connection, arn: str, source: str, target: str, run: str) -> None:
+    """Call before traffic is asked to move from config ``source`` to ``target``.
+
+    A second step of the same release, such as the shift after a shadow, leaves what it came from as it is.
+    """
+    begun = read_history(aws, arn)
+    if begun.purpose == "release" and begun.moving_to == target and begun.moving_from:
+        source = begun.moving_from
+    _write(aws, arn, {_FROM: source, _TO: target, _PURPOSE: "release", _RUN: run})
+
+
+def open_restore(aws: Connection, arn: str, source: str, target: str, run: str) -> None:
+    """Call before traffic is asked to go back from config ``source`` to ``target``."""
+    _write(aws, arn, {_FROM: source, _TO: target, _PURPOSE: "restore", _RUN: run})
+
+
+def close_move(aws: Connection, arn: str, previous: str | None) -> None:
+    """Call when it has ended and all is tidied. ``previous``: the last good config before the one that serves now."""
+    _write(aws, arn, {_FROM: "", _TO: "", _PURPOSE: "", _PREVIOUS: previous or ""})
+
+
+def _write(aws: Connection, arn: str, tags: dict[str, str]) -> None:
+    aws.call("sagemaker", "AddTags", ResourceArn=arn, Tags=tags_of(tags))
