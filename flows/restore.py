@@ -8,7 +8,7 @@ from tasks.contracts import Settled
 from tasks.deploy import endpoint_page
 from tasks.recipes import EndpointName, ReleasePlan
 from tasks.record import record_restore
-from tasks.restore import bring_back, finish, plan_of
+from tasks.restore import bring_back, finish, plan_of, require_answer
 from tasks.slots import alone_on
 
 
@@ -27,4 +27,5 @@ def restore(endpoint: EndpointName = "slimline-demo", crashed_run: str = "") -> 
     with alone_on(plan.endpoint):
         settled = finish(plan) if crashed_run else bring_back(plan)
     record_restore(settled, endpoint_page(plan.endpoint))
+    require_answer(settled)
     return settled

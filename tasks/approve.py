@@ -8,13 +8,15 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
+from tasks.adapters.sagemaker import SageMaker
 from tasks.cloud import sagemaker
 from tasks.contracts import Approval, ModelPackage, Rollout, Shift, TrialStep
+from tasks.deploy import asked_before
 from tasks.errors import ReleaseRestored
 from tasks.findings import evidence_markdown
 from tasks.recipes import ReleasePlan
 from tasks.retrying import network_task
-from tasks.watch import describe
+from tasks.watch import describe, take_back
 
 
 class Decision(RunInput):
@@ -33,8 +35,10 @@ def show_evidence(new: ModelPackage, plan: ReleasePlan, steps: tuple[TrialStep, 
 
 
 def approval_of(new: ModelPackage, plan: ReleasePlan, steps: tuple[TrialStep, ...] = ()) -> Approval | None:
-    """Pause until a person has decided, or ``approve_seconds`` are over, which is a no. None where nobody is asked."""
-    if not plan.approve or (steps and steps[-1].outcome != "promoted"):
+    """Pause until a person has decided, or ``approve_seconds`` are over, which is a no. None where nobody is asked: the
+    plan does not want it, or nothing would move.
+    """
+    if not plan.approve or (steps and steps[-1].outcome != "promoted") or (not steps and serves_at_rest(new, plan)):
         return None
     text = show_evidence(new, plan, steps)
     try:
@@ -48,19 +52,42 @@ def approval_of(new: ModelPackage, plan: ReleasePlan, steps: tuple[TrialStep, ..
     return Approval(approved=said.approve, reason=said.reason or ("approved" if said.approve else "no reason given"))
 
 
+@network_task("look-at-{plan.endpoint}")
+def serves_at_rest(new: ModelPackage, plan: ReleasePlan) -> bool:
+    """Whether the version serves already, and no release has to be brought to its end."""
+    return is_at_rest(sagemaker(), new, plan)
+
+
+def is_at_rest(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> bool:
+    """As ``serves_at_rest``."""
+    serves = cloud.serving_config(plan.endpoint) == cloud.config_name(new, plan)
+    return serves and not cloud.history(plan.endpoint).open
+
+
 @network_task("refuse-{plan.endpoint}")
 def refuse(new: ModelPackage, plan: ReleasePlan, approval: Approval) -> Rollout:
-    """The end of a release that a person refused before anything moved.
+    """The end of a release that a person refused. What a dead run of it has moved meanwhile goes back.
 
     Raises:
         ReleaseRestored: there is no endpoint yet, so there is nothing to describe.
     """
-    cloud = sagemaker()
-    serving = cloud.serving_config(plan.endpoint)
+    return take_no(sagemaker(), new, plan, approval)
+
+
+def take_no(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan, approval: Approval) -> Rollout:
+    """As ``refuse``."""
+    serving, wanted = cloud.serving(plan.endpoint), cloud.config_name(new, plan)
     if serving is None:
         raise ReleaseRestored(
             f"the release was not approved, and {plan.endpoint} was not created",
             observed=approval.reason, limit="a person's approval", remedy="release again when it may be",
         )  # fmt: skip
-    asked = Shift(endpoint=plan.endpoint, wanted_config=cloud.config_name(new, plan), previous_config=serving, since=0)
-    return describe("restored", asked, new, plan, cloud, reason=f"not approved: {approval.reason}", approval=approval)
+    reason = f"not approved: {approval.reason}"
+    if wanted in (serving.pending_config, serving.config):
+        asked = asked_before(cloud, plan.endpoint, wanted, serving.config)
+        if serving.pending_config == wanted:
+            cloud.stop_rollout(wanted, reason)
+        take_back(cloud, asked)
+    else:
+        asked = Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=serving.config, since=0)
+    return describe("restored", asked, new, plan, cloud, reason=reason, approval=approval)

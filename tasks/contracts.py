@@ -361,7 +361,8 @@ class Settled(Value):
     version: str | None = Field(description="The registry's version of it, or original")
     other_config: str | None = Field(default=None, description="The config that it was chosen over")
     reason: str
-    probe: str = Field(default="", description="The answer to a real inference")
+    probe: str = Field(default="", description="The answer to a real inference, or what came instead")
+    answered: bool = Field(default=True, description="Whether that is an answer")
     swept: tuple[str, ...] = Field(default=(), description="Resources of dead runs that were removed: kind and name")
     rehearsal: str = ""
 

@@ -85,13 +85,24 @@ def ask_shift(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift:
         return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=None, since=since)
     if serving.status == "Creating":  # another run's first version: it has to serve before anything can move
         wait_until_serving(cloud, plan.endpoint)
-    if serving.config != wanted:
+    if wanted not in (serving.pending_config, serving.config):
         cloud.update(plan.endpoint, new, plan)
         return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=serving.config, since=since)
-    # It serves already: where a dead run of this very release has moved it, that run wrote what served before.
-    history = cloud.history(plan.endpoint)
-    before = history.moving_from if history.moving_to == wanted else None
-    return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=before or wanted, since=since)
+    return asked_before(cloud, plan.endpoint, wanted, serving.config)
+
+
+def asked_before(cloud: SageMaker, endpoint: str, wanted: str, serves: str) -> Shift:
+    """The move to ``wanted`` as it began: it serves, or is on its way. Where a dead run of this very release has asked
+    for it, that run wrote when, and what served before.
+    """
+    history = cloud.history(endpoint)
+    began, before = history.since, serves
+    if not history.releases(wanted):
+        began = None
+    elif serves == wanted:
+        before = history.moving_from or wanted
+    since = cloud.now() if began is None else began
+    return Shift(endpoint=endpoint, wanted_config=wanted, previous_config=before, since=since)
 
 
 @network_task("tidy-{rollout.endpoint}")

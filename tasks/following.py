@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tasks.adapters.sagemaker import SageMaker
+from tasks.adapters.sagemaker_history import History
 from tasks.adapters.sagemaker_metrics import Look
 from tasks.adapters.sagemaker_requests import CHALLENGER
 from tasks.adapters.sagemaker_trials import Standing
@@ -48,7 +49,7 @@ def follow_rollout(cloud: SageMaker, asked: Shift, plan: ReleasePlan, show: Show
     bench, seen = Bench(cloud, asked, plan), list[Observation]()
     settled: float | None = None
     poll = poll_seconds(plan.bake_seconds, cloud.clock_speed)
-    for _ in ticks(cloud, asked.since, _allowed(plan), poll):
+    for _ in ticks(cloud, cloud.now(), _allowed(plan), poll):  # not since it began: a dead run may have begun it
         observation = cloud.observe(plan.endpoint, asked.previous_config, asked.wanted_config, asked.since)
         if _is_judged(asked) and observation.green and observation.green.requests:
             observation = bench.judged(observation, bench.look(asked.since + observation.at))
@@ -70,6 +71,17 @@ def follow_rollout(cloud: SageMaker, asked: Shift, plan: ReleasePlan, show: Show
             if observation.at - settled > plan.judge.patience_seconds:
                 return _undecided(bench, asked, plan, seen)
     raise not_settled(seen, plan)
+
+
+def terms_of(history: History, plan: ReleasePlan) -> ReleasePlan:
+    """By what a guarded move, or one whose trial is over, is judged. What a trial has proven needs no second verdict;
+    the judge can still be against it.
+    """
+    if plan.on_trial:
+        plan = plan.model_copy(update={"mode": "CANARY"})
+    if history.proven_in:
+        plan = plan.model_copy(update={"judge": plan.judge.model_copy(update={"promote": False})})
+    return plan
 
 
 def _is_judged(asked: Shift) -> bool:

@@ -234,13 +234,14 @@ def release_markdown(rollout: Rollout) -> str:
 
 
 def restore_markdown(settled: Settled) -> str:
+    answered = "answered" if settled.answered else "failed"
     lines = [
         f"# {settled.endpoint}: {settled.action}",
         settled.reason[:1].upper() + settled.reason[1:] + ".",
         "",
         f"- serves `{settled.config}`, version {settled.version}" if settled.config else "- serves nothing",
         *([f"- chosen over `{settled.other_config}`"] if settled.other_config else []),
-        *([f"- a real inference answered: {settled.probe!r}"] if settled.probe else []),
+        *([f"- a real inference {answered}: {settled.probe!r}"] if settled.probe else []),
         *(f"- removed: {resource}" for resource in settled.swept),
     ]
     return "\n".join([*lines, f"- {settled.rehearsal}"] if settled.rehearsal else lines)

@@ -13,19 +13,20 @@ from prefect.events import emit_event
 from pydantic import BaseModel
 
 from tasks.adapters.sagemaker import SageMaker
-from tasks.adapters.sagemaker_errors import BadAnswer
 from tasks.adapters.sagemaker_history import History
 from tasks.adapters.sagemaker_observe import Serving
 from tasks.adapters.sagemaker_requests import MAX_EXECUTION
+from tasks.bench import LOOK_SECONDS, Bench
 from tasks.cloud import sagemaker
-from tasks.contracts import ModelPackage, Settled
+from tasks.contracts import ModelPackage, Settled, Shift
 from tasks.errors import ReleaseStuck
-from tasks.following import wait_until_serving
+from tasks.following import terms_of, wait_until_serving
 from tasks.recipes import ReleasePlan
 from tasks.register import registry
 from tasks.retrying import network_task
 from tasks.runpages import parameters_of
-from tasks.watch import probe_well
+from tasks.serving.canary import Verdict
+from tasks.watch import answer_of
 
 Action = Literal["restored", "finished", "kept", "unchanged"]
 
@@ -72,9 +73,11 @@ def finish(plan: ReleasePlan) -> Settled:
 def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled:
     """Wait for SageMaker, decide which config is to serve, see it serve, settle the registry, remove what is left.
 
+    That what serves then does not answer is in the result and no error: it must not stand in the way of the release
+    that mends it.
+
     Raises:
         ReleaseStuck: the endpoint has failed, or does not serve what it was asked to.
-        BadAnswer: the last good version does not answer either.
     """
     endpoint = plan.endpoint
     if cloud.serving(endpoint) is None:
@@ -85,19 +88,34 @@ def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled
     wait_until_serving(cloud, endpoint, MAX_EXECUTION)
     history, serving = cloud.history(endpoint), _serving(cloud, endpoint)
     on_trial = cloud.trials.read(serving.config) is not None
-    made = decide(history, serving.config, on_trial, back=back, is_good=lambda: _is_good(cloud, plan, serving.config))
+    made = decide(history, serving.config, on_trial, back=back, is_good=lambda: is_good(cloud, plan, history))
     if made.target != serving.config:
         cloud.restore(endpoint, made.target)
         wait_until_serving(cloud, endpoint, MAX_EXECUTION)
         serving = _serving(cloud, endpoint)
         _require_config(serving, made.target)
-    answer = probe_well(cloud, plan)
+    answer, answered = answer_of(cloud, plan)
     _settle_registry(cloud, made, serving)
     return Settled(
         endpoint=endpoint, action=made.action, config=serving.config, version=serving.version, reason=made.reason,
         other_config=made.bad or history.moving_from if made.action == "finished" else made.bad or history.moving_to,
-        probe=answer, swept=_tidied(cloud, endpoint, history, made), rehearsal=cloud.describe_rehearsal(),
+        probe=answer, answered=answered, swept=_tidied(cloud, endpoint, history, made),
+        rehearsal=cloud.describe_rehearsal(),
     )  # fmt: skip
+
+
+def require_answer(settled: Settled) -> None:
+    """Stop here when what serves now does not answer.
+
+    Raises:
+        ReleaseStuck: with what came instead.
+    """
+    if not settled.answered:
+        raise ReleaseStuck(
+            f"{settled.config} serves all traffic of {settled.endpoint} and does not answer",
+            observed=f"{settled.action}, {settled.reason}; {settled.probe}", limit="an answer to a real inference",
+            remedy="read its instances' logs, mend the version and release it: nothing is left open in its way",
+        )  # fmt: skip
 
 
 def decide(history: History, serving: str, on_trial: bool, *, back: bool, is_good: Callable[[], bool]) -> Decision:
@@ -134,15 +152,29 @@ def decide(history: History, serving: str, on_trial: bool, *, back: bool, is_goo
     return Decision(action="unchanged", target=serving, reason="no release is open, and none to go back to is known")
 
 
-def _is_good(cloud: SageMaker, plan: ReleasePlan, config: str) -> bool:
-    """Enough real requests, as for every release, and a real inference now. No data is not good news."""
-    if cloud.requests_of(plan.endpoint, config) < plan.min_requests:
+def is_good(cloud: SageMaker, plan: ReleasePlan, history: History) -> bool:
+    """What the release's own end would have asked of the version that it was moving to: enough requests, the judge's
+    verdict on all since it began, and a real inference now. No data is not good news.
+    """
+    if history.since is None:
         return False
-    try:
-        probe_well(cloud, plan)
-    except BadAnswer:
+    source = history.proven_in or history.moving_from  # after a shadow the old version served as its trial's variant
+    asked = Shift(
+        endpoint=plan.endpoint, wanted_config=str(history.moving_to), previous_config=source, since=history.since
+    )
+    terms = terms_of(history, plan)
+    bench = Bench(cloud, asked, terms)
+    bench.look(0.0)
+    look = bench.look(LOOK_SECONDS)  # once more, finely where the first has seen the latency
+    proven = history.proven_in is not None
+    return is_enough(bench.verdict, look.candidate.requests, terms, proven) and answer_of(cloud, plan)[1]
+
+
+def is_enough(verdict: Verdict, requests: int, terms: ReleasePlan, proven: bool) -> bool:
+    """Whether the evidence promotes. ``proven``: a trial has shown all that is asked for, only its last step died."""
+    if verdict is Verdict.RESTORE:
         return False
-    return True
+    return proven or (requests >= terms.min_requests and (verdict is Verdict.PROMOTE or not terms.judge.promote))
 
 
 def _settle_registry(cloud: SageMaker, made: Decision, serving: Serving) -> None:

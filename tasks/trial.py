@@ -8,6 +8,7 @@ from __future__ import annotations
 from tasks.adapters.sagemaker import SageMaker
 from tasks.cloud import sagemaker
 from tasks.contracts import Approval, DatasetRef, ModelPackage, Observation, Rollout, Shift, TrialStep
+from tasks.deploy import asked_before
 from tasks.following import End, follow_trial, not_settled, wait_until_serving
 from tasks.recipes import ReleasePlan
 from tasks.rehearsal import rehearsal
@@ -34,9 +35,11 @@ def start_trial(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift
         wait_until_serving(cloud, endpoint)
     # Under way to the trial, or from it, the pending config is one of the two.
     stands = cloud.trials.read(serving.pending_config) or cloud.trials.read(serving.config)
-    if stands is None and serving.config != wanted:
+    if stands is None and wanted in (serving.pending_config, serving.config):
+        return asked_before(cloud, endpoint, wanted, serving.config)
+    if stands is None:
         stands = cloud.begin_trial(endpoint, new, plan)
-    if stands is None or stands.wanted != wanted:
+    if stands.wanted != wanted:
         return Shift(endpoint=endpoint, wanted_config=wanted, previous_config=serving.config, since=since)
     return Shift(
         endpoint=endpoint,
@@ -108,7 +111,7 @@ def finish_trial(
         rollout = describe("restored", asked, new, plan, cloud, seen, reason=reason)
     else:
         wait_until_serving(cloud, plan.endpoint)
-        cloud.trials.finish(plan.endpoint, asked.wanted_config, str(asked.previous_config))
+        cloud.finish_trial(asked)
         wait_until_serving(cloud, plan.endpoint)
         there = cloud.serving_config(plan.endpoint) == asked.wanted_config
         verdict = Verdict.PROMOTE if there else Verdict.RESTORE

@@ -9,7 +9,7 @@ from tasks.adapters.sagemaker_errors import BadAnswer
 from tasks.cloud import sagemaker
 from tasks.contracts import Approval, DatasetRef, ModelPackage, Observation, Rollout, Shift
 from tasks.errors import ReleaseRestored, ReleaseStuck
-from tasks.following import POLL_SECONDS, End, follow_rollout, wait_until_serving
+from tasks.following import POLL_SECONDS, End, follow_rollout, terms_of, wait_until_serving
 from tasks.recipes import ReleasePlan
 from tasks.rehearsal import rehearsal
 from tasks.retrying import network_task
@@ -31,7 +31,8 @@ def watch(asked: Shift, new: ModelPackage, plan: ReleasePlan, data: DatasetRef) 
     if _serves_already(asked, new, cloud):
         return describe("unchanged", asked, new, plan, cloud)
     with rehearsal(cloud, plan, data):
-        end = follow_rollout(cloud, asked, plan, Progress("release").show)
+        terms = terms_of(cloud.history(plan.endpoint), plan)
+        end = follow_rollout(cloud, asked, terms, Progress("release").show)
     return conclude(end, asked, new, plan, cloud)
 
 
@@ -91,6 +92,14 @@ def probe_well(cloud: SageMaker, plan: ReleasePlan) -> str:
     return cloud.probe(plan.endpoint, plan.probe_prompt)
 
 
+def answer_of(cloud: SageMaker, plan: ReleasePlan) -> tuple[str, bool]:
+    """The answer of what serves, or what came instead, and whether it is one."""
+    try:
+        return probe_well(cloud, plan), True
+    except BadAnswer as error:
+        return f"no answer: {error.observed}", False
+
+
 def require_promoted(rollout: Rollout) -> None:
     """Stop here when the release was restored.
 
@@ -131,11 +140,8 @@ def describe(
 ) -> Rollout:
     """The rollout as it has ended, with a real inference."""
     if answer is None:
-        try:
-            answer = probe_well(cloud, plan)
-        except BadAnswer as error:
-            # The release has ended as it has; that the old version fails too is for people to read, not to hide it.
-            answer = f"no answer: {error.observed}"
+        # The release has ended as it has; that the old version fails too is for people to read, not to hide it.
+        answer = answer_of(cloud, plan)[0]
     return Rollout.model_validate(
         {
             "endpoint": plan.endpoint,

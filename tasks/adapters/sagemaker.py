@@ -22,7 +22,7 @@ from tasks.adapters.sagemaker_history import History, close_move, open_release, 
 from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
 from tasks.adapters.sagemaker_make import Maker
 from tasks.adapters.sagemaker_metrics import Look, bounds, look
-from tasks.adapters.sagemaker_observe import Serving, count_requests, observe, read_serving, read_tags
+from tasks.adapters.sagemaker_observe import Serving, observe, read_serving, read_tags
 from tasks.adapters.sagemaker_overview import EndpointView, overview
 from tasks.adapters.sagemaker_requests import (
     CHALLENGER,
@@ -173,11 +173,6 @@ class SageMaker:
         tags = read_tags(self._aws, arn)
         return tags.get("slimline:model", ""), tags.get("slimline:version", "")
 
-    def requests_of(self, endpoint: str, config: str) -> int:
-        """How many requests the fleet of ``config`` has answered since the config was made."""
-        made = self._aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["CreationTime"]
-        return count_requests(self._aws, endpoint, config, made.timestamp())
-
     def observe(self, endpoint: str, blue_config: str | None, green_config: str, since: float) -> Observation:
         """One look at a rollout. ``since`` is the service's clock, from ``now``."""
         return observe(self._aws, endpoint, blue_config, green_config, since)
@@ -245,11 +240,14 @@ class SageMaker:
         if now is not None and made.name == (now.pending_config or now.config):
             return made.name
         serving = self._require_ready(endpoint)
-        retain = serving.instances != serving.configured_instances  # autoscaling or a person has changed the count
+        trial = self.trials.read(serving.config)  # of a shadow: its own config holds the count that it found
+        configured = self.trials.configured(trial.previous) if trial else serving.configured_instances
+        retain = serving.instances != configured  # autoscaling or a person has changed the count
         check_capacity(plan, serving.instances if retain else plan.instances)
         self._maker.fleet(made)
         self._maker.alarms(alarms(endpoint, made.name, plan, made.tags))
-        open_release(self._aws, serving.arn, serving.config, made.name, self._run)
+        proven_in = trial.config if trial else None
+        open_release(self._aws, serving.arn, serving.config, made.name, self._run, proven_in=proven_in)
         request = update_endpoint(endpoint, made.name, plan, retain=retain)
         self._maker.ask(
             "UpdateEndpoint",
@@ -279,7 +277,7 @@ class SageMaker:
     def restore(self, endpoint: str, config: str) -> None:
         """Send all traffic back to a config that served before, all at once. Does not wait.
 
-        Counts that autoscaling or a person has changed stay as they are.
+        It gets as many instances as there are now: what its own config or a trial's says is from another time.
         """
         serving = self.serving(endpoint)
         if serving is None:
@@ -287,7 +285,7 @@ class SageMaker:
         if config in (serving.pending_config, serving.config):
             return
         open_restore(self._aws, serving.arn, serving.config, config, self._run)
-        retain = serving.instances != serving.configured_instances
+        retain = serving.instances != self.trials.configured(config)
         self._aws.call("sagemaker", "UpdateEndpoint", **replace(endpoint, config, retain=retain))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
@@ -318,6 +316,14 @@ class SageMaker:
         serving = self._require_ready(endpoint)
         open_release(self._aws, serving.arn, serving.config, made.name, self._run)
         return self.trials.begin(endpoint, made, plan)
+
+    def finish_trial(self, asked: Shift) -> None:
+        """From a trial that the judge has promoted to the new version's own config. Asked again it changes nothing."""
+        serving, trial = self.serving(asked.endpoint), str(asked.trial_config)
+        if serving is not None and serving.config == trial:
+            wanted = asked.wanted_config
+            open_release(self._aws, serving.arn, str(asked.previous_config), wanted, self._run, proven_in=trial)
+        self.trials.finish(asked.endpoint, asked.wanted_config, str(asked.previous_config))
 
     def stop_rollout(self, config: str, reason: str) -> None:
         """Make SageMaker take the rollout to ``config`` back.

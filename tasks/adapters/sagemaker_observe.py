@@ -177,12 +177,6 @@ def _counts(aws: Connection, endpoint: str, config: str, since: float, now: floa
     return totals[0], totals[1]
 
 
-def count_requests(aws: Connection, endpoint: str, config: str, since: float) -> int:
-    """Requests that the fleet of ``config`` has answered, of the last ten days: CloudWatch keeps minutes for 15."""
-    now = aws.now()
-    return _counts(aws, endpoint, config, max(since, now - 864_000), now)[0]
-
-
 def _latency(
     aws: Connection, endpoint: str, config: str, since: float, now: float
 ) -> tuple[float | None, float | None]:

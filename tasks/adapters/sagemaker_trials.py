@@ -190,10 +190,11 @@ class Trials:
 
         Where autoscaling or a person has changed the count that ``previous`` had, the count of now is kept.
         """
-        seen, configured = self.standing(endpoint), self._configured(previous)
+        seen, configured = self.standing(endpoint), self.configured(previous)
         self._move(endpoint, replace(endpoint, config, retain=seen.instances.get(VARIANT, configured) != configured))
 
-    def _configured(self, config: str) -> int:
+    def configured(self, config: str) -> int:
+        """InitialInstanceCount of the config's first variant."""
         seen = self._aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)
         return int(seen["ProductionVariants"][0]["InitialInstanceCount"])
 
