@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.adapters.releasing import SPEED, Desk
+from tests.local.stack import Service
+
 
 @pytest.fixture(scope="module")
 def credentials() -> Iterator[None]:
@@ -14,3 +17,11 @@ def credentials() -> Iterator[None]:
         patch.delenv("AWS_ENDPOINT_URL", raising=False)
         patch.delenv("AWS_PROFILE", raising=False)
         yield
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, credentials: None) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("desk")
+    service = Service(folder / "service", "--speed", str(SPEED), "--max-instances", "64")
+    yield Desk(service.url, folder)
+    service.stop()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tasks.adapters.sagemaker import SageMaker
@@ -18,18 +16,9 @@ from tasks.restore import bring_to_rest, is_good, require_answer
 from tasks.serving.canary import Verdict
 from tasks.trial import start_trial
 from tasks.watch import conclude
-from tests.adapters.releasing import LENIENT, SPEED, Desk, plan_of
-from tests.local.stack import Service
+from tests.adapters.releasing import LENIENT, Desk, plan_of
 
 NO = Approval(approved=False, reason="not on a Friday")
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, credentials: None) -> Iterator[Desk]:
-    folder = tmp_path_factory.mktemp("dead")
-    service = Service(folder / "service", "--speed", str(SPEED), "--max-instances", "64")
-    yield Desk(service.url, folder)
-    service.stop()
 
 
 def dies_after_its_last_step(cloud: SageMaker, desk: Desk, plan: ReleasePlan) -> Shift:

@@ -16,8 +16,7 @@ from tasks.errors import ReleaseStuck
 from tasks.following import follow_trial, wait_until_serving
 from tasks.recipes import Mode
 from tasks.trial import end_other_trial, finish_trial, start_trial
-from tests.adapters.releasing import LENIENT, SPEED, Desk, plan_of, story
-from tests.local.stack import Service
+from tests.adapters.releasing import LENIENT, Desk, plan_of, story
 
 MODES: tuple[Mode, ...] = ("CANARY", "LINEAR", "ALL_AT_ONCE", "ROLLING", "WEIGHTS", "AB_TEST", "SHADOW")
 FAULTS = {
@@ -25,14 +24,6 @@ FAULTS = {
     "slow": {"ECHO_SECONDS": "0.6"},
     "dead": {"ECHO_DEAD": "1"},  # /ping answers 200, invocations get no answer
 }
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, credentials: None) -> Iterator[Desk]:
-    folder = tmp_path_factory.mktemp("modes")
-    service = Service(folder / "service", "--speed", str(SPEED), "--max-instances", "64")
-    yield Desk(service.url, folder)
-    service.stop()
 
 
 def endpoint_of(mode: Mode) -> str:
