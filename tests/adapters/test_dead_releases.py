@@ -7,27 +7,26 @@ import pytest
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_history import open_release
 from tasks.approve import is_at_rest, take_no
-from tasks.contracts import Approval, Shift
+from tasks.contracts import Approval, TrialStep
 from tasks.deploy import ask_shift
 from tasks.errors import ReleaseStuck
 from tasks.following import End, follow_rollout, wait_until_serving
 from tasks.recipes import ReleasePlan
 from tasks.restore import bring_to_rest, is_good, require_answer
 from tasks.serving.canary import Verdict
-from tasks.trial import start_trial
+from tasks.trial import finish_trial, start_trial
 from tasks.watch import conclude
 from tests.adapters.releasing import LENIENT, Desk, plan_of
 
 NO = Approval(approved=False, reason="not on a Friday")
 
 
-def dies_after_its_last_step(cloud: SageMaker, desk: Desk, plan: ReleasePlan) -> Shift:
+def dies_after_its_last_step(cloud: SageMaker, desk: Desk, plan: ReleasePlan) -> None:
     """A trial that the judge has promoted: its own config serves, nothing is settled or tidied."""
     asked = start_trial(cloud, desk.version("2"), plan)
     wait_until_serving(cloud, plan.endpoint)
     cloud.finish_trial(asked)
     wait_until_serving(cloud, plan.endpoint)
-    return asked
 
 
 def scale(cloud: SageMaker, endpoint: str, count: int) -> None:
@@ -47,7 +46,9 @@ def instances(cloud: SageMaker, endpoint: str) -> tuple[str, int]:
 def test_a_trial_that_died_after_its_last_step_knows_what_to_go_back_to(desk: Desk) -> None:
     plan = plan_of("d-last", "WEIGHTS")
     first, good = desk.serve(plan), desk.cloud()
-    asked = dies_after_its_last_step(good, desk, plan)
+    asked = start_trial(good, desk.version("2"), plan)
+    proven = TrialStep(percent=50, outcome="promoted", reason="", observations=())
+    assert finish_trial(good, asked, desk.version("2"), plan, (proven,), None).phase == "promoted"
     history = good.history(plan.endpoint)
     assert (history.moving_from, history.proven_in) == (first, asked.trial_config)
     assert is_good(good, plan, history), "the trial has asked enough: its own config needs no requests of its own"
