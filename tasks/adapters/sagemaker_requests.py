@@ -233,6 +233,11 @@ def is_name_of(endpoint: str, name: str) -> bool:
     return found is not None and found[1] == _short(endpoint)
 
 
+def is_own_name(name: str) -> bool:
+    """Whether ``content_name`` made ``name``, for whatever endpoint. The release role reads the tags of no others."""
+    return _MADE.fullmatch(name) is not None
+
+
 def _short(endpoint: str) -> str:
     """Two long names that begin alike stay two."""
     if len(endpoint) <= _ENDPOINT_CHARS:
