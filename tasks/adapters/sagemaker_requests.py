@@ -158,7 +158,8 @@ def judge_alarm(config: str) -> str:
 def dimensions(endpoint: str, config: str | None, variant: str = VARIANT) -> list[DimensionTypeDef]:
     """The metrics of one fleet. Without the config's name an alarm sees both, and a bad canary hides in the average.
 
-    Two variants of one config need no config's name, and AWS tells it only while a deployment is under way.
+    Two variants of one config need no config's name. With it, metrics begin when a new fleet gets traffic and last
+    after the deployment (https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails-configuration.html).
     """
     found: list[DimensionTypeDef] = [
         {"Name": "EndpointName", "Value": endpoint},
