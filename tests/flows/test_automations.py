@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.settings.models.flows import FlowsSettings
 
 from deployments.local.stack import ROOT
 from tests.flows.conftest import Line
@@ -27,6 +28,13 @@ def test_automations_are_applied_and_left_alone_where_they_are_the_same(line: Li
     command = [sys.executable, "-m", "deployments.automations"]
     subprocess.run(command, env=line.stack.full_environment(), cwd=ROOT, check=True, timeout=120)
     assert automations(line) == before, "a replaced one would forget the runs that it waits to hear from"
+
+
+def test_a_live_run_of_a_worker_that_nobody_configured_is_not_called_dead() -> None:
+    """Prefect's own period is minutes; the embedded stack's is the least that it allows."""
+    wanted = yaml.safe_load((ROOT / "deployments/automations.yaml").read_text())["automations"]
+    within = next(each["trigger"]["within"] for each in wanted if each["trigger"]["posture"] == "Proactive")
+    assert within >= 3 * FlowsSettings.model_fields["heartbeat_frequency"].default
 
 
 def ended_run(line: Line, flow: str, state: str, message: str, **plan: Any) -> str:
