@@ -6,9 +6,11 @@ from prefect import flow
 
 from tasks.contracts import Settled
 from tasks.deploy import endpoint_page
+from tasks.leave import leave, why_left
 from tasks.recipes import EndpointName, ReleasePlan
 from tasks.record import record_restore
 from tasks.restore import bring_back, finish, plan_of, require_answer
+from tasks.runpages import release_of
 from tasks.slots import alone_on
 
 
@@ -20,12 +22,16 @@ def restore(endpoint: EndpointName = "slimline-demo", crashed_run: str = "") -> 
 
     Args:
         endpoint: The endpoint; not asked where a crashed run is given.
-        crashed_run: Id of a flow run that died in a release: its endpoint is brought to the end that SageMaker's guard
-            and the evidence decide, new version or old. The automation fills this in.
+        crashed_run: Id of a flow run that died, failed or was cancelled in a release: its endpoint is brought to the
+            end that SageMaker's guard and the evidence decide, new version or old. What an undecided release leaves
+            for a person (judge.undecided = stuck) stays as it is. The automations fill this in.
     """
     plan = plan_of(crashed_run) if crashed_run else ReleasePlan(endpoint=endpoint)
     with alone_on(plan.endpoint):
-        settled = finish(plan) if crashed_run else bring_back(plan)
+        if crashed_run and (reason := why_left(release_of(crashed_run), plan)):
+            settled = leave(plan, reason)
+        else:
+            settled = finish(plan) if crashed_run else bring_back(plan)
     record_restore(settled, endpoint_page(plan.endpoint))
     require_answer(settled)
     return settled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from tasks.adapters.captures import Captures
@@ -11,7 +12,7 @@ from tasks.contracts import Observation, Pair, Shift
 from tasks.recipes import ReleasePlan
 from tasks.serving.canary import Verdict
 from tasks.serving.divergence import compare
-from tasks.serving.judge import Judgement
+from tasks.serving.judge import Counts, Judgement
 from tasks.verdicts import findings, judge_answers, quantile_ms
 
 LOOK_SECONDS = 60.0  # of the service's clock: CloudWatch has news once a minute, and each look costs money
@@ -19,12 +20,12 @@ LOOK_SECONDS = 60.0  # of the service's clock: CloudWatch has news once a minute
 
 @dataclass
 class Bench:
-    """The judge at work on one release. ``pairs`` grows with what a shadow has answered."""
+    """The judge at work on one release. ``agreed``: how much of a shadow's answers was the same, of how many."""
 
     cloud: SageMaker
     asked: Shift
     plan: ReleasePlan
-    pairs: list[Pair] = field(default_factory=list)
+    agreed: Counts = field(default_factory=Counts)
     judgement: Judgement | None = None
     _near_ms: float | None = None
     _last: tuple[float, Look] | None = None
@@ -48,13 +49,14 @@ class Bench:
         if self._last and now - self._last[0] < LOOK_SECONDS:
             return self._last[1]
         if self._captures is not None:
-            self.pairs += new_pairs(self._captures)
+            for pair in new_pairs(self._captures):
+                self.agreed = Counts(self.agreed.ones + pair.agreement, self.agreed.trials + 1)
         seen = self.cloud.look(self.asked, self.plan, self._near_ms)
         self._last = now, seen
         if seen.since is not None:
             reference = seen.baseline or seen.candidate
             self._near_ms = quantile_ms(reference, self.plan.judge.latency_quantile) or self._near_ms
-            self.judgement = judge_answers(self.plan, seen.candidate, seen.baseline, self.pairs)
+            self.judgement = judge_answers(self.plan, seen.candidate, seen.baseline, self.agreed)
         return seen
 
     def judged(self, seen: Observation, look: Look) -> Observation:
@@ -78,9 +80,7 @@ class Bench:
         )
 
 
-def new_pairs(captures: Captures) -> list[Pair]:
-    """The pairs of answers that have become complete since the last call, compared."""
-    return [
-        Pair(event=each.event, **asdict(compare(each.request, each.baseline, each.candidate)))
-        for each in captures.new()
-    ]
+def new_pairs(captures: Captures) -> Iterator[Pair]:
+    """The pairs of answers that have become complete since the last call, compared, one by one."""
+    for each in captures.new():
+        yield Pair(event=each.event, **asdict(compare(each.request, each.baseline, each.candidate)))

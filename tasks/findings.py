@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from prefect.artifacts import create_table_artifact
 
 from tasks.contracts import Finding, Observation, Pair, RegisteredModel, TrialStep
 from tasks.recipes import ReleasePlan
+
+_SHOWN = 20  # pairs of a shadow
 
 
 def judged_cell(seen: Observation) -> str:
@@ -65,12 +68,41 @@ def evidence_markdown(registered: RegisteredModel, plan: ReleasePlan, steps: tup
     return "\n".join(lines)
 
 
-def report_pairs(pairs: Sequence[Pair]) -> None:
+@dataclass
+class Tally:
+    """Pairs of answers on their way past: how many, their sums, and the twenty that agree least."""
+
+    count: int = 0
+    agreement: float = 0.0
+    same: int = 0
+    drift: int = 0
+    kls: int = 0
+    kl: float = 0.0
+    worst: list[Pair] = field(default_factory=list)
+
+    def seeing(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
+        """The same pairs, counted."""
+        for pair in pairs:
+            self.count += 1
+            self.agreement += pair.agreement
+            self.same += pair.same
+            self.drift += pair.drift
+            if pair.kl is not None:
+                self.kls, self.kl = self.kls + 1, self.kl + pair.kl
+            self.worst = sorted([*self.worst, pair], key=lambda each: each.agreement)[:_SHOWN]
+            yield pair
+
+    def means(self) -> dict[str, float]:
+        """Of at least one pair."""
+        found = {name: getattr(self, name) / self.count for name in ("agreement", "same", "drift")}
+        return {"pairs": float(self.count)} | found | ({"kl": self.kl / self.kls} if self.kls else {})
+
+
+def report_pairs(seen: Tally) -> None:
     """The pairs that agree least, for people."""
-    if not pairs:
+    if not seen.count:
         return
-    worst = sorted(pairs, key=lambda pair: pair.agreement)[:20]
-    mean = sum(pair.agreement for pair in pairs) / len(pairs)
+    mean = seen.agreement / seen.count
     create_table_artifact(
         [
             {
@@ -80,8 +112,8 @@ def report_pairs(pairs: Sequence[Pair]) -> None:
                 "old": pair.baseline[:200],
                 "new": pair.candidate[:200],
             }
-            for pair in worst
+            for pair in seen.worst
         ],
         key="shadow-pairs",
-        description=f"**{len(pairs)} pairs of answers**, mean agreement {mean:.1%}; the {len(worst)} least alike",
+        description=f"**{seen.count} pairs of answers**, mean agreement {mean:.1%}; the {len(seen.worst)} least alike",
     )

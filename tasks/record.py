@@ -29,7 +29,7 @@ from tasks.contracts import (
     Shift,
     Tracked,
 )
-from tasks.findings import report_pairs
+from tasks.findings import Tally, report_pairs
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
@@ -174,9 +174,11 @@ def record_restore(settled: Settled, endpoint_page: str | None) -> None:
 @network_task("record-pairs-{new.registered.version}")
 def record_pairs(asked: Shift, new: ModelPackage) -> None:
     """Both versions' answers to each request of a shadow release: a data set of the version's MLflow run."""
-    pairs = new_pairs(sagemaker().captures(asked))
-    report_pairs(pairs)
-    tracking().log_pairs(new.registered.run_id, str(flow_run.id), pairs)
+    seen, books, run = Tally(), tracking(), new.registered.run_id
+    books.log_pairs(run, str(flow_run.id), seen.seeing(new_pairs(sagemaker().captures(asked))))
+    if seen.count:
+        books.log_shadow(run, seen.means())
+    report_pairs(seen)
 
 
 @network_task("close-record-{status}")

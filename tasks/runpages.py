@@ -6,8 +6,16 @@ import time
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
@@ -46,9 +54,29 @@ def parameters_of(run_id: str) -> dict[str, Any]:
     Raises:
         RefusedRequest: there is no such run.
     """
+    with get_client(sync_client=True) as client:
+        return dict(_read(client, run_id).parameters)
+
+
+def release_of(run_id: str) -> FlowRun | None:
+    """The newest run of the flow ``release`` in a flow run: itself, or a subflow; none where it had not come so far.
+
+    Raises:
+        RefusedRequest: there is no such run.
+    """
+    with get_client(sync_client=True) as client:
+        run = _read(client, run_id)
+        if client.read_flow(run.flow_id).name == "release":
+            return run
+        below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
+        named = FlowFilter(name=FlowFilterName(any_=["release"]))
+        found = client.read_flow_runs(flow_filter=named, flow_run_filter=below, sort=FlowRunSort.START_TIME_DESC)
+    return found[0] if found else None
+
+
+def _read(client: SyncPrefectClient, run_id: str) -> FlowRun:
     try:
-        with get_client(sync_client=True) as client:
-            return dict(client.read_flow_run(UUID(run_id)).parameters)
+        return client.read_flow_run(UUID(run_id))
     except (ObjectNotFound, ValueError) as error:
         raise RefusedRequest(
             "there is no such flow run", observed=run_id, limit="the id of a flow run of this server",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.contracts import Answers, Finding, Pair
+from tasks.contracts import Answers, Finding
 from tasks.recipes import ReleasePlan
 from tasks.serving.evidence import Histogram
 from tasks.serving.judge import Counts, Data, Judgement, QuantileRule, Rule, ShareRule, judge
@@ -38,12 +37,15 @@ def rules(plan: ReleasePlan, *, beside: bool) -> tuple[Rule, ...]:
 
 
 def judge_answers(
-    plan: ReleasePlan, candidate: Answers, baseline: Answers | None, pairs: Sequence[Pair] = ()
+    plan: ReleasePlan, candidate: Answers, baseline: Answers | None, agreed: Counts | None = None
 ) -> Judgement:
-    """The verdict on everything that both have answered since the candidate first had traffic."""
+    """The verdict on everything that both have answered since the candidate first had traffic.
+
+    ``agreed``: how much of a shadow's answers was the same, of how many.
+    """
     mine, base = _data(candidate, plan), _data(baseline, plan) if baseline else {}
     if plan.mode == "SHADOW":
-        mine[AGREEMENT] = Counts(sum(pair.agreement for pair in pairs), len(pairs))
+        mine[AGREEMENT] = agreed or Counts()
     terms = plan.judge
     return judge(rules(plan, beside=baseline is not None), mine, base, alpha=terms.alpha, beta=terms.beta)
 

@@ -59,7 +59,7 @@ class Stack:
             "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
             "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
-            # The least that Prefect allows; deployments/automations.yaml calls a run dead after three.
+            # The least that Prefect allows; deployments/automations.yaml calls a run dead after ten minutes without.
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             # In memory, the default, a slot whose holder died with the server would never come back.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",

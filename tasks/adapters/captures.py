@@ -8,9 +8,11 @@ one request carry one ``eventId``; where they should not, an ``InferenceId`` tha
 from __future__ import annotations
 
 import base64
+import heapq
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from tasks.adapters.aws_connection import Connection
@@ -30,7 +32,10 @@ class Captured:
 
 
 class Captures:
-    """Reads what is new since the last call. Nothing is kept but names of objects and answers without a partner."""
+    """Reads what is new since the last call. Nothing is kept but names of objects and answers without a partner.
+
+    Objects are read in the order of their hours, both variants' beside each other, so that few answers wait for long.
+    """
 
     def __init__(self, aws: Connection, bucket: str, endpoint: str, since: str) -> None:
         """``since``: events before are another trial's, ISO 8601 with Z."""
@@ -38,20 +43,18 @@ class Captures:
         self._read: set[str] = set()
         self._lone: dict[str, dict[str, dict[str, Any]]] = {VARIANT: {}, CHALLENGER: {}}
 
-    def new(self) -> list[Captured]:
-        """The pairs that have become complete."""
-        found = []
-        for variant, other in ((VARIANT, CHALLENGER), (CHALLENGER, VARIANT)):
-            for line in self._lines(variant):
-                metadata = line["eventMetadata"]
-                keys = [metadata[name] for name in ("eventId", "inferenceId") if metadata.get(name)]
-                partner = next((self._lone[other].pop(key) for key in keys if key in self._lone[other]), None)
-                if partner is None:
-                    self._remember(variant, keys, line)
-                else:
-                    base, mine = (line, partner) if variant == VARIANT else (partner, line)
-                    found.append(_pair(base, mine))
-        return found
+    def new(self) -> Iterator[Captured]:
+        """The pairs that have become complete, one by one."""
+        for variant, line in self._lines():
+            other = CHALLENGER if variant == VARIANT else VARIANT
+            metadata = line["eventMetadata"]
+            keys = [metadata[name] for name in ("eventId", "inferenceId") if metadata.get(name)]
+            partner = next((self._lone[other].pop(key) for key in keys if key in self._lone[other]), None)
+            if partner is None:
+                self._remember(variant, keys, line)
+            else:
+                base, mine = (line, partner) if variant == VARIANT else (partner, line)
+                yield _pair(base, mine)
 
     def _remember(self, variant: str, keys: list[str], line: dict[str, Any]) -> None:
         lone = self._lone[variant]
@@ -59,9 +62,9 @@ class Captures:
         while len(lone) > _MOST:  # a shadow that does not answer leaves nothing to pair with
             del lone[next(iter(lone))]
 
-    def _lines(self, variant: str) -> Iterator[dict[str, Any]]:
-        prefix = f"captures/{self._endpoint}/{variant}/"
-        for key in self._keys(prefix):
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for below, variant in heapq.merge(*(self._objects(variant) for variant in (VARIANT, CHALLENGER))):
+            key = self._prefix(variant) + below
             if key in self._read:
                 continue
             body = self._aws.call("s3", "GetObject", Bucket=self._bucket, Key=key)["Body"].read()
@@ -69,16 +72,22 @@ class Captures:
             for text in body.splitlines():
                 line = json.loads(text)
                 if line["eventMetadata"]["inferenceTime"] >= self._since and "endpointOutput" in line["captureData"]:
-                    yield line
+                    yield variant, line
 
-    def _keys(self, prefix: str) -> Iterator[str]:
-        token: dict[str, Any] = {}
+    def _prefix(self, variant: str) -> str:
+        return f"captures/{self._endpoint}/{variant}/"
+
+    def _objects(self, variant: str) -> Iterator[tuple[str, str]]:
+        """(name below the variant's folder, variant), from the hour of ``since`` on: S3 lists in the order of names."""
+        prefix = self._prefix(variant)
+        hour = f"{datetime.fromisoformat(self._since):%Y/%m/%d/%H}/"
+        more: dict[str, Any] = {"StartAfter": prefix + hour}
         while True:
-            listed = self._aws.call("s3", "ListObjectsV2", Bucket=self._bucket, Prefix=prefix, **token)
-            yield from (item["Key"] for item in listed.get("Contents", []))
+            listed = self._aws.call("s3", "ListObjectsV2", Bucket=self._bucket, Prefix=prefix, **more)
+            yield from ((item["Key"].removeprefix(prefix), variant) for item in listed.get("Contents", []))
             if not listed.get("NextContinuationToken"):
                 return
-            token = {"ContinuationToken": listed["NextContinuationToken"]}
+            more = {"ContinuationToken": listed["NextContinuationToken"]}
 
 
 def _pair(base: dict[str, Any], mine: dict[str, Any]) -> Captured:

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.ledger import Kind, Ledger, owned_by_another
 from tasks.adapters.sagemaker_errors import is_absent
-from tasks.adapters.sagemaker_requests import PREVIOUS, WANTED, alarm_names, is_name_of
+from tasks.adapters.sagemaker_requests import PREVIOUS, WANTED, alarm_names, is_name_of, is_own_name
 from tasks.errors import ReleaseStuck
 
 DELETE_SECONDS = 900.0
@@ -99,9 +99,12 @@ def _in_use(aws: Connection) -> tuple[set[str], set[str], set[str]]:
 
 
 def _with_previous(aws: Connection, configs: set[str]) -> set[str]:
-    """And what comes before or after a trial: the endpoint does not name it, and the trial's end needs it."""
+    """And what comes before or after a trial: the endpoint does not name it, and the trial's end needs it.
+
+    Only Slimline's trials have such tags, and only of its own names the release role may read any.
+    """
     found = set(configs)
-    for config in configs:
+    for config in filter(is_own_name, configs):
         try:
             arn = aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["EndpointConfigArn"]
         except ClientError as error:

@@ -102,7 +102,7 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
     instances = _instances(seen)
 
     def share(config: str) -> FleetShare:
-        requests, errors = _counts(aws, endpoint, config, since, now)
+        requests, errors = _counts(aws, endpoint, config, since, now, alone_since(seen, config))
         average, p90 = _latency(aws, endpoint, config, since, now)
         return FleetShare(
             config=config,
@@ -161,20 +161,50 @@ def _instances(seen: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def _counts(aws: Connection, endpoint: str, config: str, since: float, now: float) -> tuple[int, int]:
-    """(requests, 5xx answers) of one fleet between two times of the service's clock."""
-    start = math.floor(since / 60) * 60
+def alone_since(seen: Mapping[str, Any], config: str) -> float | None:
+    """When ``config`` got all the traffic, by a DescribeEndpoint answer, seconds since 1970; none where it has not."""
+    serves = seen["EndpointConfigName"] == config and seen["EndpointStatus"] == "InService"
+    if not serves or seen.get("PendingDeploymentSummary"):
+        return None
+    return float(seen["LastModifiedTime"].timestamp())
+
+
+def _counts(
+    aws: Connection, endpoint: str, config: str, since: float, now: float, alone: float | None
+) -> tuple[int, int]:
+    """(requests, 5xx answers) of one fleet between two times of the service's clock.
+
+    From the first whole minute, as the judge counts: an earlier try of this config may have had the one before.
+    ``alone``: since when the fleet has had all the traffic, or none.
+    """
+    start = math.ceil(since / 60) * 60
     span = max(60.0, now - start)
     period = 60 * math.ceil(span / 60 / _MAX_DATAPOINTS)
-    totals = []
-    for metric in ("Invocations", "Invocation5XXErrors"):
-        answer = aws.call(
-            "cloudwatch", "GetMetricStatistics", Namespace=NAMESPACE, MetricName=metric,
-            Dimensions=dimensions(endpoint, config), StartTime=datetime.fromtimestamp(start, UTC),
-            EndTime=datetime.fromtimestamp(max(now, start + 60), UTC), Period=period, Statistics=["Sum"],
-        )  # fmt: skip
-        totals.append(round(sum(point["Sum"] for point in answer["Datapoints"])))
-    return totals[0], totals[1]
+
+    def total(metric: str) -> int:
+        def sums(of: str | None) -> dict[float, float]:
+            answer = aws.call(
+                "cloudwatch", "GetMetricStatistics", Namespace=NAMESPACE, MetricName=metric,
+                Dimensions=dimensions(endpoint, of), StartTime=datetime.fromtimestamp(start, UTC),
+                EndTime=datetime.fromtimestamp(max(now, start + 60), UTC), Period=period, Statistics=["Sum"],
+            )  # fmt: skip
+            return {point["Timestamp"].timestamp(): point["Sum"] for point in answer["Datapoints"]}
+
+        own = sums(config)
+        if alone is not None and all(at < alone for at in own):
+            own = own_or_whole(own, sums(None), alone)
+        return round(sum(own.values()))
+
+    return total("Invocations"), total("Invocation5XXErrors")
+
+
+def own_or_whole(own: Mapping[float, float], whole: Mapping[float, float], alone: float) -> dict[float, float]:
+    """A fleet's own values by time, and where it has none the variant's of all fleets, since it has been ``alone``.
+
+    AWS says that metrics with EndpointConfigName begin when a new fleet gets traffic and last after its deployment; of
+    an endpoint that was created and never updated it says nothing.
+    """
+    return {at: value for at, value in whole.items() if at >= alone} | dict(own)
 
 
 def _latency(

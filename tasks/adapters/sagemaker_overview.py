@@ -11,9 +11,9 @@ from botocore.exceptions import ClientError
 
 from tasks.adapters.aws_connection import Connection, date_of
 from tasks.adapters.sagemaker_errors import is_absent
-from tasks.adapters.sagemaker_history import read_history
+from tasks.adapters.sagemaker_history import History, read_history
 from tasks.adapters.sagemaker_observe import alarm_states, read_tags, traffic_shares
-from tasks.adapters.sagemaker_requests import NAMESPACE, dimensions
+from tasks.adapters.sagemaker_requests import NAMESPACE, dimensions, is_name_of, is_own_name
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import DimensionTypeDef
@@ -73,7 +73,10 @@ def overview(aws: Connection, only: str | None = None) -> list[EndpointView]:
 def _endpoint(aws: Connection, name: str) -> EndpointView:
     seen = aws.call("sagemaker", "DescribeEndpoint", EndpointName=name)
     pending = seen.get("PendingDeploymentSummary", {})
-    history = read_history(aws, seen["EndpointArn"])
+    configs = (seen["EndpointConfigName"], pending.get("EndpointConfigName") or "")
+    # Slimline's names begin with the endpoint's; the tags of other people's endpoints are not ours to read.
+    own = any(is_name_of(name, config) for config in configs)
+    history = read_history(aws, seen["EndpointArn"]) if own else History()
     phases = [phase for variant in pending.get("ProductionVariants", []) for phase in variant.get("VariantStatus", [])]
     phase = phases[0] if phases else {}
     move = f"{history.purpose} of {history.moving_to}" if history.open else ""
@@ -115,6 +118,8 @@ def _variants(aws: Connection, name: str, seen: Mapping[str, Any]) -> Iterator[V
 
 def _version(aws: Connection, config: str) -> tuple[str, str]:
     """(name, version) in the registry; empty for a config that Slimline did not make, or that was deleted in use."""
+    if not is_own_name(config):
+        return "", ""
     try:
         arn = aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["EndpointConfigArn"]
     except ClientError as error:

@@ -158,7 +158,8 @@ def judge_alarm(config: str) -> str:
 def dimensions(endpoint: str, config: str | None, variant: str = VARIANT) -> list[DimensionTypeDef]:
     """The metrics of one fleet. Without the config's name an alarm sees both, and a bad canary hides in the average.
 
-    Two variants of one config need no config's name, and AWS tells it only while a deployment is under way.
+    Two variants of one config need no config's name. With it, metrics begin when a new fleet gets traffic and last
+    after the deployment (https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails-configuration.html).
     """
     found: list[DimensionTypeDef] = [
         {"Name": "EndpointName", "Value": endpoint},
@@ -231,6 +232,11 @@ def is_name_of(endpoint: str, name: str) -> bool:
     """Whether ``content_name`` made ``name`` for this endpoint, or it is that of an alarm on such a config."""
     found = _MADE.fullmatch(name)
     return found is not None and found[1] == _short(endpoint)
+
+
+def is_own_name(name: str) -> bool:
+    """Whether ``content_name`` made ``name``, for whatever endpoint. The release role reads the tags of no others."""
+    return _MADE.fullmatch(name) is not None
 
 
 def _short(endpoint: str) -> str:

@@ -10,11 +10,13 @@ come out as MLflow raises them; mind that its client retries by itself for minut
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any, Literal
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -132,20 +134,17 @@ class Tracking:
         self._client.log_text(rollout.registered.run_id, timeline, f"{folder}/timeline.svg")
         self._client.log_text(rollout.registered.run_id, rollout.model_dump_json(indent=2), f"{folder}/rollout.json")
 
-    def log_pairs(self, run_id: str, release: str, pairs: Sequence[Pair]) -> None:
-        """``shadow/<release>.jsonl``: one pair of answers a line, with its figures; and their means as metrics."""
-        lines = "".join(pair.model_dump_json() + "\n" for pair in pairs)
-        self._client.log_text(run_id, lines, f"shadow/{release}.jsonl")
-        if not pairs:
-            return
-        kls = [pair.kl for pair in pairs if pair.kl is not None]
-        means = {
-            "shadow_pairs": len(pairs),
-            "shadow_agreement": sum(pair.agreement for pair in pairs) / len(pairs),
-            "shadow_same": sum(pair.same for pair in pairs) / len(pairs),
-            "shadow_drift": sum(pair.drift for pair in pairs) / len(pairs),
-        } | ({"shadow_kl": sum(kls) / len(kls)} if kls else {})
-        self._log(self._client.get_run(run_id), {}, means, {})
+    def log_pairs(self, run_id: str, release: str, pairs: Iterable[Pair]) -> None:
+        """``shadow/<release>.jsonl``: one pair of answers a line, with its figures. Pairs go to a file one by one."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{release}.jsonl"
+            with file.open("w", encoding="utf-8") as lines:
+                lines.writelines(pair.model_dump_json() + "\n" for pair in pairs)
+            self._client.log_artifact(run_id, str(file), "shadow")
+
+    def log_shadow(self, run_id: str, means: Mapping[str, float]) -> None:
+        """The means over all pairs, as metrics ``shadow_…``."""
+        self._log(self._client.get_run(run_id), {}, {f"shadow_{name}": value for name, value in means.items()}, {})
 
     def close_run(self, run_id: str, status: Status) -> None:
         self._client.set_terminated(run_id, status)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from tasks.adapters.owners import owner
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_errors import BadAnswer, EndpointMissing, NoCredentials, NoRegion
 from tasks.adapters.sagemaker_history import History
+from tasks.adapters.sagemaker_observe import alone_since, own_or_whole
 from tasks.contracts import ModelPackage, Observation
 from tasks.errors import RefusedRequest, ReleaseStuck
 from tasks.recipes import Rehearsal, ReleasePlan
@@ -218,6 +220,47 @@ def test_everything_carries_the_run_that_made_it(cloud: SageMaker, url: str, tmp
     settled(ours, "tagged")
     ours.delete_endpoint("tagged", poll_seconds=0.1)
     assert len(ours.sweep()) == 2
+
+
+def test_a_rollout_counts_no_requests_of_the_minute_before_it_began(cloud: SageMaker, tmp_path: Path) -> None:
+    """An earlier try of the same config may have had them; and what counts is counted once, by one of two metrics."""
+    asked = plan("counted")
+    config = cloud.create("counted", packaged(cloud, tmp_path, "1"), asked)
+    settled(cloud, "counted")
+    created = cloud.now()
+    while cloud.now() // 60 == created // 60:
+        time.sleep(0.1)
+    sent, same_minute = 0, False
+    while not same_minute:
+        before = cloud.now()
+        sent += sum(cloud.send("counted", "a", {}) == 200 for _ in range(3))
+        since = cloud.now()
+        same_minute = since // 60 == before // 60
+    while cloud.now() < since + 120:
+        time.sleep(0.1)
+    seen = cloud.observe("counted", None, config, since).green
+    assert seen is not None and seen.requests == 0
+    whole = cloud.observe("counted", None, config, created - 120).green
+    assert whole is not None and whole.requests == sent
+
+
+def test_a_fleet_without_metrics_of_its_own_is_counted_by_the_variants() -> None:
+    """From when it has all the traffic; before, the variant's metric has the old fleet's requests too."""
+    assert own_or_whole({}, {0.0: 7.0, 60.0: 3.0, 120.0: 4.0}, alone=50.0) == {60.0: 3.0, 120.0: 4.0}
+    assert own_or_whole({0.0: 2.0}, {0.0: 7.0, 60.0: 3.0}, alone=50.0) == {0.0: 2.0, 60.0: 3.0}
+    assert own_or_whole({60.0: 3.0}, {60.0: 5.0}, alone=50.0) == {60.0: 3.0}
+
+
+def test_a_fleet_is_alone_once_nothing_moves_any_more() -> None:
+    seen = {
+        "EndpointConfigName": "new",
+        "EndpointStatus": "InService",
+        "LastModifiedTime": datetime.fromtimestamp(9, UTC),
+    }
+    assert alone_since(seen, "new") == 9.0
+    assert alone_since(seen, "old") is None
+    assert alone_since(seen | {"EndpointStatus": "Updating"}, "new") is None
+    assert alone_since(seen | {"PendingDeploymentSummary": {"EndpointConfigName": "newer"}}, "new") is None
 
 
 def test_upload_sends_each_file_once_and_repairs_a_changed_one(cloud: SageMaker, tmp_path: Path) -> None:

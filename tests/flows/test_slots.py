@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import httpx
+
 from deployments.local.stack import ROOT
 from tasks.slots import LEASE_SECONDS
 from tests.flows.conftest import Line
@@ -24,13 +26,23 @@ def hold(seconds: float) -> None:
 
 hold(float(sys.argv[1]))
 """
+# Prefect renews a lease at three quarters of its minute: too long for a test.
+RENEW_OFTEN = "import prefect.concurrency._leases as leases; leases._RENEWAL_FRACTION = 0.02\n"
 
 
-def holder(line: Line, seconds: float) -> subprocess.Popen[str]:
+def holder(line: Line, seconds: float, code: str = HOLD) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(seconds)], env=line.stack.full_environment(), cwd=ROOT, text=True,
+        [sys.executable, "-c", code, str(seconds)], env=line.stack.full_environment(), cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def span(process: subprocess.Popen[str]) -> tuple[float, float]:
+    """When the run held the slot, from and to."""
+    text, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, text
+    held, gave = [float(words[1]) for row in text.splitlines() if (words := row.split())[0] in ("HOLDS", "GIVES")]
+    return held, gave
 
 
 def test_two_runs_wait_for_each_other_and_not_for_a_dead_one(line: Line) -> None:
@@ -41,12 +53,29 @@ def test_two_runs_wait_for_each_other_and_not_for_a_dead_one(line: Line) -> None
     dead.wait(timeout=30)
     killed = time.time()
     both = [holder(line, 2), holder(line, 2)]
-    spans = []
-    for each in both:
-        text, _ = each.communicate(timeout=200)
-        assert each.returncode == 0
-        times = [float(words[1]) for row in text.splitlines() if (words := row.split())[0] in ("HOLDS", "GIVES")]
-        spans.append((times[0], times[1]))
-    first, second = sorted(spans)
+    first, second = sorted(span(each) for each in both)
     assert first[1] <= second[0], "the second waited"
     assert first[0] - killed < LEASE_SECONDS, "a dead run's lease was not waited for"
+
+
+def test_a_live_run_whose_lease_was_lost_goes_on_and_keeps_the_next_one_out(line: Line) -> None:
+    """As after an outage of Prefect's server: three renewals fail, and the lease has ended."""
+    live = holder(line, 20, RENEW_OFTEN + HOLD)
+    note = "variables/name/slimline_slot_contested"
+    deadline = time.monotonic() + 120
+    while not (lease := known(line, note)):
+        assert time.monotonic() < deadline and live.poll() is None
+        time.sleep(0.2)
+    httpx.post(
+        f"{line.stack.prefect_url}/api/v2/concurrency_limits/decrement-with-lease", json={"lease_id": lease}, timeout=30
+    ).raise_for_status()
+    second = holder(line, 0)
+    first = span(live)
+    assert first[1] <= span(second)[0], "the second waited, though the slot was free"
+    assert not known(line, note), "the last one has taken its note away"
+
+
+def known(line: Line, note: str) -> str:
+    """The lease that is written beside the slot; empty where none is."""
+    reply = httpx.get(f"{line.stack.prefect_url}/api/{note}", timeout=30)
+    return str(reply.json()["value"]["lease"]) if reply.status_code == httpx.codes.OK else ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.contracts import Answers, Pair
+from tasks.contracts import Answers
 from tasks.recipes import JudgeRules, Mode, ReleasePlan
 from tasks.serving.canary import Verdict
+from tasks.serving.judge import Counts
 from tasks.verdicts import findings, judge_answers, quantile_ms
 
 BOUNDS = tuple(float(bound) for bound in np.geomspace(1, 60_000, 200))
@@ -22,13 +23,6 @@ def answers(requests: int = 2000, errors: int = 0, median_ms: float = 100.0, see
 
 def plan(mode: Mode = "CANARY", **rules: float) -> ReleasePlan:
     return ReleasePlan(mode=mode, judge=JudgeRules.model_validate(rules))
-
-
-def pairs(agreement: float, count: int = 300) -> list[Pair]:
-    return [
-        Pair(event="e", request="", baseline="", candidate="", agreement=agreement, same=False, drift=0)
-        for _ in range(count)
-    ]
 
 
 def test_equal_versions_are_promoted_and_worse_ones_taken_back_by_the_metric_that_is_worse() -> None:
@@ -51,9 +45,9 @@ def test_without_an_old_version_beside_it_the_alarms_limits_decide() -> None:
 
 def test_a_shadow_must_agree() -> None:
     shadow = plan("SHADOW", min_agreement=0.8)
-    assert judge_answers(shadow, answers(seed=1), answers(), pairs(0.95)).verdict is Verdict.PROMOTE
-    assert judge_answers(shadow, answers(seed=1), answers(), pairs(0.5)).verdict is Verdict.RESTORE
-    silent = judge_answers(shadow, answers(seed=1), answers(), [])
+    assert judge_answers(shadow, answers(seed=1), answers(), Counts(285, 300)).verdict is Verdict.PROMOTE
+    assert judge_answers(shadow, answers(seed=1), answers(), Counts(150, 300)).verdict is Verdict.RESTORE
+    silent = judge_answers(shadow, answers(seed=1), answers(), Counts())
     assert silent.verdict is Verdict.WAIT and "agreement" in silent.reason
 
 
