@@ -167,6 +167,24 @@ def test_a_person_who_says_no_ends_a_proven_trial(desk: Desk) -> None:
     assert "not on a Friday" in rollout.reason and rollout.approval is not None
 
 
+def test_a_version_that_calls_valid_requests_invalid_is_taken_back(desk: Desk) -> None:
+    """400 to half of what the old version answers."""
+    plan = plan_of("m-refusing", "AB_TEST")
+    first = desk.serve(plan)
+    rollout = desk.release(plan, "2", ECHO_ERROR_SHARE="0.5", ECHO_STATUS="400")
+    assert (rollout.phase, rollout.config) == ("restored", first), story(rollout)
+    assert rollout.reason.startswith("4xx is worse"), story(rollout)
+
+
+def test_what_a_canary_answered_alone_is_not_compared(done: dict[Mode, Future[dict[str, Rollout]]]) -> None:
+    rollout = done["CANARY"].result()["good"]
+    last = rollout.observations[-1]
+    assert last.green and last.blue and last.findings
+    errors = last.findings[0]
+    assert 0 < errors.requests < last.green.requests, story(rollout)
+    assert abs(errors.requests - errors.baseline_requests) <= 1, "half of the traffic each: weighed alike"
+
+
 def test_a_yes_to_a_version_that_has_become_worse_meanwhile_takes_it_back(desk: Desk) -> None:
     """Half of its answers fail: proven under a judge who tolerates that, taken back by one who does not."""
     blind = LENIENT.model_copy(update={"error_margin": 0.9, "harmless": 1.0})
