@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.05, help="chance of a wrong verdict that is allowed")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.add_argument("--quick", action="store_true", help="few and short releases, under a minute")
+    parser.add_argument("--part", choices=["all", "requests", "minutes"], default="all", help="which scenarios")
     options = parser.parse_args()
     if options.quick:
         options.releases, options.horizon = 100, 500
@@ -89,7 +90,16 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> Iterator[Figure]:
-    alpha, need = options.alpha, float(np.log(1 / options.alpha))
+    need = float(np.log(1 / options.alpha))
+    if options.part != "minutes":
+        yield from _by_requests(options, need)
+    if options.part != "requests":
+        yield from _by_minutes(options, need)
+
+
+def _by_requests(options: argparse.Namespace, need: float) -> Iterator[Figure]:
+    """One rule at a time, against no difference at all, looked at after every request."""
+    alpha = options.alpha
     runs, horizon = options.releases, options.horizon
     for name, base, new, verdict, wrong in (
         ("errors 1 % and 1 %", 0.01, 0.01, "restore", True),
@@ -121,8 +131,6 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
         horizon,
     )
     yield _figure("latency 20 % higher, not tolerated", "ours, p50", "promote", promotes, alpha, None, horizon)
-
-    yield from _by_minutes(options, need)
 
 
 def _by_minutes(options: argparse.Namespace, need: float) -> Iterator[Figure]:
