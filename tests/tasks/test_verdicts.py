@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.contracts import Answers, Pair
+from tasks.contracts import Answers, Observation, Pair
+from tasks.findings import judged_cell
 from tasks.recipes import JudgeRules, Mode, ReleasePlan
 from tasks.serving.canary import Verdict
 from tasks.verdicts import findings, judge_answers, quantile_ms
@@ -121,3 +122,10 @@ def test_a_quantile_comes_from_the_histogram() -> None:
     found = quantile_ms(answers(), 0.5)
     assert found is not None and 90 < found < 115
     assert quantile_ms(Answers(), 0.5) is None
+
+
+def test_a_look_says_how_many_requests_are_still_expected() -> None:
+    found = findings(judge_answers(plan(), answers(100, seed=1), answers(100)))
+    cell = judged_cell(Observation(at=0, status="", blue=None, green=None, alarms={}, findings=found, verdict="wait"))
+    more = found[0].expected_requests
+    assert more and cell.startswith("wait: errors 0.0% vs 0.0% (promote ") and f", about {more} requests more)" in cell
