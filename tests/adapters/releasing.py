@@ -26,7 +26,7 @@ SPEED = 60
 RATE = 40.0
 # What some tens of requests to each version can prove, on a machine that does other things too.
 LENIENT = JudgeRules(
-    error_margin=0.15, latency_quantile=0.5, latency_ratio=8, harmless=1, min_agreement=0.8, patience_seconds=900
+    error_margin=0.25, latency_quantile=0.5, latency_ratio=8, harmless=0.6, min_agreement=0.8, patience_seconds=900
 )
 
 
