@@ -9,6 +9,7 @@ import pytest
 from typer.main import get_command
 
 from deployments.cli import app
+from tests.test_forms import DEPLOYMENTS, flow_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -32,18 +33,15 @@ def test_slimline_commands_exist() -> None:
 
 
 def test_parameters_that_are_set_exist() -> None:
-    from flows.compress_and_release import compress_and_release
-    from flows.distill_reader import distill_reader
-
-    defaults = {False: compress_and_release.validate_parameters({}), True: distill_reader.validate_parameters({})}
-    set_there = [
-        ("run reader" in line, path) for line in README.splitlines() for path in re.findall(r"-p ([a-z_.]+)=", line)
-    ]
-    assert any(reader for reader, _ in set_there)
-    for reader, path in set_there:
-        here = defaults[reader][path.split(".")[0]]
-        for name in path.split(".")[1:]:
-            here = getattr(here, name)
+    calls = re.findall(r"slimline run ([a-z-]+)((?: -p \S+)+)", README)
+    assert {name for name, _ in calls} >= {"demo", "reader", "restore"}
+    for name, parameters in calls:
+        deployment = next(each for each in DEPLOYMENTS if each["name"] == name)
+        defaults = flow_of(deployment).validate_parameters({})
+        for path in re.findall(r"-p '?([a-z_.]+)=", parameters):
+            here = defaults[path.split(".")[0]]
+            for part in path.split(".")[1:]:
+                here = getattr(here, part)
 
 
 def test_links_lead_somewhere() -> None:
