@@ -22,13 +22,14 @@ from tasks.compression.checks import check_calibration, check_choice, check_reci
 from tasks.compression.decoder import Decoder
 from tasks.compression.device import compute_device
 from tasks.compression.hessian import InputStatistics
-from tasks.compression.layerwise import batches_of, prune_folder, quantize_folder
+from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.compression.limits import check_language_model, check_packable
 from tasks.compression.packing import Packing
 from tasks.compression.resuming import Partial
 from tasks.compression.sensitivity import Errors, errors, output_gradients
 from tasks.compression.statistics import KeptStatistics
 from tasks.compression.transforms import Prune, Quantize, Transform
+from tasks.compression.walking import batches_of
 from tasks.contracts import LayerReport
 from tasks.errors import RefusedRecipe
 

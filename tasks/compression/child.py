@@ -66,8 +66,8 @@ def work(job: dict[str, Any], tell: Tell) -> None:
     import numpy as np
     import torch
 
-    from tasks.compression.layerwise import use_less_memory
     from tasks.compression.resuming import Partial
+    from tasks.compression.walking import use_less_memory
 
     torch.set_num_threads(job["threads"])
     use_less_memory(job["halvings"])

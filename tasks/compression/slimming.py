@@ -17,7 +17,6 @@ from tasks.compression.checks import check_calibration, check_recipe
 from tasks.compression.decoder import Call, Decoder
 from tasks.compression.device import HOST
 from tasks.compression.hessian import InputStatistics, output_error
-from tasks.compression.layerwise import batches_of, fit, walk
 from tasks.compression.resuming import Partial
 from tasks.compression.spilling import HiddenStates
 from tasks.compression.streaming import streamed
@@ -30,6 +29,7 @@ from tasks.compression.structured import (
     smaller_shape,
     stated,
 )
+from tasks.compression.walking import batches_of, fit, walk
 from tasks.compression.writing import FolderWriter, as_stored
 from tasks.contracts import LayerReport
 

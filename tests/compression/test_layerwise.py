@@ -21,7 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from tasks.compression import layerwise
+from tasks.compression import layerwise, walking
 from tasks.compression.checkpoint import Checkpoint, describe
 from tasks.compression.checks import check_recipe
 from tasks.compression.decoder import Decoder
@@ -192,7 +192,7 @@ def test_batches_that_wait_give_what_one_batch_gives(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = pruned(llama, tmp_path / "whole")
-    monkeypatch.setattr(layerwise, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(walking, "_BATCH_BYTES", 1)
     parts = pruned(llama, tmp_path / "parts")
     assert [report.error for report in parts] == pytest.approx([report.error for report in whole], rel=1e-2)
     one, other = Checkpoint(tmp_path / "whole"), Checkpoint(tmp_path / "parts")

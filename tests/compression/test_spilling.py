@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.compression import layerwise, spilling
+from tasks.compression import spilling, walking
 from tasks.compression.layerwise import prune_folder
 from tasks.compression.resuming import Partial
 from tasks.compression.spilling import HiddenStates, allocate
@@ -55,8 +55,8 @@ def test_a_pass_with_spilled_states_writes_the_same_bytes(
     tmp_path: Path, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
     source = write_llama(tmp_path / "source")
-    monkeypatch.setattr(layerwise, "_BATCH_BYTES", 1)  # a batch a row
-    monkeypatch.setattr(layerwise.blocks, "HELD_BYTES", held)
+    monkeypatch.setattr(walking, "_BATCH_BYTES", 1)  # a batch a row
+    monkeypatch.setattr(walking.blocks, "HELD_BYTES", held)
 
     def pruned(name: str) -> dict[str, bytes]:
         folder = tmp_path / name

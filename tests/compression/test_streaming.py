@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.compression import blocks as block_pass
-from tasks.compression import layerwise, streaming
+from tasks.compression import streaming, walking
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.layerwise import quantize_folder
 from tasks.compression.streaming import gather_rows, pieces, range_of, save_streamed, streamed
@@ -70,7 +70,7 @@ def test_the_range_of_a_tensor(llama: Path, tmp_path: Path, monkeypatch: pytest.
 def test_batches_that_pause_give_what_batches_that_begin_again_give(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layerwise, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(walking, "_BATCH_BYTES", 1)
     recipe = {"method": "gptq", "bits": 4, "group_size": 32, "symmetric": True, "damping": 0.01}
     list(quantize_folder(llama, tmp_path / "pausing", blocks(6), **recipe))
     monkeypatch.setattr(block_pass, "HELD_BYTES", 0)
