@@ -24,9 +24,10 @@ from tests.adapters.packages import ROLE, package
 
 SPEED = 60
 RATE = 40.0
-# What some tens of requests to each version can prove, on a machine that does other things too.
+# What some tens of requests to each version can prove, on a machine that does other things too. An echo takes some
+# milliseconds, a slow one 600: beyond 30 ** 0.6 = 7.7 times it goes back.
 LENIENT = JudgeRules(
-    error_margin=0.25, latency_quantile=0.5, latency_ratio=8, harmless=0.6, min_agreement=0.8, patience_seconds=900
+    error_margin=0.25, latency_quantile=0.5, latency_ratio=30, harmless=0.6, min_agreement=0.8, patience_seconds=900
 )
 
 
