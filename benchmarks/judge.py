@@ -11,6 +11,10 @@ Bernoulli; latencies are log-normal (sigma 0.3: the 90th percentile is 1.47 medi
 
 Latency is also judged from histograms with the bounds that a release asks CloudWatch for ("histogram").
 
+Then minute by minute (``judge_minutes.py``): courses of errors that drift while shares of the traffic change, judged by
+"matched" minutes as releases are and by "pooled" totals for comparison, which is no judge of ours; and whole releases
+under the rules of a default plan ("plan"), half of the traffic each.
+
 ``rate`` is the share of releases in which the verdict fell within the horizon; ``median`` and ``p90`` are requests a
 version at that time, over all releases (a release without a verdict counts as the horizon).
 """
@@ -25,7 +29,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.stats import mannwhitneyu, norm
 
+from benchmarks.judge_minutes import PER_MINUTE, RELEASES, courses, drifting, released
 from tasks.adapters.sagemaker_metrics import bounds
+from tasks.recipes import ReleasePlan
+from tasks.serving.canary import Verdict
 from tasks.serving.evidence import (
     Floats,
     Histogram,
@@ -64,12 +71,13 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.05, help="chance of a wrong verdict that is allowed")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.add_argument("--quick", action="store_true", help="few and short releases, under a minute")
+    parser.add_argument("--part", choices=["all", "requests", "minutes"], default="all", help="which scenarios")
     options = parser.parse_args()
     if options.quick:
         options.releases, options.horizon = 100, 500
         options.latency_releases, options.latency_horizon = 20, 150
     if not options.json:
-        print(f"{'scenario':34}{'judge':15}{'verdict':10}{'rate':>7}{'allowed':>9}{'median':>8}{'p90':>7}{'fixed':>7}")
+        print(f"{'scenario':38}{'judge':15}{'verdict':10}{'rate':>7}{'allowed':>9}{'median':>8}{'p90':>7}{'fixed':>7}")
     for figure in measure(options):
         if options.json:
             print(json.dumps(asdict(figure)), flush=True)
@@ -77,12 +85,21 @@ def main() -> None:
         allowed = "" if figure.allowed is None else f"{figure.allowed:.2f}"
         fixed = "" if figure.fixed_sample is None else str(figure.fixed_sample)
         counts = f"{figure.median:8.0f}{figure.p90:7.0f}{fixed:>7}"
-        head = f"{figure.scenario:34}{figure.judge:15}{figure.verdict:10}"
+        head = f"{figure.scenario:38}{figure.judge:15}{figure.verdict:10}"
         print(f"{head}{figure.rate:7.3f}{allowed:>9}{counts}", flush=True)
 
 
 def measure(options: argparse.Namespace) -> Iterator[Figure]:
-    alpha, need = options.alpha, float(np.log(1 / options.alpha))
+    need = float(np.log(1 / options.alpha))
+    if options.part != "minutes":
+        yield from _by_requests(options, need)
+    if options.part != "requests":
+        yield from _by_minutes(options, need)
+
+
+def _by_requests(options: argparse.Namespace, need: float) -> Iterator[Figure]:
+    """One rule at a time, against no difference at all, looked at after every request."""
+    alpha = options.alpha
     runs, horizon = options.releases, options.horizon
     for name, base, new, verdict, wrong in (
         ("errors 1 % and 1 %", 0.01, 0.01, "restore", True),
@@ -114,6 +131,22 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
         horizon,
     )
     yield _figure("latency 20 % higher, not tolerated", "ours, p50", "promote", promotes, alpha, None, horizon)
+
+
+def _by_minutes(options: argparse.Namespace, need: float) -> Iterator[Figure]:
+    """Drift and changing shares, then the rules of a plan all at once."""
+    for course in courses(TOLERATED_ERRORS):
+        for pooled in (True, False):
+            label, minutes = "pooled" if pooled else "matched", len(course.shares)
+            stops = drifting(course, TOLERATED_ERRORS, need, options.releases, pooled=pooled)
+            allowed = None if pooled else options.alpha
+            yield _figure(course.name, label, course.verdict, stops, allowed, None, minutes * PER_MINUTE)
+    plan, minutes = ReleasePlan(), max(10, 2 * options.horizon // PER_MINUTE)
+    for release in RELEASES:
+        stops, verdict = released(release, plan, options.latency_releases, minutes), release.verdict
+        terms = {Verdict.RESTORE: plan.judge.alpha, Verdict.PROMOTE: plan.judge.beta}
+        name, allowed = verdict.value.removesuffix("d"), terms[verdict] if release.wrong else None
+        yield _figure(release.name, "plan", name, stops, allowed, None, minutes * PER_MINUTE // 2)
 
 
 def _binned(mine: Floats, base: Floats, quantile: float, ratio: float) -> float:

@@ -12,7 +12,7 @@ from tasks.record import record_pairs, record_release
 from tasks.register import settle
 from tasks.restore import take_over
 from tasks.slots import alone_on
-from tasks.trial import begin_trial, end_shadow, end_trial, leave_other_trial, try_share
+from tasks.trial import begin_trial, end_shadow, end_trial, judge_again, leave_other_trial, try_share
 from tasks.watch import require_promoted, watch
 
 
@@ -65,6 +65,8 @@ def beside_the_old(new: ModelPackage, plan: ReleasePlan, data: DatasetRef) -> Ro
     if plan.mode == "SHADOW":
         record_pairs(asked, new)
     approval = approval_of(new, plan, tuple(steps))
+    if approval and approval.approved and (worse := judge_again(asked, plan)):
+        steps.append(worse)
     if plan.mode != "SHADOW" or steps[-1].outcome != "promoted" or (approval and not approval.approved):
         return end_trial(asked, new, plan, tuple(steps), approval)
     shifted = watch(shift(new, plan.after_shadow), new, plan.after_shadow, data)

@@ -266,6 +266,12 @@ class Answers(Value):
     bounds: tuple[float, ...] = Field(default=(), description="Milliseconds of ModelLatency, ascending")
     at_or_below: tuple[float, ...] = Field(default=(), description="How many latencies lie at or below each bound")
     timed: int = Field(default=0, description="Requests with a latency")
+    client_errors: int = Field(default=0, description="4xx")
+    minutes: tuple[Answers, ...] | None = Field(
+        default=None,
+        description="Of two versions beside each other: one entry for each whole minute in which both answered, in "
+        "step with the other version's. None: there is nothing beside it, or it is one stretch of steady traffic",
+    )
 
 
 class Finding(Value):

@@ -14,7 +14,7 @@ _SHOWN = 20  # pairs of a shadow
 
 
 def judged_cell(seen: Observation) -> str:
-    """The verdict, and how far each rule's evidence is: errors 0.0% ÷ 1.2%, 40 % of the evidence to promote."""
+    """The verdict, and how far each rule's evidence is: errors 0.0% vs 1.2% (promote 40%, about 300 requests more)."""
     if not seen.findings:
         return "–"
     return f"{seen.verdict}: " + "; ".join(_finding(finding) for finding in seen.findings)
@@ -23,7 +23,8 @@ def judged_cell(seen: Observation) -> str:
 def _finding(finding: Finding) -> str:
     kind = "restore" if finding.restore > finding.promote else "promote"
     both = f"{_value(finding, finding.candidate)} vs {_value(finding, finding.baseline)}"
-    return f"{finding.metric} {both} ({kind} {max(finding.restore, finding.promote):.0%})"
+    more = f", about {finding.expected_requests} requests more" if finding.expected_requests else ""
+    return f"{finding.metric} {both} ({kind} {max(finding.restore, finding.promote):.0%}{more})"
 
 
 def _value(finding: Finding, value: float | None) -> str:

@@ -14,7 +14,7 @@ from tasks.adapters.sagemaker_history import History
 from tasks.adapters.sagemaker_metrics import Look
 from tasks.adapters.sagemaker_requests import CHALLENGER
 from tasks.adapters.sagemaker_trials import Standing
-from tasks.bench import Bench
+from tasks.bench import LOOK_SECONDS, Bench
 from tasks.contracts import FleetShare, Observation, Shift, TrialStep
 from tasks.errors import ReleaseStuck
 from tasks.recipes import ReleasePlan
@@ -125,31 +125,9 @@ def follow_trial(cloud: SageMaker, asked: Shift, plan: ReleasePlan, percent: int
         ReleaseStuck: the endpoint has failed, or stands on a config that is none of this release's.
     """
     bench, seen = Bench(cloud, asked, plan), list[Observation]()
-    names = Names(str(asked.previous_config), str(asked.trial_config), asked.wanted_config)
-    last = percent == plan.shares[-1]
     for _ in ticks(cloud, asked.since, _allowed(plan), poll_seconds(plan.bake_seconds, cloud.clock_speed)):
-        standing = cloud.trials.standing(plan.endpoint)
-        look = bench.look(standing.now)
-        observation = bench.judged(_trial_observation(asked, standing, look), look)
-        seen.append(observation)
-        show(standing.share or 0.0, f"{observation.status}: {bench.reason}")
-        move = next_move(
-            Sight(
-                status=standing.status,
-                config=standing.config,
-                pending=standing.pending_config,
-                share=standing.share,
-                stood=standing.now - standing.modified,
-                requests=look.candidate.requests,
-            ),
-            names,
-            bench.verdict,
-            percent=percent,
-            last=last,
-            bake_seconds=plan.bake_seconds,
-            patience_seconds=plan.judge.patience_seconds,
-            min_requests=plan.min_requests,
-        )
+        standing, move = _move(bench, percent, seen)
+        show(standing.share or 0.0, f"{seen[-1].status}: {bench.reason}")
         if move is Move.WEIGH:
             cloud.trials.weigh(plan.endpoint, percent)
         elif move is Move.STUCK:
@@ -157,6 +135,42 @@ def follow_trial(cloud: SageMaker, asked: Shift, plan: ReleasePlan, percent: int
         elif move is not Move.WAIT:
             return _step(move, bench, percent, seen, standing)
     raise not_settled(seen, plan)
+
+
+def second_look(cloud: SageMaker, asked: Shift, plan: ReleasePlan) -> TrialStep | None:
+    """The end of a trial that was proven a while ago, where it would be taken back by now; else none: evidence that
+    was enough once stays enough (``tasks/serving/evidence.py``).
+    """
+    bench, seen, percent = Bench(cloud, asked, plan), list[Observation](), plan.shares[-1]
+    bench.look(cloud.now() - LOOK_SECONDS)  # the next one is fine where this one has seen the latency
+    standing, move = _move(bench, percent, seen)
+    return _step(move, bench, percent, seen, standing) if move is Move.RESTORE else None
+
+
+def _move(bench: Bench, percent: int, seen: list[Observation]) -> tuple[Standing, Move]:
+    """One look at a trial, and what follows from it."""
+    cloud, asked, plan = bench.cloud, bench.asked, bench.plan
+    standing = cloud.trials.standing(plan.endpoint)
+    look = bench.look(standing.now)
+    seen.append(bench.judged(_trial_observation(asked, standing, look), look))
+    move = next_move(
+        Sight(
+            status=standing.status,
+            config=standing.config,
+            pending=standing.pending_config,
+            share=standing.share,
+            stood=standing.now - standing.modified,
+            requests=look.candidate.requests,
+        ),
+        Names(str(asked.previous_config), str(asked.trial_config), asked.wanted_config),
+        bench.verdict,
+        percent=percent,
+        last=percent == plan.shares[-1],
+        bake_seconds=plan.bake_seconds,
+        patience_seconds=plan.judge.patience_seconds,
+        min_requests=plan.min_requests,
+    )
+    return standing, move
 
 
 def _step(move: Move, bench: Bench, percent: int, seen: list[Observation], standing: Standing) -> TrialStep:

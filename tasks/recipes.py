@@ -263,8 +263,8 @@ EndpointName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$
 
 
 class JudgeRules(Choice):
-    """What the judge compares, and how sure it must be. Beyond a margin, and sure of it: the old version comes back.
-    Within every margin, and sure of it: the new one may be promoted. It may look as often as it likes.
+    """What the judge compares, and how sure it must be. Worse by more than is harmless, and sure of it: the old version
+    comes back. Within every margin, and sure of it: the new one may be promoted. It may look as often as it likes.
     """
 
     promote: bool = Field(
@@ -273,17 +273,27 @@ class JudgeRules(Choice):
         "take the new version back, and alarms and min_requests promote. WEIGHTS, AB_TEST and SHADOW always need it",
     )
     alpha: float = Field(
-        0.05, gt=0, le=0.5, description="Chance of taking back a version that is within every margin, at most"
+        0.05,
+        gt=0,
+        le=0.5,
+        description="Chance of taking back a version that is nowhere worse than is harmless, at most",
     )
     beta: float = Field(
         0.05, gt=0, le=0.5, description="Chance of promoting a version that is beyond a margin, at most"
     )
     error_margin: float = Field(
-        0.02, gt=0, lt=1, description="Share of failed requests above the old version's that is tolerated, in points"
+        0.02, gt=0, lt=1, description="Share of 5xx (and of 4xx) above the old version's that is tolerated, in points"
     )
     latency_quantile: float = Field(0.9, ge=0.1, le=0.999, description="Which quantile of ModelLatency is compared")
     latency_ratio: float = Field(
         1.5, ge=1.05, le=100, description="That quantile ÷ the old version's, tolerated up to this"
+    )
+    harmless: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Part of those two margins that is no reason to take the new version back. Between it and the "
+        "margin either verdict may fall. 0: any difference that is proven; 1: only what is beyond the margin",
     )
     min_agreement: float = Field(
         0.5, ge=0, lt=1, description="SHADOW: mean share of equal tokens in both answers to a request, at least"
@@ -299,6 +309,16 @@ class JudgeRules(Choice):
         description="Patience is over and there is no verdict: restore the old version, or leave everything as it is "
         "and fail (ReleaseStuck)",
     )
+
+    @property
+    def harmless_points(self) -> float:
+        """Error shares above the old version's by at most this are no reason to go back."""
+        return self.harmless * self.error_margin
+
+    @property
+    def harmless_ratio(self) -> float:
+        """The same of the latency's ratio."""
+        return float(self.latency_ratio**self.harmless)
 
 
 Mode = Literal["CANARY", "LINEAR", "ALL_AT_ONCE", "ROLLING", "WEIGHTS", "AB_TEST", "SHADOW"]

@@ -9,7 +9,7 @@ from tasks.adapters.sagemaker import SageMaker
 from tasks.cloud import sagemaker
 from tasks.contracts import Approval, DatasetRef, ModelPackage, Observation, Rollout, Shift, TrialStep
 from tasks.deploy import asked_before
-from tasks.following import End, follow_trial, not_settled, wait_until_serving
+from tasks.following import End, follow_trial, not_settled, second_look, wait_until_serving
 from tasks.recipes import ReleasePlan
 from tasks.rehearsal import rehearsal
 from tasks.retrying import network_task
@@ -77,6 +77,14 @@ def try_share(asked: Shift, plan: ReleasePlan, percent: int, data: DatasetRef) -
     cloud = sagemaker()
     with rehearsal(cloud, plan, data):
         return follow_trial(cloud, asked, plan, percent, Progress(f"trial-{percent}").show)
+
+
+@network_task("judge-again-{plan.endpoint}")
+def judge_again(asked: Shift, plan: ReleasePlan) -> TrialStep | None:
+    """After a person's yes, which may have taken days: the step that ends the trial where the judge by now says that
+    the version is worse, or the trial is over; else none.
+    """
+    return second_look(sagemaker(), asked, plan)
 
 
 @network_task("end-trial-{plan.endpoint}")

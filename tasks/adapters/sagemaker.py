@@ -181,10 +181,12 @@ class SageMaker:
         """What both versions have answered since the new one first had traffic.
 
         ``near_ms``: where the old version's judged latency was last seen. It is measured finely there, and the new
-        version's there and where the plan's ratio would be reached.
+        version's there and where the plan's ratios would be reached.
         """
         endpoint, near = asked.endpoint, [near_ms] if near_ms else []
-        limits = bounds(plan.max_latency_ms, *near, *(each * plan.judge.latency_ratio for each in near))
+        # What is only just harmless mostly lies within the fine bounds around ``near_ms``.
+        ratios = {plan.judge.latency_ratio, *(each for each in [plan.judge.harmless_ratio] if each > 1.2)}
+        limits = bounds(plan.max_latency_ms, *near, *(each * ratio for each in near for ratio in ratios))
         if asked.trial_config:
             mine, base = dimensions(endpoint, None, CHALLENGER), dimensions(endpoint, None, VARIANT)
         else:

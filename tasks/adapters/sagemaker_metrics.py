@@ -20,7 +20,7 @@ from tasks.contracts import Answers
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import DimensionTypeDef, MetricDataQueryTypeDef
 
-_POINTS = 700  # periods a look, so that every query of it stays within GetMetricData's 100,800 values
+_POINTS = 600  # periods a look, so that every query of it stays within GetMetricData's 100,800 values
 _SUMS = {"n": "Invocations", "f": "Invocation5XXErrors", "c": "Invocation4XXErrors", "m": "InvocationModelErrors"}
 _COARSE = [1.6**step for step in range(-5, 24)]  # milliseconds: 0.1 ms to 50 s
 _FINE = [1.03**step for step in range(-10, 11)]  # 0.74 to 1.34 times where the quantile was last seen
@@ -30,7 +30,10 @@ Series = dict[float, float]  # value by the time its period starts
 
 @dataclass(frozen=True)
 class Look:
-    """Both versions from the minute on in which the candidate first had traffic. ``since``: that minute, or none."""
+    """Both versions from the minute on in which the candidate first had traffic. ``since``: that minute, or none.
+
+    Beside a baseline both have ``minutes``: the whole ones in which both answered. Totals have the others too.
+    """
 
     candidate: Answers
     baseline: Answers | None
@@ -78,8 +81,19 @@ def look(
     first = min((at for at, count in found["new_n"].items() if count), default=None)
     if first is None:
         return Look(Answers(), Answers() if baseline else None, None)
-    base = _answers("old", found, first, baseline_limits_ms) if baseline else None
-    return Look(_answers("new", found, first, limits_ms), base, first)
+    mine = _answers("new", found, first, limits_ms)
+    if not baseline:
+        return Look(mine, None, first)
+    base = _answers("old", found, first, baseline_limits_ms)
+    # The running minute has not all of its requests yet: only whole ones say how the traffic was split.
+    both = [
+        at for at, count in sorted(found["new_n"].items()) if count and found["old_n"].get(at) and at + period <= now
+    ]
+    mine, base = (
+        whole.model_copy(update={"minutes": tuple(_minute(side, found, at, limits) for at in both)})
+        for whole, side, limits in ((mine, "new", limits_ms), (base, "old", baseline_limits_ms))
+    )
+    return Look(mine, base, first)
 
 
 def metric_queries(
@@ -103,22 +117,37 @@ def metric_queries(
 
 
 def _answers(side: str, found: dict[str, Series], first: float, limits_ms: Sequence[float]) -> Answers:
-    def total(name: str) -> int:
-        return round(sum(value for at, value in found[f"{side}_{name}"].items() if at >= first))
+    """The sum of all periods from ``first`` on."""
+    times = {at for name in (*_SUMS, "k") for at in found[f"{side}_{name}"] if at >= first}
+    each = [_minute(side, found, at, limits_ms) for at in sorted(times)]
+    return Answers(
+        requests=sum(one.requests for one in each),
+        errors=sum(one.errors for one in each),
+        client_errors=sum(one.client_errors for one in each),
+        bounds=tuple(limits_ms),
+        at_or_below=tuple(map(sum, zip(*(one.at_or_below for one in each), strict=True)))
+        if each
+        else (0.0,) * len(limits_ms),
+        timed=sum(one.timed for one in each),
+    )
 
-    timed = {at: count for at, count in found[f"{side}_k"].items() if at >= first}
-    counts = [
-        float(sum(round(found[f"{side}_p{index}"].get(at, 0.0) / 100 * count) for at, count in timed.items()))
-        for index in range(len(limits_ms))
-    ]
+
+def _minute(side: str, found: dict[str, Series], at: float, limits_ms: Sequence[float]) -> Answers:
+    """One period."""
+
+    def value(name: str) -> float:
+        return found[f"{side}_{name}"].get(at, 0.0)
+
+    requests, timed = round(value("n")), round(value("k"))
+    counts = [float(round(value(f"p{index}") / 100 * timed)) for index in range(len(limits_ms))]
     ascending = all(low <= high for low, high in pairwise(counts))
-    # ModelErrors also has requests that got no answer at all, and 4xx, which are the clients' own.
-    errors = max(total("f"), total("m") - total("c"))
-    requests = total("n")
+    # ModelErrors also has requests that got no answer at all, and 4xx, which have a rule of their own.
+    errors = max(round(value("f")), round(value("m")) - round(value("c")))
     return Answers(
         requests=requests,
         errors=min(errors, requests),
+        client_errors=min(round(value("c")), requests),
         bounds=tuple(limits_ms),
         at_or_below=tuple(counts if ascending else sorted(counts)),
-        timed=round(sum(timed.values())),
+        timed=timed,
     )

@@ -16,6 +16,20 @@ e-process against ``q`` and the candidate's one against what ``q`` allows it, an
 requests arrive. The truth is one of the ``q``, so the least product over all ``q`` is an e-process too (Wasserman,
 Ramdas, Balakrishnan: Universal inference, PNAS 117(29), 2020, with the nuisance profiled out). This is exact at
 every size; no errors at all in the baseline is an ordinary case.
+
+Rates drift and shares of the traffic change, so streams may not simply be pooled (Simpson's paradox). ``matched`` gives
+each minute's counts weights at which both versions always weigh the same there. Two inequalities keep what was said
+above, given how many requests each minute had:
+
+- a minute's ones at a weight ``r`` of at most 1 are ``r * n`` trials: ``E[exp(d * r * ones)]`` is
+  ``(1 - p + p * exp(r * d)) ** n``, at most ``(1 - p + p * exp(d)) ** (r * n)``, since ``E[X ** r] <= E[X] ** r``;
+- ``log(1 - p + p * exp(d))`` is concave in ``p``, so with minutes of different shares the ratio against their weighted
+  mean is at most the product of the ratios against each minute's own (Jensen).
+
+So shares are compared as means over the minutes, both versions weighted alike, and the errors' bounds hold however the
+rate drifts from minute to minute and however the traffic is split, for any number of looks. Within a minute it is
+assumed that not both change at once. For quantiles the same holds at any one look; over all looks only while the
+pooled quantile stays: where it moves, another event is counted. ``benchmarks/judge.py`` counts that case.
 """
 
 from __future__ import annotations
@@ -42,7 +56,7 @@ class Histogram:
 
     bounds: Floats
     at_or_below: Floats
-    trials: int
+    trials: float
 
     def __post_init__(self) -> None:
         if len(self.bounds) != len(self.at_or_below) or np.any(np.diff(self.bounds) <= 0):
@@ -59,6 +73,22 @@ class Histogram:
         at = np.searchsorted(self.bounds / ratio, limits, side="left")
         found: Floats = np.concatenate([self.at_or_below, [float(self.trials)]])[at]
         return found
+
+
+def matched(trials: ArrayLike, base_trials: ArrayLike, ratio: float = 1.0) -> tuple[Floats, Floats]:
+    """Weights, 0–1, at which the baseline has ``ratio`` times the candidate's trials in every minute.
+
+    Args:
+        trials: the candidate's, one a minute.
+        base_trials: the baseline's in the same minutes.
+        ratio: fixed before the release: near what the split of the traffic will be, least is lost; with any it holds.
+
+    Returns:
+        The candidate's weight and the baseline's, one a minute; 0 where one of them had none.
+    """
+    n, m = np.asarray(trials, dtype=np.float64), np.asarray(base_trials, dtype=np.float64)
+    both = np.minimum(n, m / ratio)
+    return both / np.maximum(n, 1.0), ratio * both / np.maximum(m, 1.0)
 
 
 def share_evidence(ones: ArrayLike, trials: ArrayLike, limit: ArrayLike, side: Side) -> Floats:

@@ -10,7 +10,8 @@ enough evidence for that, on every metric, promotes. Between the two either may 
 - a candidate that is beyond ``tolerated`` on any one metric is promoted with probability at most ``beta``: every rule
   must have passed (an intersection-union test, Berger: Technometrics 24(4), 1982), so nothing is split.
 
-No data is no evidence, and no evidence waits.
+No data is no evidence, and no evidence waits. Rates may drift and shares of the traffic change while both answer, if
+the data are sums over ``matched`` minutes: "worse by" is then the difference of the means over those minutes.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ from tasks.serving.evidence import (
 @dataclass(frozen=True)
 class Counts:
     """Zeros and ones: errors among requests, same answers among pairs. A trial may also be a part of one, such as the
-    share of two answers that agrees: the evidence holds for every value between 0 and 1, by convexity.
+    share of two answers that agrees: the evidence holds for every value between 0 and 1, by convexity. Both are sums of
+    weights where minutes are ``matched``.
     """
 
     ones: float = 0
-    trials: int = 0
+    trials: float = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ones <= self.trials:
+        if not 0 <= self.ones <= self.trials + 1e-9 * self.trials:
             raise ValueError(f"{self.ones} of {self.trials}: ones lie between 0 and trials")
 
     @property
@@ -252,15 +254,15 @@ def _finding(rule: Rule, candidate: Data | None, baseline: Data | None, need_bad
         metric=rule.metric,
         candidate=rule.observed(mine),  # type: ignore[arg-type]
         baseline=limit if limit is not None else rule.observed(baseline or kinds[0]()),  # type: ignore[arg-type]
-        requests=mine.trials,
+        requests=round(mine.trials),
         restore=min(1.0, max(0.0, bad / need_bad)),
         promote=min(1.0, max(0.0, good / need_good)),
         expected_requests=_expected(mine.trials, bad / need_bad, good / need_good),
-        baseline_requests=0 if limit is not None or baseline is None else baseline.trials,
+        baseline_requests=0 if limit is not None or baseline is None else round(baseline.trials),
     )
 
 
-def _expected(requests: int, *shares: float) -> int | None:
+def _expected(requests: float, *shares: float) -> int | None:
     """Evidence grows about in proportion to requests while the difference stays as it is."""
     most = max(shares)
     if most >= 1:

@@ -24,14 +24,19 @@ from tests.adapters.packages import ROLE, package
 
 SPEED = 60
 RATE = 40.0
-# What some tens of requests to each version can prove, on a machine that does other things too.
-LENIENT = JudgeRules(error_margin=0.15, latency_quantile=0.5, latency_ratio=8, min_agreement=0.8, patience_seconds=900)
+# What some tens of requests to each version can prove, on a machine that does other things too. An echo takes some
+# milliseconds, a slow one 600: beyond 30 ** 0.6 = 7.7 times it goes back.
+LENIENT = JudgeRules(
+    error_margin=0.25, latency_quantile=0.5, latency_ratio=30, harmless=0.6, min_agreement=0.8, patience_seconds=900
+)
 
 
 def plan_of(endpoint: str, mode: Mode, **changes: object) -> ReleasePlan:
     instances = 2 if mode in ("CANARY", "LINEAR", "ROLLING") else 1
+    # Only the whole minutes of the first bake can be compared, of which there must be enough on a loaded machine.
+    bake = 180 if instances == 1 else 300
     found = ReleasePlan(
-        endpoint=endpoint, mode=mode, instances=instances, bake_seconds=180, min_requests=5, judge=LENIENT,
+        endpoint=endpoint, mode=mode, instances=instances, bake_seconds=bake, min_requests=5, judge=LENIENT,
         max_error_rate=0.9, rehearsal=Rehearsal(requests_per_second=RATE),
     )  # fmt: skip
     return found.model_copy(update=changes)

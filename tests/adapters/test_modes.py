@@ -13,7 +13,7 @@ import pytest
 from tasks.bench import new_pairs
 from tasks.contracts import Approval, Rollout, Shift
 from tasks.errors import ReleaseStuck
-from tasks.following import follow_trial, wait_until_serving
+from tasks.following import follow_trial, second_look, wait_until_serving
 from tasks.recipes import Mode
 from tasks.trial import end_other_trial, finish_trial, start_trial
 from tests.adapters.releasing import LENIENT, Desk, plan_of, story
@@ -156,6 +156,41 @@ def test_a_person_who_says_no_ends_a_proven_trial(desk: Desk) -> None:
     rollout = finish_trial(cloud, asked, new, plan, (step,), Approval(approved=False, reason="not on a Friday"))
     assert (rollout.phase, rollout.config) == ("restored", first)
     assert "not on a Friday" in rollout.reason and rollout.approval is not None
+
+
+def test_a_version_that_calls_valid_requests_invalid_is_taken_back(desk: Desk) -> None:
+    """400 to half of what the old version answers."""
+    plan = plan_of("m-refusing", "AB_TEST")
+    first = desk.serve(plan)
+    rollout = desk.release(plan, "2", ECHO_ERROR_SHARE="0.5", ECHO_STATUS="400")
+    assert (rollout.phase, rollout.config) == ("restored", first), story(rollout)
+    assert rollout.reason.startswith("4xx is worse"), story(rollout)
+
+
+def test_what_a_canary_answered_alone_is_not_compared(done: dict[Mode, Future[dict[str, Rollout]]]) -> None:
+    rollout = done["CANARY"].result()["good"]
+    last = rollout.observations[-1]
+    assert last.green and last.blue and last.findings
+    errors = last.findings[0]
+    assert 0 < errors.requests < last.green.requests, story(rollout)
+    assert abs(errors.requests - errors.baseline_requests) <= 1, "half of the traffic each: weighed alike"
+
+
+def test_a_yes_to_a_version_that_has_become_worse_meanwhile_takes_it_back(desk: Desk) -> None:
+    """Half of its answers fail: proven under a judge who tolerates that, taken back by one who does not."""
+    blind = LENIENT.model_copy(update={"error_margin": 0.9, "harmless": 1.0})
+    plan = plan_of("m-later", "AB_TEST", judge=blind)
+    cloud, first, new = desk.cloud(ECHO_ERROR_SHARE="0.5"), desk.serve(plan), desk.version("2")
+    asked = start_trial(cloud, new, plan)
+    with desk.load(plan.endpoint):
+        step = follow_trial(cloud, asked, plan, 50, lambda share, text: None)
+    assert step.outcome == "promoted" and second_look(cloud, asked, plan) is None, step.reason
+    strict = plan.model_copy(update={"judge": LENIENT})
+    worse = second_look(cloud, asked, strict)
+    assert worse is not None and worse.outcome == "restored" and worse.reason.startswith("errors is worse")
+    rollout = finish_trial(cloud, asked, new, strict, (step, worse), Approval(approved=True, reason="go"))
+    assert (rollout.phase, rollout.config) == ("restored", first)
+    assert rollout.reason.startswith("errors is worse")
 
 
 def test_nothing_is_left(done: dict[Mode, Future[dict[str, Rollout]]], desk: Desk) -> None:

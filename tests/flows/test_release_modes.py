@@ -75,7 +75,7 @@ def test_a_shadow_is_proven_approved_and_becomes_the_champion(line: Line, challe
     assert done.code == 0, done.text
     assert line.serving(ENDPOINT) != before and f"v{challenger}-" in line.serving(ENDPOINT)
     assert line.alias(MODEL, "champion") == challenger and line.alias(MODEL, "challenger") is None
-    for task in ("pick", "begin", "try-0%", "shift-ALL_AT_ONCE", "watch", "end-shadow"):
+    for task in ("pick", "begin", "try-0%", "judge-again", "shift-ALL_AT_ONCE", "watch", "end-shadow"):
         assert task in done.text, done.text
 
     artifacts = line.artifacts(done.flow_run_id)

@@ -15,6 +15,7 @@ from tasks.serving.evidence import (
     Histogram,
     Side,
     binned_quantile_evidence,
+    matched,
     quantile_evidence,
     share_evidence,
     two_share_evidence,
@@ -46,6 +47,36 @@ def test_two_shares_at_the_margin_make_no_evidence_on_average(mine: int, base: i
         for share in (0.1, 0.3, 0.65):
             chance = np.array(binomial(mine, share + margin))[ones] * np.array(binomial(base, share))[base_ones]
             assert np.dot(chance, np.exp(evidence)) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("ratio", [1.0, 3.0])
+@pytest.mark.parametrize(("margin", "side"), [(0.0, "above"), (0.05, "below")])
+def test_rates_that_drift_while_the_shares_change_make_no_evidence_on_average(
+    margin: float, side: Side, ratio: float
+) -> None:
+    """Two minutes, one new request in four and then three: summed over everything that can happen."""
+    n, m = np.array([3, 10]), np.array([10, 3])
+    rates = np.array([0.02, 0.6] if side == "above" else [0.6, 0.02])
+    s1, s2, t1, t2 = (counts.ravel() for counts in np.meshgrid(*(np.arange(count + 1) for count in (*n, *m))))
+    chance = np.ones(len(s1))
+    for ones, count, rate in zip((s1, s2, t1, t2), (*n, *m), (*(rates + margin), *rates), strict=True):
+        chance *= np.array(binomial(count, rate))[ones]
+
+    def mean(mine: Floats, base: Floats) -> float:
+        sums = mine[0] * s1 + mine[1] * s2, mine @ n, base[0] * t1 + base[1] * t2, base @ m
+        return float(
+            chance @ np.exp(two_share_evidence(*(np.broadcast_to(each, s1.shape) for each in sums), margin, side))
+        )
+
+    mine, base = matched(n, m, ratio)
+    assert (base * m == pytest.approx(ratio * mine * n)) and max(*mine, *base) <= 1
+    assert mean(mine, base) <= 1 + 1e-9
+    assert mean(np.ones(2), np.ones(2)) > 1.5, "plain totals are misled (Simpson's paradox)"
+
+
+def test_a_minute_in_which_only_one_side_answered_has_no_weight() -> None:
+    mine, base = matched([10, 0, 7, 0], [0, 10, 7, 0])
+    assert mine.tolist() == [0, 0, 1, 0] and base.tolist() == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.8])
