@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from prefect.artifacts import create_table_artifact
 
-from tasks.contracts import Finding, Observation, Pair, RegisteredModel, TrialStep
+from tasks.contracts import Finding, Observation, Pair, RegisteredModel, Rollout, TrialStep
 from tasks.recipes import ReleasePlan
 
 _SHOWN = 20  # pairs of a shadow
@@ -118,3 +118,11 @@ def report_pairs(seen: Tally) -> None:
         key="shadow-pairs",
         description=f"**{seen.count} pairs of answers**, mean agreement {mean:.1%}; the {len(seen.worst)} least alike",
     )
+
+
+def last_word(rollout: Rollout) -> str:
+    """The rollout's reason with what it is: why the version was taken back, or what the judge said last of one that was
+    not. Empty where there is none.
+    """
+    label = "why" if rollout.phase == "restored" else "the judge's last word"
+    return f"{label}: {rollout.reason}" if rollout.reason else ""

@@ -20,7 +20,7 @@ from tasks.contracts import (
     Tracked,
 )
 from tasks.figures import HEAD, figures, megabytes
-from tasks.findings import findings_table, judged_cell
+from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
 
 ROLLOUT_STEPS = "rollout-steps"  # the artifact that `slimline status` reads again
@@ -221,7 +221,7 @@ def release_markdown(rollout: Rollout) -> str:
         f"# Release: {rollout.phase}",
         ends[rollout.phase],
         "",
-        *([f"- why: {rollout.reason}"] if rollout.reason else []),
+        *([f"- {last_word(rollout)}"] if rollout.reason else []),
         *([f"- a person said: {rollout.approval.reason}"] if rollout.approval else []),
         f"- endpoint `{rollout.endpoint}` serves `{rollout.config}` (before: `{rollout.previous_config or 'nothing'}`)",
         f"- version: {registered.name} {registered.version}",

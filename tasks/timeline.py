@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tasks.contracts import FleetShare, Observation, Rollout
+from tasks.findings import last_word
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ def _title(rollout: Rollout) -> str:
     registered = rollout.registered
     lines = [f"{rollout.mode} release of {registered.name} version {registered.version} on endpoint {rollout.endpoint}"]
     lines.append(f"old: {rollout.previous_config or 'nothing'}   new: {rollout.asked_config}")
-    lines += [f"why: {rollout.reason[:130]}"] if rollout.reason else []
+    lines += [last_word(rollout)[:135]] if rollout.reason else []
     return "\n".join([*lines, rollout.rehearsal] if rollout.rehearsal else lines)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from tasks.contracts import FleetShare, Observation, Rollout
+from tasks.findings import last_word
 from tasks.timeline import draw_timeline
 from tests.adapters.packages import package
 
@@ -63,3 +64,11 @@ def test_one_look_is_enough_and_none_is_refused() -> None:
     assert "PROMOTED" in words(draw_timeline(rollout("promoted", look(5, "InService", 1, 0, 3))))
     with pytest.raises(ValueError, match="without observations"):
         draw_timeline(rollout("promoted"))
+
+
+def test_a_reason_says_what_it_is_a_reason_of() -> None:
+    """Of a version that serves, "not yet enough evidence" is not why it serves."""
+    good = rollout("promoted", look(5, "InService", 1, 0, 3)).model_copy(update={"reason": "not yet enough evidence"})
+    assert last_word(good) == "the judge's last word: not yet enough evidence"
+    assert last_word(good.model_copy(update={"phase": "restored"})) == "why: not yet enough evidence"
+    assert last_word(good.model_copy(update={"reason": ""})) == ""
