@@ -206,7 +206,9 @@ def _alarms(states: dict[str, str]) -> str:
     fired = [name.rsplit("-", 1)[-1] for name, state in sorted(states.items()) if state == "ALARM"]
     if fired:
         return f"ALARM: {', '.join(fired)}"
-    return "no data yet" if "INSUFFICIENT_DATA" in states.values() else "ok" if states else "–"
+    # The judge's own alarm has no data unless the judge sets it.
+    measured = [state for name, state in states.items() if not name.endswith("-judge")]
+    return "no data yet" if "INSUFFICIENT_DATA" in measured else "ok" if measured else "–"
 
 
 def release_markdown(rollout: Rollout) -> str:

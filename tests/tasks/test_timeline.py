@@ -9,6 +9,7 @@ import pytest
 
 from tasks.contracts import FleetShare, Observation, Rollout
 from tasks.findings import last_word
+from tasks.reporting import _alarms
 from tasks.timeline import draw_timeline
 from tests.adapters.packages import package
 
@@ -72,3 +73,10 @@ def test_a_reason_says_what_it_is_a_reason_of() -> None:
     assert last_word(good) == "the judge's last word: not yet enough evidence"
     assert last_word(good.model_copy(update={"phase": "restored"})) == "why: not yet enough evidence"
     assert last_word(good.model_copy(update={"reason": ""})) == ""
+
+
+def test_the_judges_alarm_without_data_is_not_the_alarms_having_none() -> None:
+    quiet = {"a-errors": "OK", "a-latency": "OK", "a-judge": "INSUFFICIENT_DATA"}
+    assert _alarms(quiet) == "ok"
+    assert _alarms(quiet | {"a-errors": "INSUFFICIENT_DATA"}) == "no data yet"
+    assert "judge" in _alarms(quiet | {"a-judge": "ALARM"})
