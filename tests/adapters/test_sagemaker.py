@@ -68,7 +68,9 @@ def settled(cloud: SageMaker, endpoint: str) -> None:
 
 def watch(cloud: SageMaker, blue: str, wanted: str, plan: ReleasePlan) -> tuple[Verdict, list[Observation]]:
     """Send traffic and look until there is a verdict."""
-    stop, since, seen = threading.Event(), cloud.now(), []
+    # From the running minute on: no config of these tests had traffic before, and at this speed a bad canary may have
+    # come and gone within one.
+    stop, since, seen = threading.Event(), cloud.now() // 60 * 60, []
     sender = threading.Thread(
         target=send_traffic,
         args=(
