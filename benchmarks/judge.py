@@ -31,7 +31,7 @@ from scipy.stats import mannwhitneyu, norm
 
 from benchmarks.judge_minutes import PER_MINUTE, RELEASES, courses, drifting, released
 from tasks.adapters.sagemaker_metrics import bounds
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.serving.canary import Verdict
 from tasks.serving.evidence import (
     Floats,

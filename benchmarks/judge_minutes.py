@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.adapters.sagemaker_metrics import bounds
 from tasks.contracts import Answers
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.serving.canary import Verdict
 from tasks.serving.evidence import Floats, Side, matched, two_share_evidence
 from tasks.verdicts import judge_answers

@@ -7,8 +7,9 @@ from prefect import flow
 from flows.compress import compress
 from flows.release import release
 from tasks.contracts import Outcome
+from tasks.plans import ReleasePlan
 from tasks.preflight import preflight
-from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe, ReleasePlan
+from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 
 
 @flow(name="compress-and-release", flow_run_name="{model.source}-{recipe.name}-{plan.mode}")

@@ -7,7 +7,7 @@ from prefect import flow
 from tasks.approve import approval_of, refuse
 from tasks.contracts import DatasetRef, ModelPackage, ModelRef, RegisteredModel, Rollout
 from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift, tidy, unregistered
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.record import record_pairs, record_release
 from tasks.register import settle
 from tasks.restore import take_over

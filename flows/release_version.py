@@ -7,7 +7,8 @@ from prefect import flow
 from flows.release import release
 from tasks.contracts import Rollout
 from tasks.pick import pick, preflight_release
-from tasks.recipes import ModelName, ReleasePlan
+from tasks.plans import ReleasePlan
+from tasks.recipes import ModelName
 
 
 @flow(name="release-version", flow_run_name="{model}-{version}-{plan.mode}")

@@ -7,7 +7,7 @@ from prefect import flow
 from tasks.contracts import Settled
 from tasks.deploy import endpoint_page
 from tasks.leave import leave, why_left
-from tasks.recipes import EndpointName, ReleasePlan
+from tasks.plans import EndpointName, ReleasePlan
 from tasks.record import record_restore
 from tasks.restore import bring_back, finish, plan_of, require_answer
 from tasks.runpages import release_of

@@ -14,7 +14,7 @@ from tasks.contracts import Approval, ModelPackage, Rollout, Shift, TrialStep
 from tasks.deploy import asked_before
 from tasks.errors import ReleaseRestored
 from tasks.findings import evidence_markdown
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.retrying import network_task
 from tasks.watch import describe, take_back
 

@@ -9,7 +9,7 @@ from tasks.adapters.captures import Captures
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_metrics import Look
 from tasks.contracts import Observation, Pair, Shift
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.serving.canary import Verdict
 from tasks.serving.divergence import compare
 from tasks.serving.judge import Counts, Judgement

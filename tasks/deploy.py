@@ -14,7 +14,7 @@ from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
 from tasks.errors import RefusedRequest
 from tasks.following import wait_until_serving
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.retrying import network_task
 from tasks.settings import settings
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from prefect.artifacts import create_table_artifact
 
 from tasks.contracts import Finding, Observation, Pair, RegisteredModel, Rollout, TrialStep
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 
 _SHOWN = 20  # pairs of a shadow
 

@@ -17,7 +17,7 @@ from tasks.adapters.sagemaker_trials import Standing
 from tasks.bench import LOOK_SECONDS, Bench
 from tasks.contracts import FleetShare, Observation, Shift, TrialStep
 from tasks.errors import ReleaseStuck
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.serving.canary import MOVING, Verdict, judge_release
 from tasks.serving.trial import Move, Names, Sight, next_move
 

@@ -6,7 +6,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from tasks.cloud import sagemaker
 from tasks.contracts import Settled
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 
 _MESSAGE = "Flow run encountered an exception: "  # how Prefect begins a Failed state's message, then the error's class
 

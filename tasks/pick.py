@@ -5,8 +5,8 @@ from __future__ import annotations
 from tasks.adapters.lineage import read_version
 from tasks.cloud import sagemaker
 from tasks.contracts import Picked
+from tasks.plans import ReleasePlan
 from tasks.preflight import require_mlflow
-from tasks.recipes import ReleasePlan
 from tasks.retrying import network_task
 from tasks.settings import settings
 

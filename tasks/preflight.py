@@ -12,7 +12,8 @@ from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
 from tasks.engines import check_engines, check_engines_fit
 from tasks.errors import RefusedRecipe, SlimlineError
-from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe, ReleasePlan
+from tasks.plans import ReleasePlan
+from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe
 from tasks.retrying import network_task
 from tasks.settings import settings
 

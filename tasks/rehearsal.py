@@ -12,7 +12,7 @@ from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.store import Store
 from tasks.adapters.tokens import read_dataset
 from tasks.contracts import DatasetRef
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.serving.traffic import send_traffic
 from tasks.settings import settings
 

@@ -21,7 +21,7 @@ from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, Settled, Shift
 from tasks.errors import ReleaseStuck
 from tasks.following import terms_of, wait_until_serving
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.register import registry
 from tasks.retrying import network_task
 from tasks.runpages import parameters_of

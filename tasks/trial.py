@@ -10,7 +10,7 @@ from tasks.cloud import sagemaker
 from tasks.contracts import Approval, DatasetRef, ModelPackage, Observation, Rollout, Shift, TrialStep
 from tasks.deploy import asked_before
 from tasks.following import End, follow_trial, not_settled, second_look, wait_until_serving
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.rehearsal import rehearsal
 from tasks.retrying import network_task
 from tasks.serving.canary import Verdict

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.contracts import Answers, Finding
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.serving.evidence import Floats, Histogram, matched
 from tasks.serving.judge import Counts, Data, Judgement, QuantileRule, Rule, ShareRule, judge
 

@@ -10,7 +10,7 @@ from tasks.cloud import sagemaker
 from tasks.contracts import Approval, DatasetRef, ModelPackage, Observation, Rollout, Shift
 from tasks.errors import ReleaseRestored, ReleaseStuck
 from tasks.following import POLL_SECONDS, End, follow_rollout, terms_of, wait_until_serving
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.rehearsal import rehearsal
 from tasks.retrying import network_task
 from tasks.serving.canary import Verdict

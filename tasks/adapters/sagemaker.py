@@ -38,7 +38,7 @@ from tasks.adapters.sagemaker_requests import (
 from tasks.adapters.sagemaker_trials import Trial, Trials, replace, trial_config, weights
 from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel, Shift
 from tasks.errors import RefusedRequest, ReleaseStuck
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 
 _PLACEHOLDER_ACCOUNT = ":123456789012:"
 _ECR = re.compile(r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/.+")

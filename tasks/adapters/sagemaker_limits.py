@@ -20,7 +20,7 @@ from botocore.validate import ParamValidator
 
 from tasks.adapters.sagemaker_requests import ALARM_PERIOD, MAX_EXECUTION, STARTING, bakes
 from tasks.errors import RefusedRequest
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 
 _API = "https://docs.aws.amazon.com/sagemaker/latest/APIReference"
 

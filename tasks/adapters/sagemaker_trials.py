@@ -17,7 +17,7 @@ from tasks.adapters.aws_connection import Connection, date_of
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
 from tasks.adapters.sagemaker_make import Maker
 from tasks.adapters.sagemaker_requests import CHALLENGER, PREVIOUS, VARIANT, WANTED, Blueprint, content_name
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import (

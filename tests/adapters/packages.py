@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.adapters.sagemaker import SageMaker
 from tasks.contracts import ModelPackage, ModelRef, RegisteredModel
-from tasks.recipes import Rehearsal, ReleasePlan
+from tasks.plans import Rehearsal, ReleasePlan
 
 ROLE = "arn:aws:iam::111111111111:role/slimline-endpoint"
 ECR_IMAGE = "111111111111.dkr.ecr.us-east-1.amazonaws.com/slimline-inference:0.1.0"

@@ -16,7 +16,7 @@ from tasks.adapters.sagemaker import SageMaker
 from tasks.contracts import ModelPackage, Rollout
 from tasks.deploy import ask_shift
 from tasks.following import follow_rollout, follow_trial, wait_until_serving
-from tasks.recipes import JudgeRules, Mode, Rehearsal, ReleasePlan
+from tasks.plans import JudgeRules, Mode, Rehearsal, ReleasePlan
 from tasks.serving.traffic import send_traffic
 from tasks.trial import end_other_trial, finish_shadow, finish_trial, start_trial
 from tasks.watch import conclude

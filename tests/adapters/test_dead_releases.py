@@ -11,7 +11,7 @@ from tasks.contracts import Approval, TrialStep
 from tasks.deploy import ask_shift
 from tasks.errors import ReleaseStuck
 from tasks.following import End, follow_rollout, wait_until_serving
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.restore import bring_to_rest, is_good, require_answer
 from tasks.serving.canary import Verdict
 from tasks.trial import finish_trial, start_trial

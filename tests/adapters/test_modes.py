@@ -14,7 +14,7 @@ from tasks.bench import new_pairs
 from tasks.contracts import Approval, Rollout, Shift
 from tasks.errors import ReleaseStuck
 from tasks.following import follow_trial, second_look, wait_until_serving
-from tasks.recipes import Mode
+from tasks.plans import Mode
 from tasks.trial import end_other_trial, finish_trial, start_trial
 from tests.adapters.releasing import LENIENT, Desk, plan_of, story
 

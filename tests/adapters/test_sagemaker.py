@@ -21,7 +21,7 @@ from tasks.adapters.sagemaker_history import History
 from tasks.adapters.sagemaker_observe import alone_since, own_or_whole
 from tasks.contracts import ModelPackage, Observation
 from tasks.errors import RefusedRequest, ReleaseStuck
-from tasks.recipes import Rehearsal, ReleasePlan
+from tasks.plans import Rehearsal, ReleasePlan
 from tasks.serving.canary import Verdict, judge_release
 from tasks.serving.traffic import send_traffic
 from tests.adapters.packages import ROLE, package

@@ -28,7 +28,7 @@ from tasks.adapters.sagemaker_requests import (
 )
 from tasks.adapters.sagemaker_trials import replace, trial_config, weights
 from tasks.errors import RefusedRequest
-from tasks.recipes import Mode, Rehearsal, ReleasePlan
+from tasks.plans import Mode, Rehearsal, ReleasePlan
 from tests.adapters.packages import AWS_PLAN, ROLE, on_aws, package
 
 GUARDS = {"Alarms": [{"AlarmName": f"new-{kind}"} for kind in ("errors", "latency", "judge")]}

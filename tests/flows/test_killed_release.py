@@ -34,7 +34,7 @@ RUN = """
 import json, sys
 from flows.release import release
 from tasks.contracts import DatasetRef, ModelRef, RegisteredModel
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 given = json.load(open(sys.argv[1]))
 kinds = {"registered": RegisteredModel, "original": ModelRef, "data": DatasetRef, "plan": ReleasePlan}
 print("ENDED", release(**{name: kind.model_validate(given[name]) for name, kind in kinds.items()}).phase)

@@ -19,7 +19,7 @@ from tasks.deploy import served, unregistered
 from tasks.errors import RefusedModel, RefusedRequest
 from tasks.export import exported
 from tasks.onnx_scoring import OnnxScored
-from tasks.recipes import ReleasePlan
+from tasks.plans import ReleasePlan
 from tasks.workbench import describe_model
 from tests.compression.small import blocks, prune, quantize, write_llama
 

@@ -10,8 +10,9 @@ import pytest
 from tasks.contracts import identity
 from tasks.engines import engines_of, statistics_are_of_use
 from tasks.errors import RefusedModel, RefusedRecipe
+from tasks.plans import ReleasePlan
 from tasks.preflight import check_architecture, check_recipe, check_served
-from tasks.recipes import QuantizeRecipe, Recipe, ReleasePlan
+from tasks.recipes import QuantizeRecipe, Recipe
 from tests.compression.families import write_family
 
 

@@ -8,7 +8,7 @@ from tasks.adapters.sagemaker_history import History, Purpose
 from tasks.contracts import Settled
 from tasks.errors import ReleaseStuck
 from tasks.following import terms_of
-from tasks.recipes import JudgeRules, ReleasePlan
+from tasks.plans import JudgeRules, ReleasePlan
 from tasks.restore import decide, is_enough, require_answer
 from tasks.serving.canary import Verdict
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.contracts import Answers, Observation
 from tasks.findings import judged_cell
-from tasks.recipes import JudgeRules, Mode, ReleasePlan
+from tasks.plans import JudgeRules, Mode, ReleasePlan
 from tasks.serving.canary import Verdict
 from tasks.serving.judge import Counts
 from tasks.verdicts import findings, judge_answers, quantile_ms
