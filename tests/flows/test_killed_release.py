@@ -1,6 +1,7 @@
 """A release whose process is killed at a random moment: the next run, or the automation, ends in one coherent state.
 
-``python -m pytest tests/flows/test_killed_release.py --kills 20`` is the long form.
+``python -m pytest tests/flows/test_killed_release.py --kills 20`` is the long form: it goes round the modes, those that
+SageMaker guards, with the judge's evidence and without, and those that Slimline moves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,19 @@ from deployments.local.stack import ROOT
 from tests.flows.conftest import Finished, Line
 
 MODEL = ENDPOINT = "killed"
-PLAN = {
-    "endpoint": ENDPOINT, "mode": "ALL_AT_ONCE", "instances": 1, "bake_seconds": 120, "original_first": False,
-    "min_requests": 3, "judge": {"promote": False},
+PLAN: dict[str, Any] = {
+    "endpoint": ENDPOINT, "instances": 1, "bake_seconds": 120, "original_first": False, "min_requests": 3,
     "rehearsal": {"requests_per_second": 10},
 }  # fmt: skip
+# Wide margins: some fifty requests to each version are evidence enough.
+EVIDENCE = {"alpha": 0.1, "beta": 0.1, "error_margin": 0.2, "latency_ratio": 20, "harmless": 0.5, "min_agreement": 0.3}
+MODES: dict[str, dict[str, Any]] = {
+    "ALL_AT_ONCE": {"judge": {"promote": False}},
+    "CANARY": {"judge": EVIDENCE, "instances": 2, "step_percent": 50},
+    "WEIGHTS": {"judge": EVIDENCE, "step_percent": 50},
+    "AB_TEST": {"judge": EVIDENCE, "step_percent": 50},
+    "SHADOW": {"judge": EVIDENCE},
+}
 RUN = """
 import json, sys
 from flows.release import release
@@ -54,11 +63,20 @@ class Releases:
     folder: Path
     given: dict[str, Any]
     versions: tuple[str, str]
-    seconds: float = 0.0  # of one release that nobody kills, from the flow's first line on
+    mode: str = "ALL_AT_ONCE"
+    seconds: dict[str, float] = field(default_factory=dict)  # of a release that nobody kills, from its first line on
 
     def parameters(self, version: str) -> dict[str, Any]:
         registered = self.given["registered"] | {"name": MODEL, "version": version, "alias": "challenger"}
-        return self.given | {"registered": registered, "plan": PLAN}
+        return self.given | {"registered": registered, "plan": PLAN | {"mode": self.mode} | MODES[self.mode]}
+
+    def whole(self, version: str) -> str:
+        """Release it, and note how long that took. Returns how it ended."""
+        process = self.start(version)
+        began = begun(process)
+        how = ended(process)
+        self.seconds[self.mode] = time.monotonic() - began
+        return how
 
     def start(self, version: str) -> subprocess.Popen[str]:
         job = self.folder / f"release-{version}.json"
@@ -85,7 +103,7 @@ class Releases:
 
     def last_run(self) -> str | None:
         """The newest flow run of a release to the endpoint, where the killed process got as far as making one."""
-        names = {"any_": [f"release-{MODEL}-v{version}-ALL_AT_ONCE" for version in self.versions]}
+        names = {"any_": [f"release-{MODEL}-v{version}-{mode}" for version in self.versions for mode in MODES]}
         found = self.line.prefect(
             "flow_runs/filter", flow_runs={"name": names, "state": {"type": {"any_": ["RUNNING"]}}},
             sort="START_TIME_DESC", limit=1,
@@ -124,10 +142,7 @@ def releases(line: Line, released: Finished, tmp_path_factory: pytest.TempPathFa
     given = next(run["parameters"] for run in runs if "registered" in run["parameters"])
     first, second = two_versions(line, given["registered"])
     made = Releases(line, tmp_path_factory.mktemp("releases"), given, (first, second))
-    whole = made.start(first)
-    began = begun(whole)
-    assert ended(whole) == "created"
-    made.seconds = time.monotonic() - began
+    assert made.whole(first) == "created"
     return made
 
 
@@ -184,15 +199,20 @@ def test_a_release_killed_at_a_random_moment_is_brought_to_its_end(
     """The first is killed under the worker, and the automation follows; the others here, and the next run follows."""
     line, dice = releases.line, random.Random()
     for number in range(request.config.getoption("--kills")):
+        releases.mode = list(MODES)[number % len(MODES)]
         serving = assert_coherent(line, ENDPOINT)
         other = next(version for version in releases.versions if version != serving)
-        moment = dice.uniform(0, 1.2) * releases.seconds
+        if releases.mode not in releases.seconds:
+            assert releases.whole(other) == "promoted"
+            serving, other = other, serving
+        moment = dice.uniform(0, 1.2) * releases.seconds[releases.mode]
         if number == 0:
             how, end, wanted = "automation", *killed_on_the_worker(releases, other, moment)
         else:
             how, end, wanted = killed_here(releases, number, serving, other, moment)
         now = assert_coherent(line, ENDPOINT)
-        sys.stdout.write(f"kill {number + 1}: {moment:.1f} s into {other} over {serving}; {how}: {end}; {now} serves\n")
+        begin = f"kill {number + 1}: {releases.mode}, {moment:.1f} s into {other} over {serving}"
+        sys.stdout.write(f"{begin}; {how}: {end}; {now} serves\n")
         sys.stdout.flush()
         assert now in wanted
 

@@ -232,12 +232,12 @@ class App:
             (b"date", self._clock.http_date()),
             (b"x-amzn-requestid", request_id()),
             (b"x-slimline-rehearsal", self._label),
+            *[(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers],
         ]
-        headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
         if answer.relay is not None:
             await answer.relay(send, {"type": "http.response.start", "status": answer.status, "headers": headers})
             return
-        headers.append((b"content-length", str(len(answer.body)).encode()))
+        headers.append((b"content-length", b"%d" % len(answer.body)))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         if answer.broken:
             half = answer.body[: len(answer.body) // 2]

@@ -58,9 +58,7 @@ class Capture:
         self._seen: dict[str, int] = defaultdict(int)
 
     def sampled(self, config: Json, endpoint: str) -> bool:
-        """Whether the next request is captured: spread evenly, not drawn."""
-        if not config.get("EnableCapture"):
-            return False
+        """Whether the next request is captured: spread evenly, not drawn. ``config`` is not empty."""
         percent = int(config["InitialSamplingPercentage"])
         seen = self._seen[endpoint]
         self._seen[endpoint] = seen + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,8 @@ class Fleet:
     def __init__(self, endpoint: str, config: EndpointConfig, models: Mapping[str, Model], tools: Tools) -> None:
         self.endpoint = endpoint
         self.config = config
+        self.asynchronous = config.asynchronous
+        self.capture = config.capture if config.capture.get("EnableCapture") else {}
         self.started = tools.clock.now()
         self._tools = tools
         self.variants: dict[str, Variant] = {}
@@ -106,6 +109,16 @@ class Fleet:
         # Variants whose answers are given, and the one that gets copies, or none.
         self.production = {name: variant for name, variant in self.variants.items() if not variant.shadow}
         self.shadow = next((variant for variant in self.variants.values() if variant.shadow), None)
+
+    def draw(self, dice: random.Random) -> Variant | None:
+        """A production variant by weight; None where no weight is above 0."""
+        drawn, left = None, 0.0
+        for variant in self.production.values():
+            left += variant.weight
+            # Each takes the place of those before it with its part of the weight so far.
+            if variant.weight and (drawn is None or dice.random() * left < variant.weight):
+                drawn = variant
+        return drawn
 
     @property
     def workers(self) -> list[Worker]:

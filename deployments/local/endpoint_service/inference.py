@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import aiohttp
+from multidict import CIMultiDict
 
+from deployments.local.endpoint_service.deadlines import Deadlines
 from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Variant
 from deployments.local.endpoint_service.state import ACCOUNT
@@ -20,8 +22,20 @@ MODEL_SECONDS = 60.0
 ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 SESSION = "x-amzn-sagemaker-session-id"
 _PASSED = ("content-type", "accept", ATTRIBUTES, SESSION)  # request headers that the container sees
+_NO_TYPE = CIMultiDict({"Content-Type": None})
+_NO_TIMER = aiohttp.ClientTimeout()
 _SHOWN = 1024  # characters of a model's error that are repeated
 TIMED_OUT = b"Your invocation timed out while waiting for a response from container primary."
+
+
+class Passed(aiohttp.ClientRequest):
+    """A request with the caller's headers only: for a session's ``request_class``.
+
+    As ``skip_auto_headers`` with every name, but that builds two collections for each request.
+    """
+
+    def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
+        self._skip_auto_headers = _NO_TYPE  # a body without a type gets none
 
 
 class Reply(NamedTuple):
@@ -38,11 +52,13 @@ class Reply(NamedTuple):
 
 
 class Inference:
-    """Asks model servers."""
+    """Asks model servers. ``seconds``: wall time that an answer may take; ``deadlines`` must be looked at for it."""
 
-    def __init__(self, client: aiohttp.ClientSession, faults: Faults) -> None:
+    def __init__(self, client: aiohttp.ClientSession, faults: Faults, seconds: float = MODEL_SECONDS) -> None:
         self.client = client
+        self.deadlines = Deadlines()
         self._faults = faults
+        self._seconds = seconds
 
     def answer(
         self,
@@ -102,12 +118,12 @@ class Inference:
     async def _ask(
         self, worker: Worker, headers: Mapping[str, str], body: bytes, limit: int, seconds: float | None
     ) -> Reply:
-        timeout = self.client.timeout if seconds is None else aiohttp.ClientTimeout(total=seconds)
+        task = self.deadlines.begin(self._seconds if seconds is None else seconds)
         worker.in_flight += 1
         worker.requests += 1
         began = time.perf_counter()
         try:
-            request = self.client.post(worker.invocations, data=body, headers=passed(headers), timeout=timeout)
+            request = self.client.post(worker.invocations, data=body, headers=passed(headers), timeout=_NO_TIMER)
             async with request as response:
                 content = await response.content.read(limit + 1)
                 while len(content) <= limit and not response.content.at_eof():
@@ -115,11 +131,14 @@ class Inference:
                 if len(content) > limit:
                     return Reply(0, f"The model's response is larger than {limit} bytes".encode(), {}, None)
                 return Reply(response.status, content, response.headers, time.perf_counter() - began)
-        except TimeoutError:
+        except asyncio.CancelledError:
+            if not self.deadlines.was_late(task):
+                raise
             return Reply(0, TIMED_OUT, {}, None)
         except aiohttp.ClientError as error:
             return no_answer(str(error) or type(error).__name__)
         finally:
+            self.deadlines.end(task)
             worker.in_flight -= 1
 
 

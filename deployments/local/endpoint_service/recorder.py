@@ -20,7 +20,7 @@ from deployments.local.endpoint_service.wire import Json
 
 NAMESPACE = "AWS/SageMaker"
 RESOLUTION = 10  # seconds
-_BATCH = 256  # requests
+_BATCH = 2048  # requests: one sample for each different value in a batch
 _UNITS = {
     "Invocations": "None",
     "Invocation4XXErrors": "None",
@@ -82,10 +82,14 @@ class Recorder:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        self._add(_samples(waiting), *self._everywhere)
-        for instance in {request[4] for request in waiting} - {""}:
-            own = [request for request in waiting if request[4] == instance]
-            self._add(_samples(own), dimensions(self._both | {"InstanceId": instance}))
+        instances = {request[4] for request in waiting}
+        alone = instances - {""} if len(instances) == 1 else set()  # then its samples are everyone's
+        self._add(_samples(waiting), *self._everywhere, *map(self._of_instance, alone))
+        for instance in instances - alone - {""}:
+            self._add(_samples([request for request in waiting if request[4] == instance]), self._of_instance(instance))
+
+    def _of_instance(self, instance: str) -> Dimensions:
+        return dimensions(self._both | {"InstanceId": instance})
 
     def _add(self, samples: Mapping[str, Mapping[float, float]], *places: Dimensions) -> None:
         for name, values in samples.items():

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -69,13 +69,6 @@ def routes(endpoint: Endpoint) -> Iterator[tuple[Variant, float]]:
         yield from _weighted(green, {name: variant.share for name, variant in green.production.items()})
 
 
-def _parts(endpoint: Endpoint) -> Iterable[tuple[Variant, float]]:
-    """``routes``; quickly where one fleet has all traffic, which is nearly always."""
-    if endpoint.blue is None or endpoint.green is not None or endpoint.mixed is not None:
-        return routes(endpoint)
-    return [(variant, variant.weight) for variant in endpoint.blue.production.values()]
-
-
 def _weighted(fleet: Fleet, shares: Mapping[str, float]) -> Iterator[tuple[Variant, float]]:
     total = sum(variant.weight for variant in fleet.production.values()) or 1.0
     for name, variant in fleet.production.items():
@@ -104,7 +97,7 @@ def _taken(green: Fleet | None, name: str) -> float:
 def choose(endpoint: Endpoint, target: str | None, dice: random.Random) -> Variant:
     """A variant drawn by weight; with ``target`` that variant, drawn between the fleets."""
     if target is None:
-        candidates = [(variant, part) for variant, part in _parts(endpoint) if part > 0]
+        candidates = [(variant, part) for variant, part in routes(endpoint) if part > 0]
     else:
         candidates = list(_targets(endpoint, target))
     if not candidates:
@@ -149,10 +142,12 @@ class Router:
         runtime.check("InvokeEndpoint", headers)
         endpoint = self.serving(name)
         target = self.target(endpoint, headers)
-        fleet, variant, worker = target.fleet, target.variant, target.worker
-        capture = fleet.config.capture
-        kept = _Kept(capture, headers, body) if self._capture.sampled(capture, name) else None
-        self.copy(name, target, headers, body, kept)
+        fleet, variant, worker = target
+        kept = None
+        if fleet.capture and self._capture.sampled(fleet.capture, name):
+            kept = _Kept(fleet.capture, headers, body)
+        if fleet.shadow is not None:
+            self.copy(name, target, headers, body, kept)
         if worker is None:
             raise self.no_instance(name, variant, began)
         reply = await self._inference.answer(name, variant, worker, headers, body)
@@ -176,7 +171,7 @@ class Router:
             raise AwsError("ServiceUnavailable", f"The instances of {name} are starting.", status=503)
         if endpoint is None or endpoint.blue is None or endpoint.status == DELETING:
             raise _bad(f"Endpoint {name} of account {ACCOUNT} not found.")
-        if endpoint.blue.config.asynchronous != asynchronous:
+        if endpoint.blue.asynchronous != asynchronous:
             kind, other = ("real-time", "InvokeEndpoint") if asynchronous else ("asynchronous", "InvokeEndpointAsync")
             raise _bad(f"Endpoint {name} of account {ACCOUNT} is {kind}: it takes {other} only.")
         return endpoint
@@ -187,8 +182,10 @@ class Router:
         session = headers.get(SESSION)
         if session is not None and session != NEW:
             return self._sessions.find(endpoint, session, wanted)
-        variant = choose(endpoint, wanted, self._dice)
         fleet = endpoint.blue
+        if fleet is not None and wanted is None and endpoint.settled and (drawn := fleet.draw(self._dice)):
+            return Target(fleet, drawn, drawn.pick())  # nearly every request
+        variant = choose(endpoint, wanted, self._dice)
         if fleet is None or fleet.variants.get(variant.name) is not variant:
             fleet = next(fleet for fleet in endpoint.fleets if fleet.variants.get(variant.name) is variant)
         return Target(fleet, variant, variant.pick())

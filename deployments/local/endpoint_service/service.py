@@ -31,7 +31,7 @@ from deployments.local.endpoint_service.endpoints import Endpoints
 from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
-from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference
+from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference, Passed
 from deployments.local.endpoint_service.joined import Protocol
 from deployments.local.endpoint_service.metrics import Metrics
 from deployments.local.endpoint_service.modeldata import ModelData, s3_client
@@ -52,7 +52,6 @@ from deployments.local.endpoint_service.transform.run import S3
 from deployments.local.endpoint_service.workers import free_port
 
 _STOP_SECONDS = 2.0  # what a model server gets between SIGTERM and SIGKILL when the service goes
-_NO_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # the container sees the caller's only
 _TICK = 0.1  # wall seconds between looks for alarms that are due
 
 
@@ -94,7 +93,7 @@ async def serve(options: Options, listener: socket.socket) -> None:
         async with aiohttp.ClientSession(
             connector=connector,
             timeout=timeout,
-            skip_auto_headers=_NO_HEADERS,
+            request_class=Passed,
             cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookies are not another's
         ) as client:
             metrics, state, faults = Metrics(), State(options.region), Faults(clock)
@@ -111,7 +110,7 @@ async def serve(options: Options, listener: socket.socket) -> None:
             snapshot = Snapshot(options.data / "state.json", state, alarms, dashboards, book, clock)
             mirror = Mirror(options.data / "s3", moto.url, options.region)
             capture = Capture(moto.url, options.region, clock, mirror.changed)
-            inference = Inference(client, faults)
+            inference = Inference(client, faults, options.model_limit)
             router = Router(state, inference, faults, capture)
             spool, backlog = Spool(options.data / "async"), Backlog(metrics, clock)
             queues = AsyncInference(state, router, inference, spool, backlog, clock, moto.url, mirror.changed)
@@ -133,7 +132,7 @@ async def serve(options: Options, listener: socket.socket) -> None:
                 Changes(snapshot.save, mirror.changed),
             )
             running = _Running(
-                app, moto, mirror, capture, queues, snapshot, endpoints, transforms, scaler, alarms, clock
+                app, moto, mirror, capture, queues, snapshot, endpoints, transforms, inference, scaler, alarms, clock
             )
             try:
                 await running.until_stopped(listener)
@@ -156,6 +155,7 @@ class _Running:
     snapshot: Snapshot
     endpoints: Endpoints
     transforms: TransformJobs
+    inference: Inference
     scaler: Scaler
     alarms: AlarmBook
     clock: Clock
@@ -204,6 +204,7 @@ class _Running:
 
     async def _tick(self) -> None:
         while True:
+            self.inference.deadlines.look()
             self.endpoints.sample()
             self.alarms.evaluate_due(self.clock.now())
             self.scaler.tick()

@@ -128,6 +128,11 @@ class Endpoint:
         return self.status in (CREATING, UPDATING, DELETING, SYSTEM_UPDATING)
 
     @property
+    def settled(self) -> bool:
+        """Whether no other fleet has a part of the traffic."""
+        return self.green is None and self.mixed is None
+
+    @property
     def fleets(self) -> list[Fleet]:
         """Every fleet whose processes run."""
         return [fleet for fleet in (self.blue, self.green, self.mixed, *self.leaving) if fleet is not None]
