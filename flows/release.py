@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.approve import approval_of, refuse
-from tasks.contracts import DatasetRef, ModelPackage, ModelRef, RegisteredModel, Rollout
+from tasks.contracts import DatasetRef, ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
 from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift, tidy, unregistered
 from tasks.plans import ReleasePlan
 from tasks.record import record_pairs, record_release
@@ -43,12 +43,14 @@ def release(
     return rollout
 
 
-def guarded(new: ModelPackage, plan: ReleasePlan, data: DatasetRef) -> Rollout:
-    """CANARY, LINEAR, ALL_AT_ONCE, ROLLING: SageMaker moves the traffic; alarms and the judge watch it."""
+def guarded(new: ModelPackage, plan: ReleasePlan, data: DatasetRef, asked: Shift | None = None) -> Rollout:
+    """CANARY, LINEAR, ALL_AT_ONCE, ROLLING: SageMaker moves the traffic; alarms and the judge watch it. ``asked``: what
+    has been asked for already.
+    """
     approval = approval_of(new, plan)
     if approval and not approval.approved:
         return refuse(new, plan, approval)
-    rollout = watch(shift(new, plan), new, plan, data)
+    rollout = watch(asked or shift(new, plan), new, plan, data)
     return rollout.model_copy(update={"approval": approval})
 
 
@@ -56,7 +58,7 @@ def beside_the_old(new: ModelPackage, plan: ReleasePlan, data: DatasetRef) -> Ro
     """WEIGHTS, AB_TEST, SHADOW: both versions stand beside each other until the judge has a verdict."""
     asked = begin_trial(new, plan)
     if asked.trial_config is None:  # the first version, or this one serves already
-        return watch(asked, new, plan, data)
+        return guarded(new, plan, data, asked)
     steps = []
     for percent in plan.shares:
         steps.append(try_share(asked, plan, percent, data))

@@ -19,7 +19,7 @@ from tasks.adapters.sagemaker_requests import MAX_EXECUTION
 from tasks.bench import LOOK_SECONDS, Bench
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, Settled, Shift
-from tasks.errors import ReleaseStuck
+from tasks.errors import RefusedRequest, ReleaseStuck
 from tasks.following import terms_of, wait_until_serving
 from tasks.plans import ReleasePlan
 from tasks.register import registry
@@ -43,6 +43,19 @@ class Decision(BaseModel):
 def plan_of(crashed_run: str) -> ReleasePlan:
     """The release plan of a flow run that died."""
     return ReleasePlan.model_validate(parameters_of(crashed_run).get("plan") or {})
+
+
+def terms_of_move(history: History, plan: ReleasePlan) -> ReleasePlan:
+    """By what an open move is judged: the plan of the run that began it. Where this Prefect server does not know that
+    run, ``plan``, which is another release's to the same endpoint.
+    """
+    if not history.open or not history.run:
+        return plan
+    try:
+        theirs = plan_of(history.run)
+    except RefusedRequest:
+        return plan
+    return theirs if theirs.endpoint == plan.endpoint else plan
 
 
 @network_task("take-over-{plan.endpoint}")
@@ -87,6 +100,7 @@ def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled
         )  # fmt: skip
     wait_until_serving(cloud, endpoint, MAX_EXECUTION)
     history, serving = cloud.history(endpoint), _serving(cloud, endpoint)
+    plan = terms_of_move(history, plan)
     on_trial = cloud.trials.read(serving.config) is not None
     made = decide(history, serving.config, on_trial, back=back, is_good=lambda: is_good(cloud, plan, history))
     if made.target != serving.config:

@@ -54,8 +54,9 @@ def parameters_of(run_id: str) -> dict[str, Any]:
     Raises:
         RefusedRequest: there is no such run.
     """
+    key = _key(run_id)
     with get_client(sync_client=True) as client:
-        return dict(_read(client, run_id).parameters)
+        return dict(_read(client, key).parameters)
 
 
 def release_of(run_id: str) -> FlowRun | None:
@@ -64,8 +65,9 @@ def release_of(run_id: str) -> FlowRun | None:
     Raises:
         RefusedRequest: there is no such run.
     """
+    key = _key(run_id)
     with get_client(sync_client=True) as client:
-        run = _read(client, run_id)
+        run = _read(client, key)
         if client.read_flow(run.flow_id).name == "release":
             return run
         below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
@@ -74,11 +76,22 @@ def release_of(run_id: str) -> FlowRun | None:
     return found[0] if found else None
 
 
-def _read(client: SyncPrefectClient, run_id: str) -> FlowRun:
+def _key(run_id: str) -> UUID:
     try:
-        return client.read_flow_run(UUID(run_id))
-    except (ObjectNotFound, ValueError) as error:
-        raise RefusedRequest(
-            "there is no such flow run", observed=run_id, limit="the id of a flow run of this server",
-            remedy="copy it from the run's page, or leave it empty to bring the last good version back",
-        ) from error  # fmt: skip
+        return UUID(run_id)
+    except ValueError as error:
+        raise _no_such_run(run_id) from error
+
+
+def _read(client: SyncPrefectClient, key: UUID) -> FlowRun:
+    try:
+        return client.read_flow_run(key)
+    except ObjectNotFound as error:
+        raise _no_such_run(str(key)) from error
+
+
+def _no_such_run(run_id: str) -> RefusedRequest:
+    return RefusedRequest(
+        "there is no such flow run", observed=run_id, limit="the id of a flow run of this server",
+        remedy="copy it from the run's page, or leave it empty to bring the last good version back",
+    )  # fmt: skip

@@ -25,7 +25,7 @@ class History:
     """``moving_from`` and ``moving_to`` are configs of a move that has begun and is not known to have ended, none
     otherwise. ``since`` is when it began, by the service's clock. ``proven_in`` is the trial in which the judge has
     promoted ``moving_to``, none where it has not. ``previous`` is the last good config before the serving one.
-    ``known``: a release has written here.
+    ``run``: the flow run that began the move. ``known``: a release has written here.
     """
 
     moving_from: str | None = None
@@ -34,6 +34,7 @@ class History:
     since: float | None = None
     proven_in: str | None = None
     previous: str | None = None
+    run: str = ""
     known: bool = False
 
     @property
@@ -55,6 +56,7 @@ def read_history(aws: Connection, arn: str) -> History:
         since=float(tags[_SINCE]) if tags.get(_SINCE) else None,
         proven_in=tags.get(_PROVEN) or None,
         previous=tags.get(_PREVIOUS) or None,
+        run=tags.get(_RUN, ""),
         known=_TO in tags,
     )
 
