@@ -55,6 +55,17 @@ print("ENDED", restore(crashed_run=sys.argv[1]).action)
 """
 
 
+TERMS = """
+import sys
+from tasks.adapters.sagemaker_history import History
+from tasks.plans import ReleasePlan
+from tasks.restore import terms_of_move
+plan = ReleasePlan(endpoint="killed", min_requests=1)
+for run in sys.argv[1:]:
+    print("ENDED", terms_of_move(History(moving_to="new", run=run), plan).min_requests)
+"""
+
+
 @dataclass
 class Releases:
     """Two versions of the registry with the same files, and how to release each to one endpoint."""
@@ -91,6 +102,11 @@ class Releases:
         asked = {"parameters": self.parameters(version), "idempotency_key": str(time.time())}
         run = self.line.prefect(f"deployments/{deployment}/create_flow_run", **asked)
         return str(run["id"])
+
+    def judged_by(self, *runs: str) -> list[int]:
+        """By how many requests what each of these runs has left open is judged, where this release asks for one."""
+        text, _ = self._python(TERMS, *runs).communicate(timeout=120)
+        return [int(line.split()[1]) for line in text.splitlines() if line.startswith("ENDED")]
 
     def finish(self, crashed_run: str) -> subprocess.Popen[str]:
         return self._python(FINISH, crashed_run)
@@ -233,6 +249,20 @@ def test_the_last_good_version_comes_back(releases: Releases, request: pytest.Fi
     assert again.code == 0 and f"{ENDPOINT}: unchanged" in again.text, again.text
     assert "a real inference answered" in again.text
     assert_coherent(line, ENDPOINT)
+
+
+def test_an_open_move_is_judged_by_the_plan_of_the_run_that_began_it(releases: Releases) -> None:
+    line = releases.line
+    flow = line.prefect("flows/", name="release")["id"]
+    state = {"type": "FAILED", "name": "Failed"}
+    strict, elsewhere = (
+        line.prefect(
+            "flow_runs/", flow_id=flow, state=state, parameters={"plan": {"endpoint": name, "min_requests": 77}}
+        )
+        for name in (ENDPOINT, "another")
+    )
+    unknown = "00000000-0000-4000-8000-000000000000"
+    assert releases.judged_by(strict["id"], elsewhere["id"], unknown, "") == [77, 1, 1, 1]
 
 
 def killed_here(

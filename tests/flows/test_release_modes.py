@@ -90,6 +90,28 @@ def test_a_shadow_is_proven_approved_and_becomes_the_champion(line: Line, challe
     assert "shadow" in {file["path"] for file in line.mlflow_get("artifacts/list", run_id=run_id)["files"]}
 
 
+@pytest.mark.parametrize("said", [None, "not on a Friday"])
+def test_without_a_persons_yes_no_traffic_moves(line: Line, challenger: str, said: str | None) -> None:
+    before, champion = line.serving(ENDPOINT), line.alias(MODEL, "champion")
+    other = "1" if champion != "1" else challenger
+    seconds = 600 if said else 10
+    parameters = arguments(f"version={other}", "plan.approve=true", f"plan.approve_seconds={seconds}")
+    ended: list[Finished] = []
+    releasing = threading.Thread(target=lambda: ended.append(line.slimline("run", "release-canary", *parameters)))
+    releasing.start()
+    try:
+        run = paused(line)
+        if said:
+            form = {"run_input": {"approve": False, "reason": said}}
+            url = f"{line.stack.prefect_url}/api/flow_runs/{run['id']}/resume"
+            assert httpx.post(url, json=form, timeout=30).json()["status"] == "ACCEPT"
+    finally:
+        releasing.join(timeout=300)
+    assert ended[0].code == 1 and "ReleaseRestored" in ended[0].text, ended[0].text
+    assert f"not approved: {said or 'nobody answered within 10 s'}" in ended[0].text
+    assert (line.serving(ENDPOINT), line.alias(MODEL, "champion")) == (before, champion)
+
+
 def test_a_version_that_is_not_there_is_refused(line: Line, challenger: str) -> None:
     refused = line.slimline("run", "release-weights", "-p", "version=no-such-alias")
     assert refused.code == 1
