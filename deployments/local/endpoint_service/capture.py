@@ -14,8 +14,9 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -29,8 +30,7 @@ _LOOK = 1.0  # wall seconds between writes
 _MOST = 10_000  # lines that wait; more are dropped and said to be
 
 
-@dataclass(frozen=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One request to one variant and its answer."""
 
     endpoint: str
@@ -69,9 +69,9 @@ class Capture:
         if self._count >= _MOST:
             self._dropped += 1
             return
-        now = datetime.fromtimestamp(self._clock.now(), UTC)
-        key = f"{exchange.endpoint}/{exchange.variant}/{now:%Y/%m/%d/%H}"
-        self._waiting[config["DestinationS3Uri"], key].append(json.dumps(_line(config, exchange, now)))
+        hour, second = _stamps(int(self._clock.now()))
+        key = f"{exchange.endpoint}/{exchange.variant}/{hour}"
+        self._waiting[config["DestinationS3Uri"], key].append(json.dumps(_line(config, exchange, second)))
         self._count += 1
 
     async def follow(self) -> None:
@@ -105,14 +105,21 @@ class Capture:
             client.put_object(Bucket=bucket, Key=key, Body="\n".join(lines).encode() + b"\n")
 
 
-def _line(config: Json, exchange: Exchange, now: datetime) -> Json:
+@lru_cache(maxsize=4)
+def _stamps(second: int) -> tuple[str, str]:
+    """The hour's folder, and the second as ``inferenceTime`` has it."""
+    now = datetime.fromtimestamp(second, UTC)
+    return f"{now:%Y/%m/%d/%H}", f"{now:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _line(config: Json, exchange: Exchange, second: str) -> Json:
     modes = {option["CaptureMode"] for option in config["CaptureOptions"]}
     data: Json = {}
     if modes & {"Input", "InputAndOutput"}:
         data["endpointInput"] = _side("INPUT", exchange.request_type, exchange.request, config)
     if modes & {"Output", "InputAndOutput"}:
         data["endpointOutput"] = _side("OUTPUT", exchange.answer_type, exchange.answer, config)
-    metadata = {"eventId": exchange.event, "inferenceTime": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+    metadata = {"eventId": exchange.event, "inferenceTime": second}
     if exchange.inference:
         metadata["inferenceId"] = exchange.inference
     if exchange.attributes:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from deployments.local.endpoint_service import runtime
@@ -21,20 +19,19 @@ from deployments.local.endpoint_service.fleets import Fleet, Variant
 from deployments.local.endpoint_service.inference import ATTRIBUTES, MAX_BODY, SESSION, Inference, Reply, model_error
 from deployments.local.endpoint_service.sessions import CLOSED, NEW, OPENED, Sessions
 from deployments.local.endpoint_service.state import ACCOUNT, DELETING, SYSTEM_UPDATING, Endpoint, State
-from deployments.local.endpoint_service.wire import Answer, AwsError, Json
+from deployments.local.endpoint_service.wire import Answer, AwsError, Json, request_id
 from deployments.local.endpoint_service.workers import Worker
 
 _COPIES = 64  # to shadow variants under way at once; more are left out
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(NamedTuple):
     """A request whose answers are captured: the production variant's and the shadow's under one event."""
 
     config: Json
     headers: Mapping[str, str]
     body: bytes
-    event: str = field(default_factory=lambda: str(uuid.uuid4()))
+    event: str
 
     def exchange(self, endpoint: str, variant: str, reply: Reply) -> Exchange:
         return Exchange(
@@ -145,7 +142,7 @@ class Router:
         fleet, variant, worker = target
         kept = None
         if fleet.capture and self._capture.sampled(fleet.capture, name):
-            kept = _Kept(fleet.capture, headers, body)
+            kept = _Kept(fleet.capture, headers, body, request_id().decode())
         if fleet.shadow is not None:
             self.copy(name, target, headers, body, kept)
         if worker is None:

@@ -83,7 +83,7 @@ def error_answer(error: AwsError, content_type: str = "application/x-amz-json-1.
 
 
 def request_id() -> bytes:
-    """A new one for every answer: drawn for the process, counted within it."""
+    """A new UUID for every answer: drawn for the process, counted within it."""
     return b"%b-%012x" % (_RUN, next(_NUMBERS))
 
 
