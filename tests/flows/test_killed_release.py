@@ -34,7 +34,8 @@ PLAN: dict[str, Any] = {
 EVIDENCE = {"alpha": 0.1, "beta": 0.1, "error_margin": 0.2, "latency_ratio": 20, "harmless": 0.5, "min_agreement": 0.3}
 MODES: dict[str, dict[str, Any]] = {
     "ALL_AT_ONCE": {"judge": {"promote": False}},
-    "CANARY": {"judge": EVIDENCE, "instances": 2, "step_percent": 50},
+    # Both versions answer beside each other only while it bakes: twenty seconds of wall time for each step.
+    "CANARY": {"judge": EVIDENCE, "instances": 2, "step_percent": 50, "bake_seconds": 1200},
     "WEIGHTS": {"judge": EVIDENCE, "step_percent": 50},
     "AB_TEST": {"judge": EVIDENCE, "step_percent": 50},
     "SHADOW": {"judge": EVIDENCE},

@@ -137,6 +137,10 @@ def test_killed_in_the_middle_of_a_rollout_it_finishes_it(start: Start) -> None:
     )
     left = pids(deck, endpoint)
     assert len(left) == 4
+    for _ in range(5):
+        deck.ask(endpoint)
+    journal = deck.service.data / "metrics.jsonl"
+    until(lambda: journal.exists() and '"Invocations"' in journal.read_text(), bool)
     deck.service.process.send_signal(signal.SIGKILL)
     deck.service.process.wait(timeout=10)
     until(lambda: [pid for pid in left if _runs(pid)], lambda alive: alive == [], seconds=20)
@@ -147,6 +151,12 @@ def test_killed_in_the_middle_of_a_rollout_it_finishes_it(start: Start) -> None:
         update(deck, endpoint, old)
     found = deck.settled(endpoint)
     assert seen <= {"SystemUpdating", "Updating"}
+    where = [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": "a"}]
+    points = deck.cloudwatch.get_metric_statistics(
+        Namespace="AWS/SageMaker", MetricName="Invocations", Dimensions=where, Statistics=["Sum"], Period=60,
+        StartTime=now(deck) - 7200, EndTime=now(deck),
+    )["Datapoints"]  # fmt: skip
+    assert sum(point["Sum"] for point in points) == 5, "evidence outlives the service"
     assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", new)
     assert deck.ask(endpoint)["Body"].read()
     deck.sagemaker.delete_endpoint(EndpointName=endpoint)

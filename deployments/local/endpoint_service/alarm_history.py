@@ -1,4 +1,4 @@
-"""What DescribeAlarmHistory shows: updates of states and configurations. In memory, deleted alarms' too."""
+"""What DescribeAlarmHistory shows: updates of states and configurations, deleted alarms' too."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ class History:
 
     def __init__(self) -> None:
         self._items: deque[tuple[float, Json]] = deque(maxlen=_MOST)
+        self.count = 0  # of all that were ever added
+
+    def put(self, when: float, item: Json) -> None:
+        """One item, as it is shown."""
+        self._items.append((when, item))
+        self.count += 1
+
+    def last(self, count: int) -> list[tuple[float, Json]]:
+        """The newest items, the oldest of them first."""
+        return list(self._items)[-count:] if count else []
 
     def state(self, alarm: str, kind: str, when: float, old: tuple[str, str], new: tuple[str, str]) -> None:
         """A change of state. ``old`` and ``new`` are state and reason."""
@@ -40,7 +50,7 @@ class History:
             "HistorySummary": summary,
             "HistoryData": json.dumps({"version": "1.0", **data})[:4095],
         }
-        self._items.append((when, shown))
+        self.put(when, shown)
 
     def describe(self, request: Json) -> Json:
         """DescribeAlarmHistory's answer."""

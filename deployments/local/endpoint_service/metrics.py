@@ -124,17 +124,18 @@ class Series:
         self.unit = unit
         self.resolution = resolution
         self.fine: dict[int, Bucket] = {}
+        self.touched: set[int] = set()  # starts of fine buckets that were written to since the journal has looked
         self.minutes: dict[int, Bucket] = {}
         self.hours: dict[int, Bucket] = {}
 
     def bucket(self, when: float) -> Bucket:
         """The bucket that a sample of that time belongs to."""
         start = int(when // self.resolution) * self.resolution
+        self.touched.add(start)
         found = self.fine.get(start)
         if found is None:
             found = self.fine[start] = Bucket()
-            if len(self.fine) > _FINE_BUCKETS[self.resolution]:
-                self._fold()
+            self.fold()
         return found
 
     def between(self, start: float, end: float) -> Iterator[tuple[int, Bucket]]:
@@ -145,8 +146,12 @@ class Series:
             else:
                 yield from ((at, bucket) for at, bucket in buckets.items() if start <= at < end)
 
-    def _fold(self) -> None:
-        """Fold the older half into minutes, surplus minutes into hours, and forget surplus hours."""
+    def fold(self) -> None:
+        """Where there are too many, fold the older half into minutes, surplus minutes into hours, and forget surplus
+        hours.
+        """
+        if len(self.fine) <= _FINE_BUCKETS[self.resolution]:
+            return
         for at in sorted(self.fine)[: len(self.fine) // 2]:
             self.minutes.setdefault(at // 60 * 60, Bucket()).merge(self.fine.pop(at))
         for at in sorted(self.minutes)[: max(0, len(self.minutes) - _MINUTES)]:
@@ -176,6 +181,11 @@ class Metrics:
         if unit not in units:
             units[unit] = Series(unit, resolution)
         return units[unit]
+
+    def all_series(self) -> list[tuple[MetricName, str, Series]]:
+        """Every series by its name and unit."""
+        self._settle()
+        return [(name, unit, series) for name, units in self._series.items() for unit, series in units.items()]
 
     def names(self) -> list[MetricName]:
         self._settle()

@@ -33,6 +33,7 @@ from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference, Passed
 from deployments.local.endpoint_service.joined import Protocol
+from deployments.local.endpoint_service.journal import Journal
 from deployments.local.endpoint_service.metrics import Metrics
 from deployments.local.endpoint_service.modeldata import ModelData, s3_client
 from deployments.local.endpoint_service.moto_backend import Moto
@@ -108,6 +109,7 @@ async def serve(options: Options, listener: socket.socket) -> None:
             policies = Policies(book, scaler, alarms, state.alarm_arn, clock)
             dashboards = Dashboards(clock)
             snapshot = Snapshot(options.data / "state.json", state, alarms, dashboards, book, clock)
+            journal = Journal(options.data / "metrics.jsonl", metrics, alarms.history)
             mirror = Mirror(options.data / "s3", moto.url, options.region)
             capture = Capture(moto.url, options.region, clock, mirror.changed)
             inference = Inference(client, faults, options.model_limit)
@@ -132,7 +134,19 @@ async def serve(options: Options, listener: socket.socket) -> None:
                 Changes(snapshot.save, mirror.changed),
             )
             running = _Running(
-                app, moto, mirror, capture, queues, snapshot, endpoints, transforms, inference, scaler, alarms, clock
+                app,
+                moto,
+                mirror,
+                capture,
+                queues,
+                snapshot,
+                journal,
+                endpoints,
+                transforms,
+                inference,
+                scaler,
+                alarms,
+                clock,
             )
             try:
                 await running.until_stopped(listener)
@@ -153,6 +167,7 @@ class _Running:
     capture: Capture
     queues: AsyncInference
     snapshot: Snapshot
+    journal: Journal
     endpoints: Endpoints
     transforms: TransformJobs
     inference: Inference
@@ -162,6 +177,7 @@ class _Running:
 
     async def until_stopped(self, listener: socket.socket) -> None:
         saved = self.snapshot.load()
+        self.journal.load()
         stopping = asyncio.Event()
         for sign in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sign, stopping.set)
@@ -179,6 +195,7 @@ class _Running:
         await self._serve(listener, ended)
         # Before the model servers end: what is saved is an endpoint that serves.
         self.snapshot.save()
+        self.journal.write()
         await self.capture.write()
         await self.mirror.finish()
 
@@ -190,6 +207,7 @@ class _Running:
         server = _Server(_uvicorn(self.app))
         beside = [asyncio.create_task(self._tick()), asyncio.create_task(self.mirror.follow())]
         beside += [asyncio.create_task(self.capture.follow()), asyncio.create_task(self.queues.follow())]
+        beside += [asyncio.create_task(self.journal.follow())]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         gc.collect()
         gc.set_threshold(10_000, 10, 10)  # a request leaves hundreds of objects that die by themselves
