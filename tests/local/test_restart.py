@@ -151,7 +151,7 @@ def test_killed_in_the_middle_of_a_rollout_it_finishes_it(start: Start) -> None:
         update(deck, endpoint, old)
     found = deck.settled(endpoint)
     assert seen <= {"SystemUpdating", "Updating"}
-    where = [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": "a"}]
+    where = [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": "main"}]
     points = deck.cloudwatch.get_metric_statistics(
         Namespace="AWS/SageMaker", MetricName="Invocations", Dimensions=where, Statistics=["Sum"], Period=60,
         StartTime=now(deck) - 7200, EndTime=now(deck),
