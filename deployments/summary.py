@@ -11,6 +11,7 @@ from tasks.figures import HEAD, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
+from tasks.require import said
 
 
 def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console: Console) -> None:
@@ -53,9 +54,9 @@ def _print_reader(scorecard: ReaderScorecard, console: Console) -> None:
 
 def _print_checks(checks: tuple[GateCheck, ...], console: Console) -> None:
     for check in checks:
-        verdict = ("passed", "green") if check.passed else ("failed", "red")
+        verdict = (check.said, "green" if check.passed else "red")
         console.print(
-            Text.assemble(f"Gate        {check.metric} {check.observed:.3f}, {check.sense} {check.limit:g}: ", verdict)
+            Text.assemble(f"Gate        {check.metric} {said(check)}, {check.sense} {check.limit:g}: ", verdict)
         )
 
 

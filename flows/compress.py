@@ -8,15 +8,18 @@ from tasks.contracts import Compressed, Exported, Outcome
 from tasks.convert import convert
 from tasks.distill import distill
 from tasks.engines import engines_of, prepare_engine, statistics_are_of_use
-from tasks.evaluate import evaluate, judge, require_passed, require_sound
+from tasks.evaluation_recipes import EvaluationChoice
 from tasks.export import export
 from tasks.fetch import digest_text, fetch, locate
+from tasks.gate import judge
+from tasks.measure import measure, measure_champion
 from tasks.preflight import check_fit, preflight
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
+from tasks.require import require_passed, require_sound
 
 
 @flow(name="compress", flow_run_name="compress-{model.source}-{recipe.name}")
@@ -26,6 +29,7 @@ def compress(
     recipe: Recipe = Recipe(),
     gate: Gate = Gate(),
     registered_name: ModelName = "slimline",
+    evaluation: EvaluationChoice = EvaluationChoice(),
 ) -> Outcome:
     """Shrink one model, prove that it still answers like the original, and register it.
 
@@ -35,6 +39,7 @@ def compress(
         recipe: Which stages run, in which order, and how strongly.
         gate: What the candidate must hold on the held-out items.
         registered_name: Name of the registered model in MLflow.
+        evaluation: What else is measured on both models: generated answers, latency under load, tasks.
     """
     preflight(model, data, recipe)
     with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
@@ -74,7 +79,9 @@ def compress(
             stages.append(done)
             candidate = done.model
 
-        scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
+        scorecard = measure(candidate, exported.model if exported else None, original, blocks, evaluation)
+        champion = measure_champion(gate, registered_name, original, blocks, evaluation)
+        scorecard = judge(scorecard, gate, champion)
         record_verdict(tracked, scorecard)
         require_passed(scorecard)
 

@@ -238,7 +238,9 @@ class Recipe(Choice):
 
 
 class Gate(Choice):
-    """What the candidate must hold on the held-out items, compared with the original."""
+    """What the candidate must hold on the held-out items, compared with the original. Each limit is a margin: the
+    interval's end must lie within it, not the figure alone.
+    """
 
     max_perplexity_ratio: float = Field(1.25, ge=1, le=100, description="Candidate ÷ original, at most")
     min_agreement: float = Field(0.70, ge=0, le=1, description="Share of same next tokens, at least")
@@ -247,4 +249,47 @@ class Gate(Choice):
     )
     min_decode_speedup: float = Field(
         0.0, ge=0, le=1000, description="Tokens a second after the first, candidate ÷ original, at least; 0: not asked"
+    )
+    max_kl: float = Field(0.0, ge=0, le=100, description="Mean KL from the original, nats a token; 0: not asked")
+    max_flip_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of positions where one of both is right about the next token and the other is not, at "
+        "most; 0: not asked",
+    )
+    max_degenerate_rise: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of generated answers that are empty or end in a loop, candidate less original, at most; "
+        "1: not asked",
+    )
+    max_task_drop: float = Field(
+        1.0, ge=0, le=1, description="Each lm-eval task's score, original less candidate, at most; 1: not asked"
+    )
+    confidence: float = Field(
+        0.95,
+        ge=0.5,
+        le=0.999,
+        description="Of each one-sided interval: a candidate outside a limit passes it in at most 1 − this share of "
+        "runs. 0.5 holds the figures themselves against the limits",
+    )
+    max_gain: float = Field(
+        0.10,
+        gt=0,
+        le=1,
+        description="A perplexity that is surely lower than the original's by more than this share is suspect and "
+        "stops too: held-out text was learnt, or the original is damaged",
+    )
+    baseline: Literal["original", "champion", "both"] = Field(
+        "original",
+        description="What it is held against: the original, the registered version that is champion now, or both. "
+        "Without a champion it is the original",
+    )
+    max_champion_ratio: float = Field(
+        1.05, ge=0.5, le=100, description="Perplexity, candidate ÷ champion, at most; where the champion is asked for"
+    )
+    max_champion_agreement_drop: float = Field(
+        0.05, ge=0, le=1, description="Share of same next tokens, champion less candidate, at most"
     )

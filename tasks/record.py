@@ -14,6 +14,7 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks import reporting
+from tasks.adapters.store import Store
 from tasks.adapters.tracking import Tracking
 from tasks.bench import new_pairs
 from tasks.cloud import sagemaker
@@ -149,6 +150,12 @@ def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> 
         return
     reporting.report_verdict(scorecard, tracked)
     tracking().log_scorecard(tracked.run_id, scorecard)
+    evidence = scorecard.evidence
+    if evidence is not None:
+        store = Store(settings().store)
+        for items in (evidence.items, evidence.documents):
+            if items is not None:
+                tracking().log_items(tracked.run_id, store.open(items.uri, items.digest))
 
 
 @network_task("record-version-{registered.version}")

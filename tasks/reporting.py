@@ -19,6 +19,7 @@ from tasks.contracts import (
     Settled,
     Tracked,
 )
+from tasks.evidence_tables import evidence_tables, gate_table
 from tasks.figures import HEAD, figures, megabytes
 from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
@@ -105,7 +106,7 @@ def _report_run(tracked: Tracked) -> None:
 
 def verdict_markdown(scorecard: Scorecard) -> str:
     """The verdict as it stands on the Prefect page."""
-    verdict = "PASSED" if scorecard.passed else "FAILED"
+    verdict = scorecard.verdict.upper()
     lines = [
         f"# Gate: {verdict}",
         f"{scorecard.served_model.name} against {scorecard.baseline_model.name}, {scorecard.candidate.tokens:,} "
@@ -115,14 +116,12 @@ def verdict_markdown(scorecard: Scorecard) -> str:
         "|---|---|---|---|",
         *("| " + " | ".join(figure.cells) + " |" for figure in figures(scorecard)),
         "",
-        "| gate | observed | limit | |",
-        "|---|---|---|---|",
-        *(
-            f"| {check.metric} | {check.observed:.3f} | {check.sense} {check.limit:g} | "
-            + ("passed |" if check.passed else f"**failed**: try {check.remedy} |")
-            for check in scorecard.checks
-        ),
+        *gate_table(scorecard.checks).markdown(),
     ]
+    if scorecard.champion:
+        lines += ["", f"Held against the champion too: {scorecard.champion}."]
+    for table in evidence_tables(scorecard):
+        lines += ["", *table.markdown()]
     if scorecard.sample:
         lines += ["", "The compressed model writes:", "", *(f"> {line}" for line in scorecard.sample.splitlines())]
     return "\n".join(lines)

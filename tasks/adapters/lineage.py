@@ -28,7 +28,7 @@ def read_version(tracking_uri: str, name: str, version: str) -> Picked:
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     found = _find(client, name, version)
     number, run_id = str(found.version), str(found.run_id)
-    scorecard = _scorecard(client, run_id, f"{name} {number}")
+    scorecard = read_scorecard(client, run_id, f"{name} {number}")
     aliases = [alias for alias in (CHAMPION, CHALLENGER) if alias in found.aliases]
     registered = RegisteredModel(
         name=name,
@@ -58,7 +58,12 @@ def _find(client: MlflowClient, name: str, version: str) -> ModelVersion:
         ) from error
 
 
-def _scorecard(client: MlflowClient, run_id: str, what: str) -> Scorecard:
+def read_scorecard(client: MlflowClient, run_id: str, what: str) -> Scorecard:
+    """The scorecard that a run logged; ``what`` names the version in an error.
+
+    Raises:
+        RefusedModel: there is none of a language model.
+    """
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = Path(client.download_artifacts(run_id, "scorecard.json", folder))

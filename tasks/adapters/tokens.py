@@ -143,6 +143,15 @@ def read_dataset(folder: Path) -> Dataset:
     return Dataset(TokenSplits(**arrays, prompts=tuple(json.loads(line)["prompt"] for line in lines)), card)
 
 
+def end_token(tokenizer_json: Path) -> int:
+    """The token that stands between documents.
+
+    Raises:
+        RefusedModel: the tokenizer has none.
+    """
+    return _end_of_text(Tokenizer.from_file(str(tokenizer_json)), tokenizer_json)
+
+
 def _tokenized(documents: Sequence[str], tokenizer: Tokenizer, end: int, vocabulary: int) -> Iterator[Tokens]:
     for start in range(0, len(documents), _BATCH):
         for encoding in tokenizer.encode_batch(list(documents[start : start + _BATCH]), add_special_tokens=False):
