@@ -95,7 +95,7 @@ def judge_reader(scorecard: ReaderScorecard, gate: ReaderGate) -> ReaderScorecar
 def _drop_check(what: str, drop: float, upper: float, error: float, contexts: int, limit: float) -> GateCheck:
     """The upper end within the limit passes; the drop itself outside fails; between, contexts are too few."""
     verdict: Verdict = "passed" if upper <= limit else "failed" if drop > limit else "inconclusive"
-    needed = needed_items(drop, error, contexts, limit, CONFIDENCE) if drop <= limit else None
+    needed = needed_items(drop, error, contexts, limit, CONFIDENCE, upper) if drop <= limit else None
     return GateCheck(
         metric=f"{what} drop, 95 % upper end",
         observed=upper,

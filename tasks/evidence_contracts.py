@@ -98,7 +98,7 @@ class LoadFigure(Value):
     failed: int
     first_token_p50_ms: float
     first_token_p90_ms: float
-    per_token_p50_ms: float
+    per_token_p50_ms: float = Field(description="From the first token of an answer to its last ÷ the tokens between")
     per_token_p90_ms: float
     tokens_per_second: float = Field(description="Over all requests of this level together")
     peak_bytes: int = Field(description="Highest resident memory of the serving process up to the end of this level")

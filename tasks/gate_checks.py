@@ -87,7 +87,7 @@ def _check(held: Held, confidence: float, chance: float | None) -> GateCheck:
     proven = bound is not None and math.isfinite(bound) and _within(bound, held)
     verdict: Verdict = "failed" if not inside else "passed" if proven else "inconclusive"
     needed = (
-        needed_items(estimate.value, estimate.error, estimate.items, held.scale(held.limit), confidence)
+        needed_items(estimate.value, estimate.error, estimate.items, held.scale(held.limit), confidence, end)
         if inside
         else None
     )

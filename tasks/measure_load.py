@@ -35,7 +35,7 @@ def measure_load(
                 found = under_load(server, prompts, level, max(requests, level), NEW_TOKENS)
                 figures.append(_figure(side, found))
             progress.show(number / len(concurrency), f"{level} requests at a time")
-    return LoadFigures(levels=tuple(sorted(figures, key=lambda each: (each.concurrency, each.side), reverse=False)))
+    return LoadFigures(levels=tuple(sorted(figures, key=lambda each: (each.concurrency, each.side != "original"))))
 
 
 def _figure(side: str, found: Level) -> LoadFigure:
@@ -46,8 +46,8 @@ def _figure(side: str, found: Level) -> LoadFigure:
         failed=found.failed,
         first_token_p50_ms=found.quantile("first", 0.5),
         first_token_p90_ms=found.quantile("first", 0.9),
-        per_token_p50_ms=found.quantile("following", 0.5),
-        per_token_p90_ms=found.quantile("following", 0.9),
+        per_token_p50_ms=found.quantile("token", 0.5),
+        per_token_p90_ms=found.quantile("token", 0.9),
         tokens_per_second=found.tokens / found.seconds if found.seconds else 0.0,
         peak_bytes=found.peak_bytes,
     )

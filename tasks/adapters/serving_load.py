@@ -2,7 +2,7 @@
 
 The server is the inference container's own program as a child process on loopback. Each client sends its next request
 when it has the last answer (a closed loop), and reads the answer token by token: the time to the first token and the
-times between the following ones are what it sees, queueing included.
+time to each following one are what it sees, queueing included.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -43,10 +42,13 @@ class Served:
 
 @dataclass(frozen=True)
 class Timed:
-    """One answer as its client saw it, seconds: to the first token, and from each to the next."""
+    """One answer as its client saw it: seconds to the first token and from there to the last, and its tokens. Several
+    tokens may arrive at once, so that single gaps say little: the usual time per token is the mean over an answer.
+    """
 
     first: float
-    following: tuple[float, ...]
+    rest: float
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ class Level:
 
     @property
     def tokens(self) -> int:
-        return sum(1 + len(answer.following) for answer in self.answers)
+        return sum(answer.tokens for answer in self.answers)
 
-    def quantile(self, which: Literal["first", "following"], share: float) -> float:
+    def quantile(self, which: Literal["first", "token"], share: float) -> float:
         """Milliseconds; 0 where no answer has any."""
         if which == "first":
             seconds = [answer.first for answer in self.answers]
         else:
-            seconds = [each for answer in self.answers for each in answer.following]
+            seconds = [answer.rest / (answer.tokens - 1) for answer in self.answers if answer.tokens > 1]
         return 1e3 * float(np.quantile(seconds, share)) if seconds else 0.0
 
 
@@ -175,8 +177,7 @@ def _ask(port: int, body: str) -> Timed | None:
                 return None
             if event.get("generated_text") is None:  # the last event has no token of its own
                 seen.append(time.perf_counter())
-        gaps = tuple(after - before for before, after in pairwise(seen))
-        return Timed(seen[0] - began, gaps) if seen else None
+        return Timed(seen[0] - began, seen[-1] - seen[0], len(seen)) if seen else None
     except (OSError, http.client.HTTPException):
         return None
     finally:

@@ -14,11 +14,10 @@ def slices(block: Tensor, end: int | None) -> dict[str, Tensor]:
     that it predicts stands. Empty slices are left out.
 
     Args:
-        end: the token between documents; without one there are no slices by document. A document that a block's edge
-            cuts counts with the length that is seen.
+        end: the token between documents; without one there are no slices by document. The first document of a block
+            and one that it does not end may be longer than what is seen of them: they are a slice of their own.
     """
-    count = len(block) - 1
-    early = torch.arange(count) < EARLY
+    early = torch.arange(len(block) - 1) < EARLY
     found = {f"first {EARLY} tokens of a block": early, f"after {EARLY} tokens": ~early}
     if end is not None:
         found |= _by_document(block, end)
@@ -29,8 +28,9 @@ def _by_document(block: Tensor, end: int) -> dict[str, Tensor]:
     ends = (block == end).long()
     document = ends.cumsum(0) - ends  # an end belongs to the document that it ends
     lengths = torch.bincount(document)[document][1:]
-    found, low = {}, 1
+    whole = ((document > 0) & (document < ends.sum()))[1:]
+    found, low = {"documents that a block's edge cuts": ~whole}, 1
     for high in DOCUMENT_EDGES:
-        found[f"documents of {low} to {high - 1} tokens"] = (lengths >= low) & (lengths < high)
+        found[f"whole documents of {low} to {high - 1} tokens"] = whole & (lengths >= low) & (lengths < high)
         low = high
-    return {**found, f"documents of {low} tokens and more": lengths >= low}
+    return {**found, f"whole documents of {low} tokens and more": whole & (lengths >= low)}
