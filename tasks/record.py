@@ -14,6 +14,7 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks import reporting
+from tasks.adapters.champion import EVIDENCE
 from tasks.adapters.store import Store
 from tasks.adapters.tracking import Tracking
 from tasks.bench import new_pairs
@@ -153,9 +154,9 @@ def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> 
     evidence = scorecard.evidence
     if evidence is not None:
         store = Store(settings().store)
-        for items in (evidence.items, evidence.documents):
+        for where, items in ((EVIDENCE, evidence.items), ("tasks", evidence.documents)):
             if items is not None:
-                tracking().log_items(tracked.run_id, store.open(items.uri, items.digest))
+                tracking().log_items(tracked.run_id, store.open(items.uri, items.digest), where)
 
 
 @network_task("record-version-{registered.version}")

@@ -121,11 +121,11 @@ class Tracking:
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
         self._client.log_text(run_id, _html(scorecard), "scorecard.html")
 
-    def log_items(self, run_id: str, folder: Path) -> None:
-        """Results item by item, as files below ``evaluation``; the store's own manifest stays there."""
+    def log_items(self, run_id: str, folder: Path, where: str) -> None:
+        """Results item by item, as files below ``where``; the store's own manifest stays with the store."""
         for file in sorted(folder.iterdir()):
             if file.is_file() and file.name != "manifest.json":
-                self._client.log_artifact(run_id, str(file), "evaluation")
+                self._client.log_artifact(run_id, str(file), where)
 
     def log_reader(self, run_id: str, scorecard: ReaderScorecard) -> None:
         """As ``log_scorecard``, of a reader: metrics, ``scorecard.json``, and the verdict as the run's description."""

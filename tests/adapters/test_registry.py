@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +17,18 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tasks.adapters.champion import EVIDENCE, read_champion
 from tasks.adapters.registry import Registry
+from tasks.adapters.store import Store
 from tasks.adapters.tracking import Tracking, markdown, reachable
 from tasks.contracts import DatasetRef, GateCheck, LayerReport, ModelRef, Quality, Score, Scorecard
-from tasks.errors import ArtifactDamaged
+from tasks.errors import ArtifactDamaged, RefusedModel
+from tasks.evaluation_recipes import EvaluationChoice
+from tasks.evidence_contracts import Evidence, ItemsRef
+from tasks.find_champion import find_champion
+from tasks.measure import measure_champion
+from tasks.recipes import Gate
+from tasks.settings import settings
 
 MODEL = ModelRef(
     uri="models/new",
@@ -220,7 +229,7 @@ def test_the_scorecard_is_metrics_files_and_the_runs_description(
 def test_a_failed_gate_says_what_to_try() -> None:
     failed = SCORECARD.model_copy(update={"checks": (CHECK.model_copy(update={"passed": False, "observed": 2.0}),)})
     assert "**Gate failed**" in markdown(failed)
-    assert "| perplexity ratio | 2 | at most 1.25 | failed: use more bits |" in markdown(failed)
+    assert "| perplexity ratio | 2 | – | at most 1.25 | failed: use more bits |" in markdown(failed)
 
 
 def test_a_version_carries_its_folder_its_lineage_and_the_challenger_alias(
@@ -275,6 +284,44 @@ def test_a_version_carries_the_exported_folder_beside_the_compressed_one(
     tracking.log_scorecard(run_id, both)
     metrics = client.get_run(run_id).data.metrics
     assert metrics["decode_speedup"] == pytest.approx(4 / 3) and metrics["packed_perplexity"] == 10.9
+
+
+def test_the_champion_comes_with_its_results_item_by_item(
+    mlflow_url: str,
+    tracking: Tracking,
+    registry: Registry,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are brought back from MLflow to the digest that its scorecard names, or count as absent."""
+    monkeypatch.setenv("SLIMLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SLIMLINE_MLFLOW_URL", mlflow_url)
+    assert read_champion(mlflow_url, "evidence") is None
+    store = Store(settings().store)
+    with store.draft("evaluations") as draft:
+        (draft.path / "items.jsonl").write_text("{}\n")
+        (draft.path / "token_kl.safetensors").write_bytes(bytes(9))
+    where = ItemsRef(uri=draft.stored.uri, digest=draft.stored.digest, items=1, positions=9)
+    card = SCORECARD.model_copy(update={"evidence": Evidence(items=where)})
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    tracking.log_scorecard(run_id, card)
+    tracking.log_items(run_id, store.open(where.uri, where.digest), EVIDENCE)
+    registry.promote("evidence", registry.register(run_id, "evidence", folder, MODEL, card, {}).version)
+    found = find_champion.fn("evidence")
+    assert found is not None and (found.label, found.run_id, found.scorecard) == ("evidence 1", run_id, card)
+
+    gate = Gate(baseline="both")
+    shutil.rmtree(store.root / where.uri)
+    monkeypatch.setattr("tasks.measure.find_champion", find_champion.fn)
+    champion = measure_champion(gate, "evidence", ORIGINAL, DATA, EvaluationChoice())
+    assert champion is not None and champion.champion == "evidence 1"
+    assert store.holds(where.uri, where.digest)
+    assert measure_champion(Gate(), "evidence", ORIGINAL, DATA, EvaluationChoice()) is None, "nobody asked"
+    assert measure_champion(gate, "nothing", ORIGINAL, DATA, EvaluationChoice()) is None, "there is none yet"
+    other = DATA.model_copy(update={"digest": "f" * 64})
+    with pytest.raises(RefusedModel, match="evidence 1, cannot be compared with"):
+        measure_champion(gate, "evidence", ORIGINAL, other, EvaluationChoice())
 
 
 def test_the_same_digest_of_the_same_run_is_one_version(tracking: Tracking, registry: Registry, folder: Path) -> None:
