@@ -22,7 +22,7 @@ from tasks.adapters.sagemaker_history import History, close_move, open_release, 
 from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
 from tasks.adapters.sagemaker_make import Maker
 from tasks.adapters.sagemaker_metrics import Look, bounds, look
-from tasks.adapters.sagemaker_observe import Serving, observe, read_serving, read_tags
+from tasks.adapters.sagemaker_observe import Serving, fleet_totals, observe, read_serving, read_tags
 from tasks.adapters.sagemaker_overview import EndpointView, overview
 from tasks.adapters.sagemaker_requests import (
     CHALLENGER,
@@ -195,6 +195,13 @@ class SageMaker:
             base = dimensions(endpoint, asked.previous_config) if beside else []
         base_limits = bounds(plan.max_latency_ms, *near)
         return look(self._aws, mine, base or None, asked.since, self.now(), limits, base_limits)
+
+    def client_errors(self, endpoint: str, config: str, since: float, until: float) -> tuple[int, int]:
+        """(4xx answers, requests) of one config between two times of the service's clock; see ``fleet_totals``."""
+        requests, invalid = fleet_totals(
+            self._aws, endpoint, config, since, until, "Invocations", "Invocation4XXErrors"
+        )
+        return invalid, requests
 
     def captures(self, asked: Shift) -> Captures:
         """Both versions' answers of a trial with a shadow variant."""

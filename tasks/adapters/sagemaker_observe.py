@@ -102,7 +102,9 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
     instances = _instances(seen)
 
     def share(config: str) -> FleetShare:
-        requests, errors = _counts(aws, endpoint, config, since, now, alone_since(seen, config))
+        requests, errors = fleet_totals(
+            aws, endpoint, config, since, now, "Invocations", "Invocation5XXErrors", alone=alone_since(seen, config)
+        )
         average, p90 = _latency(aws, endpoint, config, since, now)
         return FleetShare(
             config=config,
@@ -169,10 +171,10 @@ def alone_since(seen: Mapping[str, Any], config: str) -> float | None:
     return float(seen["LastModifiedTime"].timestamp())
 
 
-def _counts(
-    aws: Connection, endpoint: str, config: str, since: float, now: float, alone: float | None
-) -> tuple[int, int]:
-    """(requests, 5xx answers) of one fleet between two times of the service's clock.
+def fleet_totals(
+    aws: Connection, endpoint: str, config: str, since: float, now: float, *metrics: str, alone: float | None = None
+) -> tuple[int, ...]:
+    """Sums of one fleet's metrics between two times of the service's clock.
 
     From the first whole minute, as the judge counts: an earlier try of this config may have had the one before.
     ``alone``: since when the fleet has had all the traffic, or none.
@@ -195,7 +197,7 @@ def _counts(
             own = own_or_whole(own, sums(None), alone)
         return round(sum(own.values()))
 
-    return total("Invocations"), total("Invocation5XXErrors")
+    return tuple(total(metric) for metric in metrics)
 
 
 def own_or_whole(own: Mapping[float, float], whole: Mapping[float, float], alone: float) -> dict[float, float]:
