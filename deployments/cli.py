@@ -14,6 +14,7 @@ from rich.text import Text
 
 from deployments.local.stack import Stack, stack_here
 from deployments.rehearse import app as faults
+from deployments.shortcuts import Param, comparing, releasing
 from tasks.errors import SlimlineError
 
 app = typer.Typer(
@@ -105,6 +106,42 @@ def run(
 
 
 @app.command()
+def compare(
+    deployment: Annotated[str, typer.Argument(help="A search in deployments/prefect.yaml")] = "compare",
+    recipes: Annotated[int | None, typer.Option(help="How many recipes are tried, at most", min=2, max=200)] = None,
+    prefer: Annotated[str | None, typer.Option(help="bytes, quality or speed, among those within budget")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the optimiser", min=0)] = None,
+    param: Param = None,
+    base_port: BasePort = None,
+) -> None:
+    """Try many recipes under budgets, and choose one with its reasons.
+
+    Example: slimline compare --recipes 20 --prefer quality -p budgets.max_bytes_ratio=0.2
+    """
+    stack, given = stack_here(base_port), _parameters(param or [], comparing(recipes, prefer, seed))
+    _guarded(lambda: _run(stack, deployment, given))
+
+
+@app.command()
+def release(
+    model: Annotated[str, typer.Argument(help="Name of the registered model")],
+    version: Annotated[str, typer.Option(help="A number, or an alias")] = "challenger",
+    mode: Annotated[
+        str, typer.Option(help="canary, linear, all-at-once, rolling, weights, ab-test or shadow")
+    ] = "canary",
+    endpoint: Annotated[str | None, typer.Option(help="The endpoint, if not the preset's")] = None,
+    param: Param = None,
+    base_port: BasePort = None,
+) -> None:
+    """Move traffic onto a registered version, by one of the presets.
+
+    Example: slimline release slimline-tiny --version 3 --mode shadow --endpoint slimline-tiny
+    """
+    stack, given = stack_here(base_port), _parameters(param or [], releasing(model, version, endpoint))
+    _guarded(lambda: _run(stack, f"release-{mode}", given))
+
+
+@app.command()
 def demo(base_port: BasePort = None, speed: Speed = None) -> None:
     """Bring the stack up, run the demo deployment, and leave the stack up to look at."""
     stack = stack_here(base_port, speed)
@@ -176,9 +213,9 @@ def _guarded(work: Any) -> None:
         raise typer.Exit(1) from None
 
 
-def _parameters(pairs: list[str]) -> dict[str, Any]:
-    """``a.b=1`` becomes ``{"a": {"b": 1}}``. A value that is not JSON is a string."""
-    nested: dict[str, Any] = {}
+def _parameters(pairs: list[str], given: dict[str, Any] | None = None) -> dict[str, Any]:
+    """``a.b=1`` becomes ``{"a": {"b": 1}}``, beside what is ``given``. A value that is not JSON is a string."""
+    nested: dict[str, Any] = given or {}
     for pair in pairs:
         path, sign, text = pair.partition("=")
         if not sign:

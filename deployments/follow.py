@@ -27,8 +27,9 @@ from rich.text import Text
 from tasks.contracts import Outcome, Rollout, Settled
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.reader_contracts import ReaderOutcome
+from tasks.search_contracts import Comparison
 
-Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled  # what a deployment's flow hands back
+Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled | Comparison  # what a deployment's flow hands back
 
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.

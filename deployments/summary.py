@@ -6,15 +6,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tasks import search
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
 from tasks.figures import HEAD, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
+from tasks.search_contracts import Comparison
 
 
-def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console: Console) -> None:
+def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled | Comparison, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
+    if isinstance(outcome, Comparison):
+        _print_comparison(outcome, console)
+        return
     if isinstance(outcome, Settled):
         _print_lines(restore_markdown(outcome).removeprefix("# "), console)
         return
@@ -64,6 +69,26 @@ def _print_lines(markdown: str, console: Console) -> None:
     for line in markdown.splitlines():
         if line and not line.startswith("|"):
             console.print(line)
+
+
+def _print_comparison(comparison: Comparison, console: Console) -> None:
+    table = Table(
+        "recipe", "bytes ratio", "perplexity ratio", "agreement", "outcome", title="Recipes, the smallest first"
+    )
+    for row in search.rows(comparison):
+        front = "  ← front" if row["front"] else ""
+        cells = (
+            row["recipe"],
+            row["bytes ratio"],
+            row["perplexity ratio"],
+            row["agreement"],
+            f"{row['outcome']}{front}",
+        )
+        table.add_row(*map(str, cells))
+    console.print(table)
+    console.print(f"Search      {search.summary(comparison)}")
+    console.print(f"Choice      {comparison.reason}")
+    console.print(f"MLflow      {comparison.tracked.url}")
 
 
 def _print_rollout(rollout: Rollout, console: Console) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.stages import run_stage
 from tasks.contracts import Compressed, Exported, Outcome
 from tasks.convert import convert
-from tasks.distill import distill
-from tasks.engines import engines_of, prepare_engine, statistics_are_of_use
+from tasks.engines import engines_of, prepare_engine
 from tasks.evaluate import evaluate, judge, require_passed, require_sound
 from tasks.export import export
 from tasks.fetch import digest_text, fetch, locate
 from tasks.preflight import check_fit, preflight
-from tasks.prune import prune
-from tasks.quantize import quantize
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
@@ -48,18 +46,7 @@ def compress(
         stages: list[Compressed] = []
         candidate = original
         for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
-            if stage == "prune":
-                done = prune(
-                    candidate,
-                    blocks,
-                    recipe.prune,
-                    recipe.seed,
-                    following == "quantize" and statistics_are_of_use(recipe),
-                )
-            elif stage == "quantize":
-                done = quantize(candidate, blocks, recipe.quantize)
-            else:
-                done = distill(candidate, original, blocks, recipe.distill, recipe.seed)
+            done = run_stage(stage, candidate, original, blocks, recipe, following).result()
             record_stage(tracked, done)
             require_sound(done, recipe.max_fallback_share)
             stages.append(done)

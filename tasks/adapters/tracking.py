@@ -146,6 +146,10 @@ class Tracking:
         """The means over all pairs, as metrics ``shadow_…``."""
         self._log(self._client.get_run(run_id), {}, {f"shadow_{name}": value for name, value in means.items()}, {})
 
+    def log_text(self, run_id: str, text: str, file: str) -> None:
+        """One file of the run. Written again, it is replaced."""
+        self._client.log_text(run_id, text, file)
+
     def close_run(self, run_id: str, status: Status) -> None:
         self._client.set_terminated(run_id, status)
 
