@@ -1,4 +1,4 @@
-"""``slimline compare`` and ``slimline release``: deployments that are run so often that they have words of their own."""
+"""``slimline compare`` and ``slimline release``: deployments that have words of their own."""
 
 from __future__ import annotations
 

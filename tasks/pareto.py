@@ -65,8 +65,9 @@ def _draw_chosen(axes: Axes, comparison: Comparison) -> None:
         axes.plot(*_places(front), color=NEW, linewidth=1.2, label="Pareto front", zorder=2)
     for each in front:
         chosen = each.number == comparison.chosen
+        (across,), (up,) = _places([each])
         axes.annotate(
-            f"{each.recipe.name} (chosen)" if chosen else each.recipe.name, (each.bytes_ratio or 0.0, each.perplexity_ratio or 0.0),
+            f"{each.recipe.name} (chosen)" if chosen else each.recipe.name, (across, up),
             xytext=(6, 5), textcoords="offset points", fontsize=8 if chosen else 7,
             fontweight="bold" if chosen else "normal", color=GOOD if chosen else "#374151",
         )  # fmt: skip
