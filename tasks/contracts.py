@@ -353,6 +353,7 @@ class Rollout(Value):
     reason: str = Field(default="", description="Why it was restored: the judge's, the alarms' or a person's words")
     approval: Approval | None = Field(default=None, description="None where nobody was asked")
     rehearsal: str = Field(default="", description="Where this was not AWS: says so, with the clock's speed")
+    scaling: str = Field(default="", description="The autoscaling that was put there; empty where none was asked for")
 
 
 class Settled(Value):

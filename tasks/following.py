@@ -129,6 +129,7 @@ def follow_trial(cloud: SageMaker, asked: Shift, plan: ReleasePlan, percent: int
         standing, move = _move(bench, percent, seen)
         show(standing.share or 0.0, f"{seen[-1].status}: {bench.reason}")
         if move is Move.WEIGH:
+            cloud.scaling.join(plan, standing.instances.get(CHALLENGER, 1))
             cloud.trials.weigh(plan.endpoint, percent)
         elif move is Move.STUCK:
             break

@@ -119,6 +119,8 @@ def finish_trial(
         rollout = describe("restored", asked, new, plan, cloud, seen, reason=reason)
     else:
         wait_until_serving(cloud, plan.endpoint)
+        cloud.scaling.level(plan.endpoint, cloud.trials.standing(plan.endpoint).instances)
+        wait_until_serving(cloud, plan.endpoint)
         cloud.finish_trial(asked)
         wait_until_serving(cloud, plan.endpoint)
         there = cloud.serving_config(plan.endpoint) == asked.wanted_config

@@ -35,7 +35,9 @@ from tasks.adapters.sagemaker_requests import (
     judge_alarm,
     update_endpoint,
 )
+from tasks.adapters.sagemaker_scaling import Scaler
 from tasks.adapters.sagemaker_trials import Trial, Trials, replace, trial_config, weights
+from tasks.adapters.scaling_limits import check_scaling
 from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel, Shift
 from tasks.errors import RefusedRequest, ReleaseStuck
 from tasks.plans import ReleasePlan
@@ -79,6 +81,7 @@ class SageMaker:
             RefusedRequest: with the field, what it holds, its limit, and what to change.
         """
         check_rules(plan)
+        check_scaling(plan)
         if self._aws.rehearsal_speed is None:
             self._check_for_aws(plan)
         made = self._blueprint(_stand_in(self._bucket), plan)
@@ -154,7 +157,7 @@ class SageMaker:
 
     def overview(self, only: str | None = None) -> list[EndpointView]:
         """Every endpoint, or the one called ``only``, as a person wants to see it."""
-        return overview(self._aws, only)
+        return overview(self._aws, self.scaling, only)
 
     def history(self, endpoint: str) -> History:
         """What releases have written on the endpoint; nothing where there is none."""
@@ -165,6 +168,7 @@ class SageMaker:
         """Write on the endpoint that its release has ended, and which config is the last good one before it."""
         serving = self.serving(endpoint)
         if serving is not None:
+            self.scaling.resume(endpoint)
             close_move(self._aws, serving.arn, previous if previous != serving.config else None)
 
     def version_of(self, config: str) -> tuple[str, str]:
@@ -247,6 +251,7 @@ class SageMaker:
         retain = serving.instances != configured  # autoscaling or a person has changed the count
         check_capacity(plan, serving.instances if retain else plan.instances)
         self._maker.fleet(made)
+        self.scaling.make_way(endpoint, serving.config, made.name)
         self._maker.alarms(alarms(endpoint, made.name, plan, made.tags))
         proven_in = trial.config if trial else None
         open_release(self._aws, serving.arn, serving.config, made.name, self._run, proven_in=proven_in)
@@ -288,6 +293,7 @@ class SageMaker:
             return
         open_restore(self._aws, serving.arn, serving.config, config, self._run)
         retain = serving.instances != self.trials.configured(config)
+        self.scaling.make_way(endpoint, serving.config, config)
         self._aws.call("sagemaker", "UpdateEndpoint", **replace(endpoint, config, retain=retain))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
@@ -306,7 +312,12 @@ class SageMaker:
     @cached_property
     def trials(self) -> Trials:
         """Both versions beside each other in one config."""
-        return Trials(self._aws, self._maker, self._bucket)
+        return Trials(self._aws, self._maker, self._bucket, self.scaling)
+
+    @cached_property
+    def scaling(self) -> Scaler:
+        """Instance counts that follow the load."""
+        return Scaler(self._aws, self._ledger)
 
     def begin_trial(self, endpoint: str, package: ModelPackage, plan: ReleasePlan) -> Trial:
         """Ask for a trial of the version on an endpoint in service. Does not wait.
@@ -352,6 +363,7 @@ class SageMaker:
 
     def delete_endpoint(self, endpoint: str, poll_seconds: float = 2.0) -> None:
         """See ``sagemaker_cleanup.delete_endpoint``. Its configs and models stay until ``sweep``."""
+        self.scaling.remove(endpoint)  # AWS does it itself; without that permission it refuses to delete the endpoint
         sagemaker_cleanup.delete_endpoint(self._aws, self._ledger, endpoint, poll_seconds)
 
     def remove_alarms(self, config: str) -> None:

@@ -39,7 +39,7 @@ MAX_EXECUTION = 28_800  # seconds; SageMaker's limit of one deployment
 PREVIOUS, WANTED = "slimline:previous", "slimline:wanted"  # tags of a trial's config
 STARTING = 3600  # seconds for instances to start and weights to load
 _ENDPOINT_CHARS = 32  # of a model's or config's name, which AWS ends at 63
-_MADE = re.compile(r"(.+)-v[a-zA-Z0-9-]{1,12}-[0-9a-f]{12}(?:-(?:errors|latency|judge))?")
+_MADE = re.compile(r"(.+)-(?:v[a-zA-Z0-9-]{1,12}-[0-9a-f]{12}(?:-(?:errors|latency|judge))?|scaling-[0-9a-f]{12})")
 FAULT_VARIABLE = "SLIMLINE_FAULT_ERROR_SHARE"
 
 
@@ -224,14 +224,16 @@ def _alarm(
 def content_name(endpoint: str, version: str, content: list[object]) -> str:
     """A name of at most 59 characters that the same request always has."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{_short(endpoint)}-v{version[:12]}").strip("-")
+    words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{short_name(endpoint)}-v{version[:12]}").strip("-")
     return f"{words}-{digest}"
 
 
 def is_name_of(endpoint: str, name: str) -> bool:
-    """Whether ``content_name`` made ``name`` for this endpoint, or it is that of an alarm on such a config."""
+    """Whether ``content_name`` made ``name`` for this endpoint, or it is that of an alarm on such a config or of its
+    autoscaling (``scaling_requests.scaling_name``).
+    """
     found = _MADE.fullmatch(name)
-    return found is not None and found[1] == _short(endpoint)
+    return found is not None and found[1] == short_name(endpoint)
 
 
 def is_own_name(name: str) -> bool:
@@ -239,7 +241,7 @@ def is_own_name(name: str) -> bool:
     return _MADE.fullmatch(name) is not None
 
 
-def _short(endpoint: str) -> str:
+def short_name(endpoint: str) -> str:
     """Two long names that begin alike stay two."""
     if len(endpoint) <= _ENDPOINT_CHARS:
         return endpoint
