@@ -24,11 +24,12 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.text import Text
 
+from tasks.batch_plan import BatchResult
 from tasks.contracts import Outcome, Rollout, Settled
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.reader_contracts import ReaderOutcome
 
-Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled  # what a deployment's flow hands back
+Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled | BatchResult  # what a deployment's flow hands back
 
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tasks.batch import batch_markdown
+from tasks.batch_plan import BatchResult
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
 from tasks.figures import HEAD, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
@@ -13,8 +15,11 @@ from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
 
 
-def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console: Console) -> None:
+def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled | BatchResult, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
+    if isinstance(outcome, BatchResult):
+        _print_lines(batch_markdown(outcome).removeprefix("# "), console)
+        return
     if isinstance(outcome, Settled):
         _print_lines(restore_markdown(outcome).removeprefix("# "), console)
         return

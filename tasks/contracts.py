@@ -211,13 +211,13 @@ class Picked(Value):
 
 
 class ModelPackage(Value):
-    """A registered version as SageMaker wants it: files under an S3 prefix and an image.
+    """A registered version as SageMaker wants it: files in S3 and an image.
 
     ``digest`` is of those files: of the exported folder or of the compressed one, whichever this release serves.
     """
 
     registered: RegisteredModel
-    s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, for ModelDataSource.S3DataSource")
+    s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, or an archive that ends in .tar.gz")
     image: str
     digest: str
 

@@ -5,6 +5,7 @@ It is the endpoint's and not a version's: a release that was taken back leaves t
 
 from __future__ import annotations
 
+from tasks.adapters.inference_kinds import check_kind
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_scaling import describe_scaling
 from tasks.cloud import sagemaker
@@ -18,7 +19,8 @@ def ready_to_scale(plan: ReleasePlan) -> None:
     """Refuse what SageMaker would refuse later, and wait while autoscaling itself changes the endpoint.
 
     Raises:
-        RefusedRequest: the release would take autoscaling away unasked, or somebody else's policy tracks the metric.
+        RefusedRequest: the endpoint is of another kind of inference, the release would take autoscaling away unasked,
+            or somebody else's policy tracks the metric.
     """
     make_ready(sagemaker(), plan)
 
@@ -28,6 +30,7 @@ def make_ready(cloud: SageMaker, plan: ReleasePlan) -> None:
     serving = cloud.serving(plan.endpoint)
     if serving is None:
         return
+    check_kind(plan, serving.inference)
     cloud.scaling.require_kept(plan, serving.config)
     cloud.scaling.require_free(plan)
     if serving.status == "Updating" and serving.pending_config is None:  # no deployment: instances come or go

@@ -7,14 +7,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
 from tasks.adapters.aws_connection import Connection, date_of
+from tasks.adapters.inference_kinds import kind_of
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
+from tasks.adapters.sagemaker_metrics import requests_of
 from tasks.adapters.sagemaker_requests import NAMESPACE, alarm_names, dimensions
 from tasks.contracts import FleetShare, Observation
+from tasks.scaling_plan import Inference
 
 _ACTIVE = re.compile(r"capacity of (\d+) instance")
 _MAX_DATAPOINTS = 1440  # of one GetMetricStatistics answer
@@ -39,6 +42,7 @@ class Serving:
     registered: str | None
     version: str | None
     failure_reason: str
+    inference: Inference = "REAL_TIME"
 
 
 def read_serving(aws: Connection, endpoint: str) -> Serving | None:
@@ -65,6 +69,7 @@ def read_serving(aws: Connection, endpoint: str) -> Serving | None:
         registered=tags.get("slimline:model"),
         version=tags.get("slimline:version"),
         failure_reason=seen.get("FailureReason", ""),
+        inference=kind_of(seen),
     )
 
 
@@ -102,7 +107,9 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
     instances = _instances(seen)
 
     def share(config: str) -> FleetShare:
-        requests, errors = _counts(aws, endpoint, config, since, now, alone_since(seen, config))
+        requests, errors = _counts(
+            aws, endpoint, config, since, now, alone_since(seen, config), kind_of(seen) == "ASYNC"
+        )
         average, p90 = _latency(aws, endpoint, config, since, now)
         return FleetShare(
             config=config,
@@ -170,7 +177,13 @@ def alone_since(seen: Mapping[str, Any], config: str) -> float | None:
 
 
 def _counts(
-    aws: Connection, endpoint: str, config: str, since: float, now: float, alone: float | None
+    aws: Connection,
+    endpoint: str,
+    config: str,
+    since: float,
+    now: float,
+    alone: float | None,
+    asynchronous: bool = False,
 ) -> tuple[int, int]:
     """(requests, 5xx answers) of one fleet between two times of the service's clock.
 
@@ -181,21 +194,21 @@ def _counts(
     span = max(60.0, now - start)
     period = 60 * math.ceil(span / 60 / _MAX_DATAPOINTS)
 
-    def total(metric: str) -> int:
+    def total(metric: str, statistic: Literal["Sum", "SampleCount"]) -> int:
         def sums(of: str | None) -> dict[float, float]:
             answer = aws.call(
                 "cloudwatch", "GetMetricStatistics", Namespace=NAMESPACE, MetricName=metric,
                 Dimensions=dimensions(endpoint, of), StartTime=datetime.fromtimestamp(start, UTC),
-                EndTime=datetime.fromtimestamp(max(now, start + 60), UTC), Period=period, Statistics=["Sum"],
+                EndTime=datetime.fromtimestamp(max(now, start + 60), UTC), Period=period, Statistics=[statistic],
             )  # fmt: skip
-            return {point["Timestamp"].timestamp(): point["Sum"] for point in answer["Datapoints"]}
+            return {point["Timestamp"].timestamp(): point[statistic] for point in answer["Datapoints"]}
 
         own = sums(config)
         if alone is not None and all(at < alone for at in own):
             own = own_or_whole(own, sums(None), alone)
         return round(sum(own.values()))
 
-    return total("Invocations"), total("Invocation5XXErrors")
+    return total(*requests_of(asynchronous)), total("Invocation5XXErrors", "Sum")
 
 
 def own_or_whole(own: Mapping[float, float], whole: Mapping[float, float], alone: float) -> dict[float, float]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.adapters.inference_kinds import capacity, model_data, queue
 from tasks.contracts import ModelPackage
 from tasks.plans import ReleasePlan
 
@@ -66,9 +67,7 @@ def blueprint(
     content = {
         "PrimaryContainer": {
             "Image": package.image,
-            "ModelDataSource": {
-                "S3DataSource": {"S3Uri": package.s3_uri, "S3DataType": "S3Prefix", "CompressionType": "None"}
-            },
+            **model_data(package.s3_uri),
             "Environment": variables,
         },
         "ExecutionRoleArn": role_arn,
@@ -76,16 +75,18 @@ def blueprint(
     }
     variant = {
         "VariantName": VARIANT,
-        "InitialInstanceCount": plan.instances,
-        "InstanceType": plan.instance_type,
+        **capacity(plan),
         "InitialVariantWeight": 1.0,
     }
-    name = content_name(plan.endpoint, package.registered.version, [package.digest, content, variant])
+    extra = queue(plan, package.s3_uri.split("/")[2])
+    fleet: list[object] = [package.digest, content, variant, *([extra] if extra else [])]
+    name = content_name(plan.endpoint, package.registered.version, fleet)
     tags = _tags(package, plan, run)
     model: Any = {"ModelName": name, **content, "Tags": tags}
     config: Any = {
         "EndpointConfigName": name,
         "ProductionVariants": [{**variant, "ModelName": name}],
+        **extra,
         "Tags": tags,
     }
     return Blueprint(name, model, config, tags)
@@ -96,7 +97,12 @@ def create_endpoint(endpoint: str, made: Blueprint) -> CreateEndpointInputTypeDe
 
 
 def update_endpoint(endpoint: str, config: str, plan: ReleasePlan, *, retain: bool) -> UpdateEndpointInputTypeDef:
-    """Blue/green by ``plan``. ``retain`` keeps the instance counts that autoscaling has reached."""
+    """Blue/green by ``plan``. ``retain`` keeps the instance counts that autoscaling has reached.
+
+    Guardrails are for endpoints with instances: of a serverless one there is no DeploymentConfig.
+    """
+    if plan.inference == "SERVERLESS":
+        return {"EndpointName": endpoint, "EndpointConfigName": config}
     return {
         "EndpointName": endpoint,
         "EndpointConfigName": config,
