@@ -89,7 +89,8 @@ def ask_shift(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift:
     if serving is None:
         cloud.create(plan.endpoint, new, plan)
         return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=None, since=since)
-    if serving.status == "Creating":  # another run's first version: it has to serve before anything can move
+    # Another run's first version has to serve before anything can move; SageMaker refuses updates while it scales.
+    if serving.status == "Creating" or serving.is_resizing:
         wait_until_serving(cloud, plan.endpoint)
     if wanted not in (serving.pending_config, serving.config):
         cloud.update(plan.endpoint, new, plan)

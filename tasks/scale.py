@@ -33,7 +33,7 @@ def make_ready(cloud: SageMaker, plan: ReleasePlan) -> None:
     check_kind(plan, serving.inference)
     cloud.scaling.require_kept(plan, serving.config)
     cloud.scaling.require_free(plan)
-    if serving.status == "Updating" and serving.pending_config is None:  # no deployment: instances come or go
+    if serving.is_resizing:
         wait_until_serving(cloud, plan.endpoint)
 
 

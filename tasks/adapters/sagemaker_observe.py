@@ -44,6 +44,11 @@ class Serving:
     failure_reason: str
     inference: Inference = "REAL_TIME"
 
+    @property
+    def is_resizing(self) -> bool:
+        """Whether instances come or go (autoscaling, or a person) and no deployment is under way."""
+        return self.status == "Updating" and self.pending_config is None
+
 
 def read_serving(aws: Connection, endpoint: str) -> Serving | None:
     """The endpoint, its config, and the version that its model's tags name; none where there is no such endpoint."""

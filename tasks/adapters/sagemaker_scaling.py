@@ -69,7 +69,9 @@ class Scaler:
         Raises:
             RefusedRequest: with the policy's name.
         """
-        wanted = [_tracked(policy.request) for policy in policies(plan)]
+        wanted = [spec for policy in policies(plan) if (spec := _tracked(policy.request))]
+        if not wanted:
+            return
         for known in self._known("DescribeScalingPolicies", "ScalingPolicies", plan.endpoint, VARIANT):
             name = known["PolicyName"]
             if (spec := _tracked(known)) and spec in wanted and not is_name_of(plan.endpoint, name):
