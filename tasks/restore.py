@@ -83,7 +83,8 @@ def finish(plan: ReleasePlan) -> Settled:
     """Bring the release of a dead run to its end. Where none is open, nothing moves."""
     cloud = sagemaker()
     settled = bring_to_rest(cloud, plan, back=False)
-    put_scaling(cloud, plan)
+    if settled.action not in ("unchanged", "absent"):
+        put_scaling(cloud, plan)
     return settled
 
 
