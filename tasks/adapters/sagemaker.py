@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from tasks.adapters import model_upload, sagemaker_cleanup, sagemaker_invoke
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.captures import Captures
@@ -42,7 +44,7 @@ from tasks.adapters.sagemaker_trials import Trial, Trials, replace, trial_config
 from tasks.adapters.scaling_limits import check_scaling
 from tasks.batch_plan import BatchPlan
 from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel, Shift
-from tasks.errors import RefusedRequest, ReleaseStuck
+from tasks.errors import RefusedRequest, ReleaseStuck, SlimlineError
 from tasks.plans import ReleasePlan
 from tasks.scaling_plan import Inference
 
@@ -395,7 +397,10 @@ class SageMaker:
 
     def send(self, endpoint: str, prompt: str, parameters: Mapping[str, Any]) -> int:
         """See ``sagemaker_invoke.send``: rehearsal traffic, the status is returned."""
-        queued = self._is_queue(endpoint)
+        try:
+            queued = self._is_queue(endpoint)
+        except (BotoCoreError, ClientError, SlimlineError):
+            return 0  # nobody answers there at all
         return sagemaker_invoke.send(self._aws, endpoint, prompt, parameters, asynchronous=queued)
 
     def _is_queue(self, endpoint: str) -> bool:

@@ -11,7 +11,7 @@ from tasks.following import follow_trial, wait_until_serving
 from tasks.plans import ReleasePlan
 from tasks.scale import make_ready, put_scaling
 from tasks.scaling_plan import Scaling
-from tasks.trial import finish_trial, start_trial
+from tasks.trial import end_other_trial, finish_trial, start_trial
 from tests.adapters.releasing import Desk, plan_of, story
 from tests.local.stack import until
 
@@ -79,6 +79,21 @@ def test_a_trial_holds_the_old_version_and_lets_the_new_one_grow(desk: Desk) -> 
     cloud.close(plan.endpoint, rollout.previous_config)
     (view,) = cloud.scaling.view(plan.endpoint)
     assert not view.held
+
+
+def test_a_trial_that_died_leaves_no_target_behind(desk: Desk) -> None:
+    plan = plan_of("scale-died", "WEIGHTS", scaling=TRACKING, step_percent=50)
+    cloud = desk.cloud()
+    before = desk.serve(plan)
+    put_scaling(cloud, plan)
+    with desk.load(plan.endpoint):
+        asked = start_trial(cloud, desk.version("2"), plan)
+        follow_trial(cloud, asked, plan, 50, lambda share, text: None)
+    assert resources(desk, plan.endpoint) == {"AllTraffic", "challenger"}  # and here it dies
+    end_other_trial(cloud, desk.version("3"), plan)
+    assert cloud.serving_config(plan.endpoint) == before
+    cloud.close(plan.endpoint, None)
+    assert [(view.variant, view.held) for view in cloud.scaling.view(plan.endpoint)] == [("AllTraffic", False)]
 
 
 def test_what_the_challenger_had_grown_to_is_what_the_new_version_gets(desk: Desk) -> None:
