@@ -24,12 +24,14 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.text import Text
 
+from tasks.batch_plan import BatchResult
 from tasks.contracts import Outcome, Rollout, Settled
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.reader_contracts import ReaderOutcome
 from tasks.search_contracts import Comparison
 
-Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled | Comparison  # what a deployment's flow hands back
+# What a deployment's flow hands back.
+Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled | BatchResult | Comparison
 
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.

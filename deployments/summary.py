@@ -6,7 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deployments.follow import Result
 from tasks import search
+from tasks.batch import batch_markdown
+from tasks.batch_plan import BatchResult
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
 from tasks.figures import HEAD, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
@@ -15,10 +18,13 @@ from tasks.reporting import release_markdown, restore_markdown, rollout_rows
 from tasks.search_contracts import Comparison
 
 
-def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled | Comparison, console: Console) -> None:
+def print_outcome(outcome: Result, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
     if isinstance(outcome, Comparison):
         _print_comparison(outcome, console)
+        return
+    if isinstance(outcome, BatchResult):
+        _print_lines(batch_markdown(outcome).removeprefix("# "), console)
         return
     if isinstance(outcome, Settled):
         _print_lines(restore_markdown(outcome).removeprefix("# "), console)

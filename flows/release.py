@@ -11,6 +11,7 @@ from tasks.plans import ReleasePlan
 from tasks.record import record_pairs, record_release
 from tasks.register import settle
 from tasks.restore import take_over
+from tasks.scale import ready_to_scale, scale
 from tasks.slots import alone_on
 from tasks.trial import begin_trial, end_shadow, end_trial, judge_again, leave_other_trial, try_share
 from tasks.watch import require_promoted, watch
@@ -29,6 +30,7 @@ def release(
         plan: How traffic moves.
     """
     with alone_on(plan.endpoint):
+        ready_to_scale(plan)
         new = package(registered, plan)
         take_over(new, plan)
         if plan.original_first and is_new(plan):
@@ -37,7 +39,8 @@ def release(
         rollout = beside_the_old(new, plan, data) if plan.on_trial else guarded(new, plan, data)
         registered = settle(rollout)
         tidy(rollout)
-    rollout = rollout.model_copy(update={"registered": registered})
+        scaling = scale(plan)
+    rollout = rollout.model_copy(update={"registered": registered, "scaling": scaling})
     record_release(rollout, endpoint_page(plan.endpoint))
     require_promoted(rollout)
     return rollout

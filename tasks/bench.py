@@ -65,10 +65,10 @@ class Bench:
 
     def _before(self) -> Counts:
         """What the old version has called invalid in its last hour: the reference where it does not stand beside."""
-        previous, since = self.asked.previous_config, self.asked.since
+        previous = self.asked.previous_config
         if previous in (None, self.asked.wanted_config):
             return Counts()
-        return Counts(*self.cloud.client_errors(self.asked.endpoint, previous, since - BEFORE_SECONDS, since))
+        return Counts(*self.cloud.client_errors(self.asked, self.plan, str(previous), BEFORE_SECONDS))
 
     def judged(self, seen: Observation, look: Look) -> Observation:
         """The observation with what the judge made of it."""

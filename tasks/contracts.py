@@ -211,13 +211,13 @@ class Picked(Value):
 
 
 class ModelPackage(Value):
-    """A registered version as SageMaker wants it: files under an S3 prefix and an image.
+    """A registered version as SageMaker wants it: files in S3 and an image.
 
     ``digest`` is of those files: of the exported folder or of the compressed one, whichever this release serves.
     """
 
     registered: RegisteredModel
-    s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, for ModelDataSource.S3DataSource")
+    s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, or an archive that ends in .tar.gz")
     image: str
     digest: str
 
@@ -353,6 +353,7 @@ class Rollout(Value):
     reason: str = Field(default="", description="Why it was restored: the judge's, the alarms' or a person's words")
     approval: Approval | None = Field(default=None, description="None where nobody was asked")
     rehearsal: str = Field(default="", description="Where this was not AWS: says so, with the clock's speed")
+    scaling: str = Field(default="", description="The autoscaling that was put there; empty where none was asked for")
 
 
 class Settled(Value):

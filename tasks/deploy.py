@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from tasks.adapters.inference_kinds import check_size
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.store import Store
 from tasks.cloud import sagemaker
@@ -42,14 +43,19 @@ def served(registered: RegisteredModel, plan: ReleasePlan) -> ModelRef:
 
 @network_task("package-{registered.name}-{registered.version}")
 def package(registered: RegisteredModel, plan: ReleasePlan) -> ModelPackage:
-    """Upload the files that the plan serves to S3, uncompressed; files that are there already are not sent again.
+    """Upload the files that the plan serves to S3, uncompressed, or for a serverless endpoint as one archive; files
+    that are there already are not sent again.
 
     Raises:
         RefusedRequest: the plan asks for the exported folder of a version that has none.
+        RefusedModel: it does not fit a serverless endpoint.
     """
     model = served(registered, plan)
     folder = Store(settings().store).open(model.uri, model.digest)
-    s3_uri = sagemaker().upload(folder, model.digest)
+    check_size(plan, model.bytes)
+    cloud = sagemaker()
+    upload = cloud.upload_archive if plan.inference == "SERVERLESS" else cloud.upload
+    s3_uri = upload(folder, model.digest)
     return ModelPackage(registered=registered, s3_uri=s3_uri, image=settings().image, digest=model.digest)
 
 
@@ -83,7 +89,8 @@ def ask_shift(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift:
     if serving is None:
         cloud.create(plan.endpoint, new, plan)
         return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=None, since=since)
-    if serving.status == "Creating":  # another run's first version: it has to serve before anything can move
+    # Another run's first version has to serve before anything can move; SageMaker refuses updates while it scales.
+    if serving.status == "Creating" or serving.is_resizing:
         wait_until_serving(cloud, plan.endpoint)
     if wanted not in (serving.pending_config, serving.config):
         cloud.update(plan.endpoint, new, plan)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tasks.recipes import Choice
+from tasks.scaling_plan import AsyncInference, Inference, Scaling, Serverless
 
 
 class Rehearsal(Choice):
@@ -137,6 +138,13 @@ class ReleasePlan(Choice):
         description="Which folder of the version is served: onnx the exported one, torch the compressed one; auto "
         "takes the exported one where there is one and the instance has no accelerator",
     )
+    inference: Inference = Field(
+        "REAL_TIME",
+        description="REAL_TIME: answers at once. ASYNC: a queue, answers in S3. SERVERLESS: no instances, CPU only",
+    )
+    asynchronous: AsyncInference = AsyncInference()
+    serverless: Serverless = Serverless()
+    scaling: Scaling = Scaling()
 
     @property
     def on_trial(self) -> bool:

@@ -229,6 +229,8 @@ def release_markdown(rollout: Rollout) -> str:
         f"- version: {registered.name} {registered.version}",
         f"- a real inference answered: {rollout.probe!r}",
     ]
+    if rollout.scaling:
+        lines.append(f"- autoscaling: {rollout.scaling}")
     if rollout.rehearsal:
         lines.append(f"- {rollout.rehearsal}")
     judged = next((seen.findings for seen in reversed(rollout.observations) if seen.findings), ())

@@ -25,6 +25,7 @@ from tasks.plans import ReleasePlan
 from tasks.register import registry
 from tasks.retrying import network_task
 from tasks.runpages import parameters_of
+from tasks.scale import put_scaling
 from tasks.serving.canary import Verdict
 from tasks.watch import answer_of
 
@@ -80,7 +81,11 @@ def bring_back(plan: ReleasePlan) -> Settled:
 @network_task("finish-{plan.endpoint}")
 def finish(plan: ReleasePlan) -> Settled:
     """Bring the release of a dead run to its end. Where none is open, nothing moves."""
-    return bring_to_rest(sagemaker(), plan, back=False)
+    cloud = sagemaker()
+    settled = bring_to_rest(cloud, plan, back=False)
+    if settled.action not in ("unchanged", "absent"):
+        put_scaling(cloud, plan)
+    return settled
 
 
 def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled:

@@ -17,7 +17,7 @@ from botocore.config import Config
 from tasks.adapters.sagemaker_errors import named_errors, no_region
 from tasks.adapters.sagemaker_limits import check_request
 
-Service = Literal["sagemaker", "sagemaker-runtime", "cloudwatch", "s3"]
+Service = Literal["sagemaker", "sagemaker-runtime", "cloudwatch", "s3", "application-autoscaling"]
 _ATTEMPTS = 6  # botocore's standard mode: exponential back-off with jitter, throttling and 5xx answers only
 
 
@@ -35,7 +35,7 @@ class Connection:
         # Made here, not on demand: making a client is not thread-safe in boto3.
         for service, attempts in (
             ("sagemaker", _ATTEMPTS), ("cloudwatch", _ATTEMPTS), ("s3", _ATTEMPTS),
-            ("sagemaker-runtime", _ATTEMPTS), ("sagemaker-runtime", 1),
+            ("sagemaker-runtime", _ATTEMPTS), ("sagemaker-runtime", 1), ("application-autoscaling", _ATTEMPTS),
         ):  # fmt: skip
             self._clients[service, attempts] = self._client(service, attempts)
 

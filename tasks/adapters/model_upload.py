@@ -7,6 +7,8 @@ metadata; the marker ``models/<digest>.json`` comes last and lies beside the pre
 from __future__ import annotations
 
 import json
+import tarfile
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,38 @@ def upload(connection: Connection, bucket: str, folder: Path, digest: str) -> st
             task.result()
     connection.call("s3", "PutObject", Bucket=bucket, Key=marker, Body=json.dumps(listing, sort_keys=True).encode())
     return f"s3://{bucket}/{prefix}"
+
+
+def upload_archive(connection: Connection, bucket: str, folder: Path, digest: str) -> str:
+    """Bring ``folder`` to ``s3://bucket/models/<digest>.tar.gz`` and return that uri. One that is there is not sent.
+
+    For batch transform and serverless endpoints, which take nothing else. It is packed beside the temporary files of
+    this machine first: S3 wants to know an upload's size.
+
+    Raises:
+        RefusedRequest: the bucket does not exist (on the embedded stack it is created), or is not ours.
+    """
+    _ensure_bucket(connection, bucket)
+    key = f"models/{digest}.tar.gz"
+    uri = f"s3://{bucket}/{key}"
+    try:
+        head = connection.call("s3", "HeadObject", Bucket=bucket, Key=key)
+    except ClientError as error:
+        if not is_absent(error):
+            raise
+    else:
+        if head.get("Metadata", {}).get("digest") == digest:
+            return uri
+    with tempfile.TemporaryDirectory(prefix="slimline-") as place:
+        packed = Path(place) / "model.tar.gz"
+        with tarfile.open(packed, "w:gz", compresslevel=1) as archive:  # weights hardly get smaller
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and path.name != MANIFEST:
+                    archive.add(path, path.relative_to(folder).as_posix())
+        with named_errors("s3:PutObject"):
+            extra = {"Metadata": {"digest": digest}}
+            connection.s3.upload_file(str(packed), bucket, key, ExtraArgs=extra, Config=_TRANSFER)
+    return uri
 
 
 def _send(connection: Connection, bucket: str, key: str, path: Path, digest: str) -> None:

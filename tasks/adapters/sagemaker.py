@@ -13,15 +13,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from tasks.adapters import model_upload, sagemaker_cleanup, sagemaker_invoke
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.captures import Captures
+from tasks.adapters.inference_kinds import ARCHIVE, check_inference, check_kind
 from tasks.adapters.ledger import Ledger
+from tasks.adapters.sagemaker_batch import Batches
 from tasks.adapters.sagemaker_errors import endpoint_missing
 from tasks.adapters.sagemaker_history import History, close_move, open_release, open_restore, read_history
 from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
 from tasks.adapters.sagemaker_make import Maker
-from tasks.adapters.sagemaker_metrics import Look, bounds, look
+from tasks.adapters.sagemaker_metrics import Look, bounds, look, requests_of
 from tasks.adapters.sagemaker_observe import Serving, fleet_totals, observe, read_serving, read_tags
 from tasks.adapters.sagemaker_overview import EndpointView, overview
 from tasks.adapters.sagemaker_requests import (
@@ -35,10 +39,14 @@ from tasks.adapters.sagemaker_requests import (
     judge_alarm,
     update_endpoint,
 )
+from tasks.adapters.sagemaker_scaling import Scaler
 from tasks.adapters.sagemaker_trials import Trial, Trials, replace, trial_config, weights
+from tasks.adapters.scaling_limits import check_scaling
+from tasks.batch_plan import BatchPlan
 from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel, Shift
-from tasks.errors import RefusedRequest, ReleaseStuck
+from tasks.errors import RefusedRequest, ReleaseStuck, SlimlineError
 from tasks.plans import ReleasePlan
+from tasks.scaling_plan import Inference
 
 _PLACEHOLDER_ACCOUNT = ":123456789012:"
 _ECR = re.compile(r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/.+")
@@ -68,6 +76,7 @@ class SageMaker:
         self._ledger = Ledger(ledger, self._aws.place, run)
         self._run = run
         self._environment = dict(environment or {})
+        self._kinds: dict[str, Inference] = {}
         self._maker = Maker(self._aws, self._ledger)
 
     # Before anything is created
@@ -79,9 +88,11 @@ class SageMaker:
             RefusedRequest: with the field, what it holds, its limit, and what to change.
         """
         check_rules(plan)
+        check_inference(plan, rehearsed=self._aws.rehearsal_speed is not None)
+        check_scaling(plan)
         if self._aws.rehearsal_speed is None:
             self._check_for_aws(plan)
-        made = self._blueprint(_stand_in(self._bucket), plan)
+        made = self._blueprint(_stand_in(self._bucket, plan), plan)
         check_request("sagemaker", "CreateModel", made.model)
         check_request("sagemaker", "CreateEndpointConfig", made.config)
         check_request("sagemaker", "CreateEndpoint", create_endpoint(plan.endpoint, made))
@@ -110,6 +121,9 @@ class SageMaker:
                 limit="0 and 0",
                 remedy="set both to 0 in plan.rehearsal",
             )
+        self._check_role()
+
+    def _check_role(self) -> None:
         if _PLACEHOLDER_ACCOUNT in self._role_arn:
             raise RefusedRequest(
                 "the execution role is the placeholder", observed=self._role_arn, limit="a role of your account",
@@ -133,6 +147,27 @@ class SageMaker:
         """See ``model_upload.upload``."""
         return model_upload.upload(self._aws, self._bucket, folder, digest)
 
+    def upload_archive(self, folder: Path, digest: str) -> str:
+        """See ``model_upload.upload_archive``."""
+        return model_upload.upload_archive(self._aws, self._bucket, folder, digest)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Batch transform jobs."""
+        return Batches(self._aws, self._maker, self._ledger, self._role_arn, self._environment, self._run)
+
+    def check_batch(self, plan: BatchPlan, image: str) -> None:
+        """Every request of a batch transform, before there is anything; on AWS the role and the image too.
+
+        Raises:
+            RefusedRequest: with the field, what it holds, its limit, and what to change.
+        """
+        if self._aws.rehearsal_speed is None:
+            self._check_role()
+            self._check_image(image)
+        stand_in = _stand_in(self._bucket, ReleasePlan(inference="SERVERLESS")).model_copy(update={"image": image})
+        self.batches.check(plan, stand_in)
+
     # Reading
 
     def now(self) -> float:
@@ -154,7 +189,7 @@ class SageMaker:
 
     def overview(self, only: str | None = None) -> list[EndpointView]:
         """Every endpoint, or the one called ``only``, as a person wants to see it."""
-        return overview(self._aws, only)
+        return overview(self._aws, self.scaling, only)
 
     def history(self, endpoint: str) -> History:
         """What releases have written on the endpoint; nothing where there is none."""
@@ -165,6 +200,7 @@ class SageMaker:
         """Write on the endpoint that its release has ended, and which config is the last good one before it."""
         serving = self.serving(endpoint)
         if serving is not None:
+            self.scaling.resume(endpoint)
             close_move(self._aws, serving.arn, previous if previous != serving.config else None)
 
     def version_of(self, config: str) -> tuple[str, str]:
@@ -193,14 +229,14 @@ class SageMaker:
             beside = plan.mode != "ALL_AT_ONCE" and asked.previous_config not in (None, asked.wanted_config)
             mine = dimensions(endpoint, asked.wanted_config)
             base = dimensions(endpoint, asked.previous_config) if beside else []
-        base_limits = bounds(plan.max_latency_ms, *near)
-        return look(self._aws, mine, base or None, asked.since, self.now(), limits, base_limits)
+        base_limits, queued = bounds(plan.max_latency_ms, *near), plan.inference == "ASYNC"
+        return look(self._aws, mine, base or None, asked.since, self.now(), limits, base_limits, queued)
 
-    def client_errors(self, endpoint: str, config: str, since: float, until: float) -> tuple[int, int]:
-        """(4xx answers, requests) of one config between two times of the service's clock; see ``fleet_totals``."""
-        requests, invalid = fleet_totals(
-            self._aws, endpoint, config, since, until, "Invocations", "Invocation4XXErrors"
-        )
+    def client_errors(self, asked: Shift, plan: ReleasePlan, config: str, before: float) -> tuple[int, int]:
+        """(4xx answers, requests) of one config in the ``before`` seconds until the release began."""
+        counted = ("Invocation4XXErrors", "Sum"), requests_of(plan.inference == "ASYNC")
+        began = asked.since
+        invalid, requests = fleet_totals(self._aws, asked.endpoint, config, began - before, began, *counted)
         return invalid, requests
 
     def captures(self, asked: Shift) -> Captures:
@@ -249,12 +285,15 @@ class SageMaker:
         if now is not None and made.name == (now.pending_config or now.config):
             return made.name
         serving = self._require_ready(endpoint)
+        check_kind(plan, serving.inference)
         trial = self.trials.read(serving.config)  # of a shadow: its own config holds the count that it found
         configured = self.trials.configured(trial.previous) if trial else serving.configured_instances
         retain = serving.instances != configured  # autoscaling or a person has changed the count
         check_capacity(plan, serving.instances if retain else plan.instances)
         self._maker.fleet(made)
-        self._maker.alarms(alarms(endpoint, made.name, plan, made.tags))
+        self.scaling.make_way(endpoint, serving.config, made.name)
+        if plan.inference != "SERVERLESS":  # nothing would look at them
+            self._maker.alarms(alarms(endpoint, made.name, plan, made.tags))
         proven_in = trial.config if trial else None
         open_release(self._aws, serving.arn, serving.config, made.name, self._run, proven_in=proven_in)
         request = update_endpoint(endpoint, made.name, plan, retain=retain)
@@ -295,6 +334,7 @@ class SageMaker:
             return
         open_restore(self._aws, serving.arn, serving.config, config, self._run)
         retain = serving.instances != self.trials.configured(config)
+        self.scaling.make_way(endpoint, serving.config, config)
         self._aws.call("sagemaker", "UpdateEndpoint", **replace(endpoint, config, retain=retain))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
@@ -302,18 +342,27 @@ class SageMaker:
 
     def _prepared(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         self.check_plan(plan)
-        if self._aws.rehearsal_speed is None and not _ECR.fullmatch(package.image):
+        if self._aws.rehearsal_speed is None:
+            self._check_image(package.image)
+        return self._blueprint(package, plan)
+
+    def _check_image(self, image: str) -> None:
+        if not _ECR.fullmatch(image):
             raise RefusedRequest(
-                "SageMaker takes images from ECR", observed=package.image,
+                "SageMaker takes images from ECR", observed=image,
                 limit="<account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>",
                 remedy="push the image and set SLIMLINE_IMAGE",
             )  # fmt: skip
-        return self._blueprint(package, plan)
 
     @cached_property
     def trials(self) -> Trials:
         """Both versions beside each other in one config."""
-        return Trials(self._aws, self._maker, self._bucket)
+        return Trials(self._aws, self._maker, self._bucket, self.scaling)
+
+    @cached_property
+    def scaling(self) -> Scaler:
+        """Instance counts that follow the load."""
+        return Scaler(self._aws, self._ledger)
 
     def begin_trial(self, endpoint: str, package: ModelPackage, plan: ReleasePlan) -> Trial:
         """Ask for a trial of the version on an endpoint in service. Does not wait.
@@ -348,17 +397,34 @@ class SageMaker:
     # Asking
 
     def probe(self, endpoint: str, prompt: str) -> str:
-        """See ``sagemaker_invoke.probe``: a real inference that must be right."""
+        """See ``sagemaker_invoke.probe`` and ``probe_async``: a real inference that must be right."""
+        if self._is_queue(endpoint):
+            return sagemaker_invoke.probe_async(self._aws, endpoint, prompt)
         return sagemaker_invoke.probe(self._aws, endpoint, prompt)
 
     def send(self, endpoint: str, prompt: str, parameters: Mapping[str, Any]) -> int:
         """See ``sagemaker_invoke.send``: rehearsal traffic, the status is returned."""
-        return sagemaker_invoke.send(self._aws, endpoint, prompt, parameters)
+        try:
+            queued = self._is_queue(endpoint)
+        except (BotoCoreError, ClientError, SlimlineError):
+            return 0  # nobody answers there at all
+        return sagemaker_invoke.send(self._aws, endpoint, prompt, parameters, asynchronous=queued)
+
+    def _is_queue(self, endpoint: str) -> bool:
+        """Whether it is an asynchronous endpoint. Read once: an endpoint keeps its kind."""
+        if endpoint not in self._kinds:
+            serving = self.serving(endpoint)
+            if serving is None:
+                return False
+            self._kinds[endpoint] = serving.inference
+        return self._kinds[endpoint] == "ASYNC"
 
     # Removing
 
     def delete_endpoint(self, endpoint: str, poll_seconds: float = 2.0) -> None:
         """See ``sagemaker_cleanup.delete_endpoint``. Its configs and models stay until ``sweep``."""
+        self._kinds.pop(endpoint, None)
+        self.scaling.remove(endpoint)  # AWS does it itself; without that permission it refuses to delete the endpoint
         sagemaker_cleanup.delete_endpoint(self._aws, self._ledger, endpoint, poll_seconds)
 
     def remove_alarms(self, config: str) -> None:
@@ -370,11 +436,12 @@ class SageMaker:
         return sagemaker_cleanup.sweep(self._aws, self._ledger, endpoint, keep)
 
 
-def _stand_in(bucket: str) -> ModelPackage:
+def _stand_in(bucket: str, plan: ReleasePlan) -> ModelPackage:
     """A package like those that registering makes, so that a plan's requests can be checked before there is one."""
     digest = "0" * 64
     model = ModelRef(
         uri="model", digest=digest, name="model", licence="", architecture="", parameters=0, bytes=0, dtype="float32"
     )
     registered = RegisteredModel(name="model", version="0", alias="", model=model, run_id="0" * 32, url="")
-    return ModelPackage(registered=registered, s3_uri=f"s3://{bucket}/models/{digest}/", image="image", digest=digest)
+    uri = f"s3://{bucket}/models/{digest}{ARCHIVE if plan.inference == 'SERVERLESS' else '/'}"
+    return ModelPackage(registered=registered, s3_uri=uri, image="image", digest=digest)

@@ -109,7 +109,15 @@ def error_of(error: ClientError) -> tuple[str, str]:
 def is_absent(error: ClientError) -> bool:
     """Whether the answer means that the resource does not exist. SageMaker says so in a ValidationException's text."""
     code, message = error_of(error)
-    if code in ("404", "NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFound", "ResourceNotFoundException"):
+    if code in (
+        "404",
+        "NoSuchKey",
+        "NoSuchBucket",
+        "NotFound",
+        "ResourceNotFound",
+        "ResourceNotFoundException",
+        "ObjectNotFoundException",
+    ):
         return True
     return code == "ValidationException" and ("Could not find" in message or "not found" in message.lower())
 

@@ -22,10 +22,21 @@ class Maker:
 
     def fleet(self, made: Blueprint) -> None:
         """The model and the config of one version."""
-        if not self._exists("DescribeModel", ModelName=made.name):
-            self._ledger.creating("model", made.name)
-            self.ask("CreateModel", made.model, lambda: self._exists("DescribeModel", ModelName=made.name))
+        self.model(made.model)
         self.config(made.config)
+
+    def model(self, request: Mapping[str, Any]) -> None:
+        """One model."""
+        name = request["ModelName"]
+        if not self._exists("DescribeModel", ModelName=name):
+            self._ledger.creating("model", name)
+            self.ask("CreateModel", request, lambda: self._exists("DescribeModel", ModelName=name))
+
+    def forget_model(self, name: str) -> None:
+        """Delete a model; absent already is well."""
+        if self._exists("DescribeModel", ModelName=name):
+            self._aws.call("sagemaker", "DeleteModel", ModelName=name)
+        self._ledger.deleted("model", name)
 
     def config(self, request: Mapping[str, Any]) -> None:
         """One endpoint config."""

@@ -17,6 +17,7 @@ from tasks.adapters.aws_connection import Connection, date_of
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
 from tasks.adapters.sagemaker_make import Maker
 from tasks.adapters.sagemaker_requests import CHALLENGER, PREVIOUS, VARIANT, WANTED, Blueprint, content_name
+from tasks.adapters.sagemaker_scaling import Scaler
 from tasks.plans import ReleasePlan
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def replace(endpoint: str, config: str, *, retain: bool = False) -> UpdateEndpoi
 class Trials:
     """Trials of one connection."""
 
-    def __init__(self, aws: Connection, maker: Maker, bucket: str) -> None:
-        self._aws, self._maker, self._bucket = aws, maker, bucket
+    def __init__(self, aws: Connection, maker: Maker, bucket: str, scaler: Scaler) -> None:
+        self._aws, self._maker, self._bucket, self._scaler = aws, maker, bucket, scaler
 
     def standing(self, endpoint: str) -> Standing:
         """What the endpoint says.
@@ -176,6 +177,7 @@ class Trials:
         request = trial_config(made, variant, seen.config, instances, plan, self._bucket)
         name = request["EndpointConfigName"]
         self._maker.config(request)
+        self._scaler.hold(endpoint)
         self._move(endpoint, replace(endpoint, name))
         found = self.read(name)
         assert found is not None
@@ -206,4 +208,5 @@ class Trials:
             return wanted in (seen.config, seen.pending_config)
 
         if not happened():
+            self._scaler.make_way(endpoint, self.standing(endpoint).config, wanted)
             self._maker.ask("UpdateEndpoint", request, happened)

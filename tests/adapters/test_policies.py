@@ -39,6 +39,7 @@ EMBEDDED_ONLY = {("s3", "CreateBucket")}
 IMPLIED = {
     "iam:PassRole",  # CreateModel hands over the execution role
     "cloudwatch:TagResource",  # PutMetricAlarm carries tags
+    "iam:CreateServiceLinkedRole",  # the first RegisterScalableTarget of an account makes Application Auto Scaling's
     "s3:ListBucket",  # HeadObject of an absent key answers 404 only with it, 403 without
 }
 
@@ -47,7 +48,7 @@ def calls() -> set[tuple[str, str]]:
     """(service, operation) of every operation's name that stands in the adapter's source as an argument of a call."""
     operations = {
         operation: service.removesuffix("-runtime")
-        for service in ("s3", "cloudwatch", "sagemaker", "sagemaker-runtime")
+        for service in ("s3", "cloudwatch", "sagemaker", "sagemaker-runtime", "application-autoscaling")
         for operation in service_model(service).operation_names
     }
     found = set()
@@ -108,6 +109,7 @@ def resources_of(service: str, params: dict[str, Any]) -> list[str]:
     """The ARNs that a call is about; ``*`` where it is about none."""
     place = f"arn:aws:{service}:us-east-1:123456789012"
     kinds = {"EndpointName": "endpoint", "EndpointConfigName": "endpoint-config", "ModelName": "model"}
+    kinds |= {"TransformJobName": "transform-job"}
     found = [f"{place}:{kind}/{params[name]}" for name, kind in kinds.items() if name in params]
     found += [f"{place}:alarm:{name}" for name in (*params.get("AlarmNames", ()), params.get("AlarmName")) if name]
     found += [params["ResourceArn"]] if "ResourceArn" in params else []

@@ -33,13 +33,13 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "clock_jump": ("the service's clock goes forward by `seconds` (virtual), once", ("seconds",)),
 }
 _PLACES = {
-    "errors": ("endpoint", "config"),
-    "latency": ("endpoint", "config"),
-    "dead_model": ("endpoint", "config"),
-    "connection_reset": ("endpoint", "config"),
-    "slow_start": ("endpoint", "config"),
-    "stuck_creating": ("endpoint", "config"),
-    "failed_start": ("endpoint", "config"),
+    "errors": ("endpoint", "config", "job"),
+    "latency": ("endpoint", "config", "job"),
+    "dead_model": ("endpoint", "config", "job"),
+    "connection_reset": ("endpoint", "config", "job"),
+    "slow_start": ("endpoint", "config", "job"),
+    "stuck_creating": ("endpoint", "config", "job"),
+    "failed_start": ("endpoint", "config", "job"),
     "silent_rollback": ("endpoint", "config"),
     "inf1_fallback": ("endpoint", "config"),
     "throttling": ("operation",),
@@ -53,7 +53,8 @@ class BadFault(Exception):
 
 @dataclass
 class Fault:
-    """One fault. A place that is empty means every place; ``times`` left to happen, none is without end.
+    """One fault. Without a place it is everywhere, in transform jobs (``job``) too; ``times`` left to happen,
+    none is without end.
 
     ``considered`` and ``happened`` count how often it could have happened and did.
     """
@@ -63,6 +64,7 @@ class Fault:
     endpoint: str = ""
     config: str = ""
     operation: str = ""
+    job: str = ""
     share: float = 1.0
     status: int = 500
     seconds: float = 0.0
@@ -71,7 +73,9 @@ class Fault:
     happened: int = 0
 
     def at(self, places: dict[str, str]) -> bool:
-        return all(getattr(self, name) in ("", value) for name, value in places.items())
+        return all(
+            getattr(self, name) in ("", places.get(name, "")) for name in ("endpoint", "config", "job", "operation")
+        )
 
     def happens(self) -> bool:
         """Whether it happens this time; the count goes on."""

@@ -197,13 +197,7 @@ class Fleet:
         return Worker(variant.name, program, log, self._tools.reaper)
 
     async def _launch(self, worker: Worker) -> None:
-        faults, where = self._tools.faults, {"endpoint": self.endpoint, "config": self.config.name}
-        if slow := faults.hit("slow_start", **where):
-            await asyncio.sleep(slow.seconds)
-        while faults.standing("stuck_creating", **where):
-            await asyncio.sleep(_STUCK_LOOK)
-        if faults.hit("failed_start", **where):
-            raise WorkerFailed("The primary container did not pass the ping health check. (A rehearsed fault)")
+        await rehearsed_start(self._tools.faults, endpoint=self.endpoint, config=self.config.name)
         async with self._tools.starts:
             await worker.start(self._tools.client)
 
@@ -256,6 +250,16 @@ async def program(
     command = tools.images.command(container["Image"])
     folder = await tools.data.place(container)
     return Program(command, folder, container.get("Environment", {}) | environment, min(seconds, tools.startup_limit))
+
+
+async def rehearsed_start(faults: Faults, **where: str) -> None:
+    """What a fault does to the start of an instance of this endpoint or job. Raises ``WorkerFailed``."""
+    if slow := faults.hit("slow_start", **where):
+        await asyncio.sleep(slow.seconds)
+    while faults.standing("stuck_creating", **where):
+        await asyncio.sleep(_STUCK_LOOK)
+    if faults.hit("failed_start", **where):
+        raise WorkerFailed("The primary container did not pass the ping health check. (A rehearsed fault)")
 
 
 async def all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:
