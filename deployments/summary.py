@@ -9,12 +9,17 @@ from rich.text import Text
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
 from tasks.figures import HEAD, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
+from tasks.monitoring_contracts import Observed
+from tasks.observe_report import OBSERVED_HEAD, observed_markdown, observed_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
 
 
-def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console: Console) -> None:
+def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled | Observed, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
+    if isinstance(outcome, Observed):
+        print_observed(outcome, console)
+        return
     if isinstance(outcome, Settled):
         _print_lines(restore_markdown(outcome).removeprefix("# "), console)
         return
@@ -64,6 +69,16 @@ def _print_lines(markdown: str, console: Console) -> None:
     for line in markdown.splitlines():
         if line and not line.startswith("|"):
             console.print(line)
+
+
+def print_observed(found: Observed, console: Console) -> None:
+    """The verdict, what it rests on, and the comparisons."""
+    _print_lines(observed_markdown(found).removeprefix("# "), console)
+    if found.findings:
+        table = Table(*OBSERVED_HEAD)
+        for row in observed_rows(found):
+            table.add_row(*row)
+        console.print(table)
 
 
 def _print_rollout(rollout: Rollout, console: Console) -> None:

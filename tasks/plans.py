@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tasks.monitoring_plan import MonitoringPlan
 from tasks.recipes import Choice
 
 
@@ -137,6 +138,7 @@ class ReleasePlan(Choice):
         description="Which folder of the version is served: onnx the exported one, torch the compressed one; auto "
         "takes the exported one where there is one and the instance has no accelerator",
     )
+    monitoring: MonitoringPlan = MonitoringPlan()
 
     @property
     def on_trial(self) -> bool:

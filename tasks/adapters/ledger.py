@@ -14,7 +14,7 @@ from typing import Literal
 
 from tasks.adapters.owners import is_alive, is_here, owner
 
-Kind = Literal["model", "endpoint-config", "endpoint", "alarm"]
+Kind = Literal["model", "endpoint-config", "endpoint", "alarm", "standing-alarm", "dashboard"]
 
 
 @dataclass(frozen=True)

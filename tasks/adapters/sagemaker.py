@@ -7,7 +7,7 @@ the service says now. What is sent is built in ``sagemaker_requests`` and checke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from tasks.adapters.sagemaker_history import History, close_move, open_release, 
 from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
 from tasks.adapters.sagemaker_make import Maker
 from tasks.adapters.sagemaker_metrics import Look, bounds, look
+from tasks.adapters.sagemaker_monitoring import Guard, Monitoring, check_monitoring
 from tasks.adapters.sagemaker_observe import Serving, observe, read_serving, read_tags
 from tasks.adapters.sagemaker_overview import EndpointView, overview
 from tasks.adapters.sagemaker_requests import (
@@ -36,8 +37,11 @@ from tasks.adapters.sagemaker_requests import (
     update_endpoint,
 )
 from tasks.adapters.sagemaker_trials import Trial, Trials, replace, trial_config, weights
+from tasks.adapters.sagemaker_window import read_windows, span
 from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel, Shift
 from tasks.errors import RefusedRequest, ReleaseStuck
+from tasks.monitoring_contracts import Windows
+from tasks.monitoring_plan import ObserveRules
 from tasks.plans import ReleasePlan
 
 _PLACEHOLDER_ACCOUNT = ":123456789012:"
@@ -91,6 +95,7 @@ class SageMaker:
         check_request("sagemaker", "UpdateEndpoint", update_endpoint(plan.endpoint, made.name, moves, retain=False))
         for alarm in alarms(plan.endpoint, made.name, plan):
             check_request("cloudwatch", "PutMetricAlarm", alarm)
+        check_monitoring(plan, rehearsal=self._aws.rehearsal_speed is not None)
 
     def _check_trial(self, made: Blueprint, plan: ReleasePlan) -> None:
         variant = made.config["ProductionVariants"][0]
@@ -291,7 +296,7 @@ class SageMaker:
         self._aws.call("sagemaker", "UpdateEndpoint", **replace(endpoint, config, retain=retain))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
-        return blueprint(package, plan, self._role_arn, self._environment, self._run)
+        return blueprint(package, plan, self._role_arn, self._environment, self._run, self._bucket)
 
     def _prepared(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         self.check_plan(plan)
@@ -338,6 +343,36 @@ class SageMaker:
             StateReason=f"Slimline's judge: {reason}"[:1023],
         )  # fmt: skip
 
+    # Standing guard
+
+    @cached_property
+    def monitoring(self) -> Monitoring:
+        """Standing alarms and dashboards."""
+        return Monitoring(self._aws, self._ledger)
+
+    def guard(self, plan: ReleasePlan) -> Guard:
+        """See ``Monitoring.apply``.
+
+        Raises:
+            EndpointMissing: there is no such endpoint.
+        """
+        serving = self.serving(plan.endpoint)
+        if serving is None:
+            raise endpoint_missing(plan.endpoint, "DescribeEndpoint found none")
+        return self.monitoring.apply(plan, serving.arn)
+
+    def windows(self, serving: Serving, rules: ObserveRules, limits_ms: Sequence[float]) -> Windows:
+        """The newest window of an endpoint's metrics, and the one before it. ``limits_ms``: where counts are exact."""
+        when = span(self.now(), 60 * rules.window_minutes)
+        quantile, ratio = rules.latency_quantile, rules.latency_ratio
+        endpoint, variant = serving.endpoint, serving.variants[0]
+        return read_windows(self._aws, endpoint, variant, serving.config, when, quantile, limits_ms, ratio)
+
+    def served_digest(self, config: str) -> str:
+        """Digest of the folder that the config's model serves, from its tags; empty where it has none."""
+        arn = self._aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["EndpointConfigArn"]
+        return read_tags(self._aws, arn).get("slimline:digest", "")
+
     # Asking
 
     def probe(self, endpoint: str, prompt: str) -> str:
@@ -351,8 +386,11 @@ class SageMaker:
     # Removing
 
     def delete_endpoint(self, endpoint: str, poll_seconds: float = 2.0) -> None:
-        """See ``sagemaker_cleanup.delete_endpoint``. Its configs and models stay until ``sweep``."""
+        """See ``sagemaker_cleanup.delete_endpoint``. What stands guard over it goes too; its configs and models stay
+        until ``sweep``.
+        """
         sagemaker_cleanup.delete_endpoint(self._aws, self._ledger, endpoint, poll_seconds)
+        self.monitoring.remove(endpoint)
 
     def remove_alarms(self, config: str) -> None:
         """Remove the alarms of a rollout to ``config`` that has ended."""
