@@ -35,7 +35,8 @@ POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.
 _FOUR_PARTS = re.compile(r"(.*?)\n  observed: (.*?)\n  limit:    (.*?)\n  remedy:   (.*)", re.DOTALL)
 HIDDEN = (
-    "record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tell-", "tidy-", "leave-trial-",
+    "record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tell-", "tidy-",
+    "leave-trial-",
 )  # fmt: skip
 
 

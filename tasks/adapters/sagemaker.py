@@ -122,6 +122,11 @@ class SageMaker:
             )  # fmt: skip
 
     @property
+    def connection(self) -> Connection:
+        """For adapters of other services in the same place."""
+        return self._aws
+
+    @property
     def clock_speed(self) -> float:
         """How fast the service's clock runs: 1 on AWS, more in a rehearsal."""
         return self._aws.rehearsal_speed or 1.0

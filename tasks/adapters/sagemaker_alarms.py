@@ -95,8 +95,9 @@ def _invocations(endpoint: str, plan: MonitoringPlan) -> Iterator[PutMetricAlarm
                 "MetricName": "ModelLatency",
                 "Dimensions": dimensions(endpoint, None, VARIANT),
                 "ExtendedStatistic": kind,
-                # Of a few requests a percentile is the slowest one: no reason to wake anybody.
-                "EvaluateLowSampleCountPercentile": "ignore",
+                # `ignore` would want ten requests beyond the percentile in a minute, 1,000 for p99, or say nothing.
+                # Of a few requests it is the slowest one: that this lasts for minutes is what the alarm asks for.
+                "EvaluateLowSampleCountPercentile": "evaluate",
                 "Period": ALARM_PERIOD,
             }
 

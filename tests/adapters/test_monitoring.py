@@ -57,7 +57,7 @@ def test_latency_is_in_microseconds_and_load_in_percent_of_every_core_and_gpu() 
         latency = made[kind]
         assert (latency["Namespace"], latency["MetricName"]) == ("AWS/SageMaker", "ModelLatency")
         assert (latency["ExtendedStatistic"], latency["Threshold"]) == (kind, threshold)
-        assert "Statistic" not in latency and latency["EvaluateLowSampleCountPercentile"] == "ignore"
+        assert "Statistic" not in latency and latency["EvaluateLowSampleCountPercentile"] == "evaluate"
     seen = {
         kind: (made[kind]["Namespace"], made[kind]["MetricName"], made[kind]["Threshold"]) for kind in list(made)[3:]
     }

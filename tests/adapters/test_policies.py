@@ -27,6 +27,7 @@ ADAPTER = [
     ROOT / "tasks/adapters/aws_connection.py",
     ROOT / "tasks/adapters/model_upload.py",
     ROOT / "tasks/adapters/captures.py",
+    ROOT / "tasks/adapters/captured_lines.py",
 ]
 # What one call of boto3 is to IAM, where the names differ.
 S3_ACTIONS = {
