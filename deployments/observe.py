@@ -30,6 +30,7 @@ def observe(
 
     Example: slimline observe slimline-demo --window 30
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
     if not aws:  # before Prefect is imported: it reads its settings then
         os.environ.update(stack_here(base_port).environment())
     from deployments.summary import print_observed

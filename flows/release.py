@@ -40,7 +40,8 @@ def release(
         tidy(rollout)
     rollout = rollout.model_copy(update={"registered": registered})
     record_release(rollout, endpoint_page(plan.endpoint))
-    monitor(rollout, plan)
+    if rollout.phase != "restored":
+        monitor(plan)
     require_promoted(rollout)
     return rollout
 

@@ -7,6 +7,7 @@ from prefect import flow
 from tasks.contracts import Settled
 from tasks.deploy import endpoint_page
 from tasks.leave import leave, why_left, why_not_degraded
+from tasks.monitor import monitor
 from tasks.plans import EndpointName, ReleasePlan
 from tasks.record import record_restore
 from tasks.restore import bring_back, finish, plan_of, require_answer
@@ -36,5 +37,7 @@ def restore(endpoint: EndpointName = "slimline-demo", crashed_run: str = "", deg
             reason = why_not_degraded(degraded_config, plan) if degraded_config else ""
         settled = leave(plan, reason) if reason else finish(plan) if crashed_run else bring_back(plan)
     record_restore(settled, endpoint_page(plan.endpoint))
+    if crashed_run and settled.action in ("finished", "unchanged"):  # it may have died before its guards were made
+        monitor(plan)
     require_answer(settled)
     return settled

@@ -5,19 +5,18 @@ from __future__ import annotations
 from prefect.artifacts import create_markdown_artifact
 
 from tasks.cloud import sagemaker
-from tasks.contracts import Rollout
 from tasks.monitoring_contracts import Guarded
 from tasks.plans import ReleasePlan
 from tasks.retrying import network_task
 
 
-@network_task("monitor-{rollout.endpoint}")
-def monitor(rollout: Rollout, plan: ReleasePlan) -> Guarded | None:
-    """Make or change what stands guard over the endpoint; after a release that was taken back everything stays as it
-    is. Asked twice, it is the same.
+@network_task("monitor-{plan.endpoint}")
+def monitor(plan: ReleasePlan) -> Guarded:
+    """Make or change what stands guard over the endpoint. Asked twice, it is the same.
+
+    Raises:
+        EndpointMissing: there is no such endpoint.
     """
-    if rollout.phase == "restored":
-        return None
     guard = sagemaker().guard(plan)
     guarded = Guarded(
         endpoint=plan.endpoint, alarms=guard.alarms, dashboard=guard.dashboard,

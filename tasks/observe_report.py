@@ -44,9 +44,11 @@ def figure_of(found: Observed) -> Figure:
         _draw_requests(requests, found)
         latency.set_title(f"{found.state.upper()}", loc="left", color=_COLOURS[found.state], fontweight="bold")
         clock = "the service's clock (rehearsal)" if found.rehearsal else "the service's clock"
-        requests.set_xlabel(f"Minutes before the observation, by {clock}")
+        requests.set_xlabel(f"Minutes to the observation, by {clock}")
         for axes in (latency, errors, requests):
             _finish(axes, found)
+        for share, name in ((0.01, "the window before"), (0.51, "this window")):
+            latency.annotate(name, (share, 0.96), xycoords="axes fraction", va="top", fontsize=8, color="#4b5563")
     return figure
 
 
@@ -68,15 +70,16 @@ def _at(found: Observed, point: Point) -> float:
 def _draw_latency(axes: Axes, found: Observed) -> None:
     tail = f"{100 * found.latency_quantile:g}th percentile"
     points = found.windows.points
-    for name, line, values in (
+    for name, line, values in (  # the same line twice says nothing
         ("median", "-", [(_at(found, p), p.median_ms) for p in points if p.median_ms is not None]),
         (tail, "--", [(_at(found, p), p.tail_ms) for p in points if p.tail_ms is not None]),
     ):
-        if values:
+        if values and (name == "median" or found.latency_quantile != 0.5):
             axes.plot(*zip(*values, strict=True), color=NEW, linestyle=line, marker="o", markersize=2.5, label=name)
     if found.promise.latency_ms is not None:
         axes.axhline(found.promise.latency_ms, color=GOOD, linewidth=1.2, linestyle=":", label="scorecard's promise")
-    axes.set_ylim(bottom=0)
+    top = max((ms for p in points for ms in (p.median_ms, p.tail_ms) if ms is not None), default=1.0)
+    axes.set_ylim(0, 1.25 * max(top, found.promise.latency_ms or 0.0))
     axes.set_ylabel("ModelLatency, ms")
 
 
@@ -93,6 +96,7 @@ def _draw_requests(axes: Axes, found: Observed) -> None:
     points = found.windows.points
     rates = [p.requests / minutes for p in points]
     axes.bar([_at(found, p) for p in points], rates, width=0.9 * minutes, align="edge", color=OLD)
+    axes.set_ylim(0, 1.15 * max(rates, default=1.0) or 1.0)
     axes.set_ylabel("Requests a minute")
 
 
@@ -102,6 +106,7 @@ def _finish(axes: Axes, found: Observed) -> None:
     axes.set_xlim(since, 0)
     axes.axvspan(middle, 0, color=_COLOURS[found.state], alpha=0.07, linewidth=0)
     axes.axvline(middle, color="#9ca3af", linewidth=0.8)
+    axes.set_axisbelow(True)
     axes.grid(True, color="#e5e7eb", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:

@@ -7,7 +7,7 @@ the service says now. What is sent is built in ``sagemaker_requests`` and checke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -366,12 +366,12 @@ class SageMaker:
             raise endpoint_missing(plan.endpoint, "DescribeEndpoint found none")
         return self.monitoring.apply(plan, serving.arn)
 
-    def windows(self, serving: Serving, rules: ObserveRules, limits_ms: Sequence[float]) -> Windows:
-        """The newest window of an endpoint's metrics, and the one before it. ``limits_ms``: where counts are exact."""
+    def windows(self, serving: Serving, rules: ObserveRules, limit_ms: float | None) -> Windows:
+        """The newest window of an endpoint's metrics, and the one before it. ``limit_ms``: where counts are exact."""
         when = span(self.now(), 60 * rules.window_minutes)
         quantile, ratio = rules.latency_quantile, rules.latency_ratio
         endpoint, variant = serving.endpoint, serving.variants[0]
-        return read_windows(self._aws, endpoint, variant, serving.config, when, quantile, limits_ms, ratio)
+        return read_windows(self._aws, endpoint, variant, serving.config, when, quantile, limit_ms, ratio)
 
     def served_digest(self, config: str) -> str:
         """Digest of the folder that the config's model serves, from its tags; empty where it has none."""

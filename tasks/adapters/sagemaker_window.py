@@ -57,7 +57,7 @@ def read_windows(
     config: str,
     when: Span,
     quantile: float,
-    limits_ms: Sequence[float],
+    limit_ms: float | None,
     ratio: float,
 ) -> Windows:
     """What ``endpoint`` answered in both windows.
@@ -65,7 +65,7 @@ def read_windows(
     Args:
         config: The one that serves now; its own metrics are the current window's, where CloudWatch has any.
         quantile: Of the latency, 0–1, that is compared.
-        limits_ms: Where counts must be exact.
+        limit_ms: Where counts must be exact, or none.
         ratio: Where the current window's latency matters, as a multiple of the earlier one's.
     """
     every, own = dimensions(endpoint, None, variant), dimensions(endpoint, config, variant)
@@ -77,7 +77,7 @@ def read_windows(
     found = _read(aws, queries, when)
     points = tuple(_points(found))
     near = {ms for ms in (_typical(points, when.since, when.middle), _typical(points, when.middle, when.until)) if ms}
-    at = bounds(max([*limits_ms, 1.0]), *limits_ms, *near, *(ms * ratio for ms in near))
+    at = bounds(limit_ms or 1.0, *near, *(ms * ratio for ms in near))
     fleet = own if any(at >= when.middle and count for at, count in found["own_n"].items()) else every
     counted = _read(
         aws,

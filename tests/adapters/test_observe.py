@@ -60,6 +60,13 @@ def test_no_data_then_healthy_then_degraded_by_a_latency_that_rises(desk: Desk) 
     quiet = look(desk)
     assert (quiet.state, quiet.act) == ("no data", "report") and quiet.windows.current.requests == 0
     assert "original is not in the registry" in quiet.promise.note
+    asked: list[int] = []
+
+    def count(params: dict[str, Any], **more: Any) -> None:
+        asked.append(len(params["MetricDataQueries"]))
+
+    client = desk.cloud().connection._clients["cloudwatch", 6]
+    client.meta.events.register("provide-client-params.cloudwatch.GetMetricData", count)
 
     with desk.load(ENDPOINT, RATE):
         well = until(lambda: look(desk), lambda seen: seen.state == "healthy", 60)
@@ -73,6 +80,7 @@ def test_no_data_then_healthy_then_degraded_by_a_latency_that_rises(desk: Desk) 
         with fault(desk, kind="latency", endpoint=ENDPOINT, seconds=0.5):
             time.sleep(RULES.window_minutes * 60 / 60)
             late = until(lambda: look(desk), lambda seen: seen.state == "degraded", 30)
+    assert len(asked) % 2 == 0 and 200 < asked[-2] + asked[-1] <= 260, "docs/monitoring.md states what it costs"
     assert "latency" in late.causes and late.act == "restore"
     assert late.alarms["p90"] == "ALARM" and late.alarms["errors"] != "ALARM"
     (latency,) = [found for found in late.findings if found.metric == "latency"]

@@ -166,7 +166,8 @@ def test_the_picture_has_units_both_windows_and_the_promise_and_is_the_same_twic
     text = " ".join(part for part in ElementTree.fromstring(svg).itertext() if part.strip())
     for said in (
         "DEGRADED", "Endpoint prod, m 2", "ModelLatency, ms", "5xx answers, %", "Requests a minute",
-        "Minutes before the observation", "90th percentile", "scorecard's promise", "A rehearsal.",
+        "Minutes to the observation", "the window before", "this window", "90th percentile",
+        "scorecard's promise", "A rehearsal.",
     ):  # fmt: skip
         assert said in text, said
     assert svg == draw_observed(observed())
