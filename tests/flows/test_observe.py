@@ -93,6 +93,11 @@ def restored(line: Line, config: str, seconds: float = 240) -> dict[str, Any]:
         time.sleep(0.5)
 
 
+def test_its_schedule_is_there_and_off(line: Line) -> None:
+    (deployment,) = [each for each in line.prefect("deployments/filter") if each["name"] == "observe"]
+    assert [(each["active"], each["schedule"]["cron"]) for each in deployment["schedules"]] == [(False, "*/30 * * * *")]
+
+
 def test_without_requests_there_is_no_verdict_and_the_terminal_says_so_by_its_code(line: Line, promoted: str) -> None:
     later = f"{line.stack.endpoint_url}/_slimline/faults"
     httpx.post(later, json={"kind": "clock_jump", "seconds": 7200}, timeout=10)  # what the release saw is long ago
