@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.local.stack import Stack, stack_here
+from deployments.observe import observe
 from deployments.rehearse import app as faults
 from deployments.shortcuts import Param, comparing, releasing
 from tasks.errors import SlimlineError
@@ -23,6 +24,7 @@ app = typer.Typer(
     help="Compress a language model, prove it still answers like the original, and release it a little at a time.",
 )
 app.add_typer(faults, name="fault")
+app.command()(observe)
 # No markup: a model may write [/INST], and a path may be in brackets.
 console = Console(highlight=False, soft_wrap=True, markup=False)
 

@@ -13,6 +13,8 @@ from tasks.batch_plan import BatchResult
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
 from tasks.figures import HEAD, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
+from tasks.monitoring_contracts import Observed
+from tasks.observe_report import OBSERVED_HEAD, observed_markdown, observed_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
 from tasks.search_contracts import Comparison
@@ -22,6 +24,9 @@ def print_outcome(outcome: Result, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
     if isinstance(outcome, Comparison):
         _print_comparison(outcome, console)
+        return
+    if isinstance(outcome, Observed):
+        print_observed(outcome, console)
         return
     if isinstance(outcome, BatchResult):
         _print_lines(batch_markdown(outcome).removeprefix("# "), console)
@@ -78,23 +83,25 @@ def _print_lines(markdown: str, console: Console) -> None:
 
 
 def _print_comparison(comparison: Comparison, console: Console) -> None:
-    table = Table(
-        "recipe", "bytes ratio", "perplexity ratio", "agreement", "outcome", title="Recipes, the smallest first"
-    )
+    shown = ("recipe", "bytes ratio", "perplexity ratio", "agreement")
+    table = Table(*shown, "outcome", title="Recipes, the smallest first")
     for row in search.rows(comparison):
         front = "  ← front" if row["front"] else ""
-        cells = (
-            row["recipe"],
-            row["bytes ratio"],
-            row["perplexity ratio"],
-            row["agreement"],
-            f"{row['outcome']}{front}",
-        )
-        table.add_row(*map(str, cells))
+        table.add_row(*(str(row[name]) for name in shown), f"{row['outcome']}{front}")
     console.print(table)
     console.print(f"Search      {search.summary(comparison)}")
     console.print(f"Choice      {comparison.reason}")
     console.print(f"MLflow      {comparison.tracked.url}")
+
+
+def print_observed(found: Observed, console: Console) -> None:
+    """The verdict, what it rests on, and the comparisons."""
+    _print_lines(observed_markdown(found).removeprefix("# "), console)
+    if found.findings:
+        table = Table(*OBSERVED_HEAD)
+        for row in observed_rows(found):
+            table.add_row(*row)
+        console.print(table)
 
 
 def _print_rollout(rollout: Rollout, console: Console) -> None:

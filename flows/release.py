@@ -7,6 +7,7 @@ from prefect import flow
 from tasks.approve import approval_of, refuse
 from tasks.contracts import DatasetRef, ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
 from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift, tidy, unregistered
+from tasks.monitor import monitor
 from tasks.plans import ReleasePlan
 from tasks.record import record_pairs, record_release
 from tasks.register import settle
@@ -42,6 +43,8 @@ def release(
         scaling = scale(plan)
     rollout = rollout.model_copy(update={"registered": registered, "scaling": scaling})
     record_release(rollout, endpoint_page(plan.endpoint))
+    if rollout.phase != "restored":
+        monitor(plan)
     require_promoted(rollout)
     return rollout
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tasks.monitoring_plan import MonitoringPlan
 from tasks.recipes import Choice
 from tasks.scaling_plan import AsyncInference, Inference, Scaling, Serverless
 
@@ -145,6 +146,7 @@ class ReleasePlan(Choice):
     asynchronous: AsyncInference = AsyncInference()
     serverless: Serverless = Serverless()
     scaling: Scaling = Scaling()
+    monitoring: MonitoringPlan = MonitoringPlan()
 
     @property
     def on_trial(self) -> bool:

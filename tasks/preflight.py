@@ -8,6 +8,7 @@ from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
 from tasks.adapters.texts import check_text_source
 from tasks.adapters.tracking import reachable
+from tasks.captured import check_captured, is_captured
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
 from tasks.engines import check_engines, check_engines_fit
@@ -34,7 +35,10 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
         Refused: with what was seen, what is allowed, and what to change.
     """
     check_source(model.source)
-    check_text_source(data.source)
+    if is_captured(data.source):
+        check_captured(data.source)
+    else:
+        check_text_source(data.source)
     check_recipe(recipe)
     if release is not None:
         check_served(recipe, release)

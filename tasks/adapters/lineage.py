@@ -42,6 +42,18 @@ def read_version(tracking_uri: str, name: str, version: str) -> Picked:
     return Picked(registered=registered, original=scorecard.baseline_model, data=_dataset(client, run_id))
 
 
+def read_scorecard(tracking_uri: str, name: str, version: str) -> tuple[Scorecard, str]:
+    """The scorecard of a version, and the run that it stands in.
+
+    Raises:
+        RefusedModel: there is no such version, or it has none of a language model.
+    """
+    uri = tracking_uri.rstrip("/")
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    run_id = str(_find(client, name, version).run_id)
+    return _scorecard(client, run_id, f"{name} {version}"), run_id
+
+
 def _find(client: MlflowClient, name: str, version: str) -> ModelVersion:
     try:
         if version.isdigit():

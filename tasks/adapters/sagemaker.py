@@ -26,6 +26,7 @@ from tasks.adapters.sagemaker_history import History, close_move, open_release, 
 from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
 from tasks.adapters.sagemaker_make import Maker
 from tasks.adapters.sagemaker_metrics import Look, bounds, look, requests_of
+from tasks.adapters.sagemaker_monitoring import Guard, Monitoring, check_monitoring
 from tasks.adapters.sagemaker_observe import Serving, fleet_totals, observe, read_serving, read_tags
 from tasks.adapters.sagemaker_overview import EndpointView, overview
 from tasks.adapters.sagemaker_requests import (
@@ -41,10 +42,13 @@ from tasks.adapters.sagemaker_requests import (
 )
 from tasks.adapters.sagemaker_scaling import Scaler
 from tasks.adapters.sagemaker_trials import Trial, Trials, replace, trial_config, weights
+from tasks.adapters.sagemaker_window import read_windows, span
 from tasks.adapters.scaling_limits import check_scaling
 from tasks.batch_plan import BatchPlan
 from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel, Shift
 from tasks.errors import RefusedRequest, ReleaseStuck, SlimlineError
+from tasks.monitoring_contracts import Windows
+from tasks.monitoring_plan import ObserveRules
 from tasks.plans import ReleasePlan
 from tasks.scaling_plan import Inference
 
@@ -102,6 +106,7 @@ class SageMaker:
         check_request("sagemaker", "UpdateEndpoint", update_endpoint(plan.endpoint, made.name, moves, retain=False))
         for alarm in alarms(plan.endpoint, made.name, plan):
             check_request("cloudwatch", "PutMetricAlarm", alarm)
+        check_monitoring(plan, rehearsal=self._aws.rehearsal_speed is not None)
 
     def _check_trial(self, made: Blueprint, plan: ReleasePlan) -> None:
         variant = made.config["ProductionVariants"][0]
@@ -129,6 +134,11 @@ class SageMaker:
                 "the execution role is the placeholder", observed=self._role_arn, limit="a role of your account",
                 remedy="create it from deployments/aws/execution-role-policy.json and set SLIMLINE_ROLE_ARN",
             )  # fmt: skip
+
+    @property
+    def connection(self) -> Connection:
+        """For adapters of other services in the same place."""
+        return self._aws
 
     @property
     def clock_speed(self) -> float:
@@ -234,9 +244,11 @@ class SageMaker:
 
     def client_errors(self, asked: Shift, plan: ReleasePlan, config: str, before: float) -> tuple[int, int]:
         """(4xx answers, requests) of one config in the ``before`` seconds until the release began."""
-        counted = ("Invocation4XXErrors", "Sum"), requests_of(plan.inference == "ASYNC")
-        began = asked.since
-        invalid, requests = fleet_totals(self._aws, asked.endpoint, config, began - before, began, *counted)
+        began, queued = asked.since, plan.inference == "ASYNC"
+        invalid, requests = fleet_totals(
+            self._aws, asked.endpoint, config, began - before, began,
+            ("Invocation4XXErrors", "Sum"), requests_of(queued),
+        )  # fmt: skip
         return invalid, requests
 
     def captures(self, asked: Shift) -> Captures:
@@ -338,7 +350,7 @@ class SageMaker:
         self._aws.call("sagemaker", "UpdateEndpoint", **replace(endpoint, config, retain=retain))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
-        return blueprint(package, plan, self._role_arn, self._environment, self._run)
+        return blueprint(package, plan, self._role_arn, self._environment, self._run, self._bucket)
 
     def _prepared(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         self.check_plan(plan)
@@ -394,6 +406,36 @@ class SageMaker:
             StateReason=f"Slimline's judge: {reason}"[:1023],
         )  # fmt: skip
 
+    # Standing guard
+
+    @cached_property
+    def monitoring(self) -> Monitoring:
+        """Standing alarms and dashboards."""
+        return Monitoring(self._aws, self._ledger)
+
+    def guard(self, plan: ReleasePlan) -> Guard:
+        """See ``Monitoring.apply``.
+
+        Raises:
+            EndpointMissing: there is no such endpoint.
+        """
+        serving = self.serving(plan.endpoint)
+        if serving is None:
+            raise endpoint_missing(plan.endpoint, "DescribeEndpoint found none")
+        return self.monitoring.apply(plan, serving.arn)
+
+    def windows(self, serving: Serving, rules: ObserveRules, limit_ms: float | None) -> Windows:
+        """The newest window of an endpoint's metrics, and the one before it. ``limit_ms``: where counts are exact."""
+        when = span(self.now(), 60 * rules.window_minutes)
+        quantile, ratio = rules.latency_quantile, rules.latency_ratio
+        endpoint, variant = serving.endpoint, serving.variants[0]
+        return read_windows(self._aws, endpoint, variant, serving.config, when, quantile, limit_ms, ratio)
+
+    def served_digest(self, config: str) -> str:
+        """Digest of the folder that the config's model serves, from its tags; empty where it has none."""
+        arn = self._aws.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)["EndpointConfigArn"]
+        return read_tags(self._aws, arn).get("slimline:digest", "")
+
     # Asking
 
     def probe(self, endpoint: str, prompt: str) -> str:
@@ -422,10 +464,13 @@ class SageMaker:
     # Removing
 
     def delete_endpoint(self, endpoint: str, poll_seconds: float = 2.0) -> None:
-        """See ``sagemaker_cleanup.delete_endpoint``. Its configs and models stay until ``sweep``."""
+        """See ``sagemaker_cleanup.delete_endpoint``. What stands guard over it goes too; its configs and models stay
+        until ``sweep``.
+        """
         self._kinds.pop(endpoint, None)
         self.scaling.remove(endpoint)  # AWS does it itself; without that permission it refuses to delete the endpoint
         sagemaker_cleanup.delete_endpoint(self._aws, self._ledger, endpoint, poll_seconds)
+        self.monitoring.remove(endpoint)
 
     def remove_alarms(self, config: str) -> None:
         """Remove the alarms of a rollout to ``config`` that has ended."""

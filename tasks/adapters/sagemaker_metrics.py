@@ -92,10 +92,10 @@ def look(
     first = min((at for at, count in found["new_n"].items() if count), default=None)
     if first is None:
         return Look(Answers(), Answers() if baseline else None, None)
-    mine = _answers("new", found, first, limits_ms)
+    mine = sum_of("new", found, first, math.inf, limits_ms)
     if not baseline:
         return Look(mine, None, first)
-    base = _answers("old", found, first, baseline_limits_ms)
+    base = sum_of("old", found, first, math.inf, baseline_limits_ms)
     # The running minute has not all of its requests yet: only whole ones say how the traffic was split.
     both = [
         at for at, count in sorted(found["new_n"].items()) if count and found["old_n"].get(at) and at + period <= now
@@ -132,9 +132,9 @@ def metric_queries(
         yield query(f"p{index}", "ModelLatency", f"PR(:{round(1000 * limit)})")
 
 
-def _answers(side: str, found: dict[str, Series], first: float, limits_ms: Sequence[float]) -> Answers:
-    """The sum of all periods from ``first`` on."""
-    times = {at for name in _COUNTS for at in found[f"{side}_{name}"] if at >= first}
+def sum_of(side: str, found: dict[str, Series], first: float, end: float, limits_ms: Sequence[float]) -> Answers:
+    """What the queries of ``metric_queries`` brought, from ``first`` to before ``end``, added up."""
+    times = {at for name in _COUNTS for at in found[f"{side}_{name}"] if first <= at < end}
     each = [_minute(side, found, at, limits_ms) for at in sorted(times)]
     return Answers(
         requests=sum(one.requests for one in each),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         CreateEndpointConfigInputTypeDef,
         CreateEndpointInputTypeDef,
         CreateModelInputTypeDef,
+        DataCaptureConfigUnionTypeDef,
         DeploymentConfigUnionTypeDef,
         TagTypeDef,
         TrafficRoutingConfigTypeDef,
@@ -55,10 +56,15 @@ class Blueprint:
 
 
 def blueprint(
-    package: ModelPackage, plan: ReleasePlan, role_arn: str, environment: Mapping[str, str], run: str = ""
+    package: ModelPackage,
+    plan: ReleasePlan,
+    role_arn: str,
+    environment: Mapping[str, str],
+    run: str = "",
+    bucket: str = "",
 ) -> Blueprint:
     """Everything but the endpoint. ``environment`` is for the container; the plan's rehearsed fault is added to it.
-    ``run`` is the flow run that asks.
+    ``run`` is the flow run that asks; requests that the plan's monitoring keeps go to ``bucket``.
 
     The name is made of the endpoint, the version and a digest of both requests; tags are left out, they change nothing.
     """
@@ -79,8 +85,10 @@ def blueprint(
         "InitialVariantWeight": 1.0,
     }
     extra = queue(plan, package.s3_uri.split("/")[2])
-    fleet: list[object] = [package.digest, content, variant, *([extra] if extra else [])]
-    name = content_name(plan.endpoint, package.registered.version, fleet)
+    percent = plan.monitoring.capture_percent
+    capture: Any = {"DataCaptureConfig": capture_config(percent, bucket)} if percent else {}
+    made_of: list[object] = [package.digest, content, variant, *(each for each in (extra, capture) if each)]
+    name = content_name(plan.endpoint, package.registered.version, made_of)
     tags = _tags(package, plan, run)
     model: Any = {"ModelName": name, **content, "Tags": tags}
     config: Any = {
@@ -88,8 +96,20 @@ def blueprint(
         "ProductionVariants": [{**variant, "ModelName": name}],
         **extra,
         "Tags": tags,
+        **capture,
     }
     return Blueprint(name, model, config, tags)
+
+
+def capture_config(percent: int, bucket: str) -> DataCaptureConfigUnionTypeDef:
+    """Requests and answers, as text, of ``percent`` of the requests."""
+    return {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": percent,
+        "DestinationS3Uri": f"s3://{bucket}/captures",
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+    }
 
 
 def create_endpoint(endpoint: str, made: Blueprint) -> CreateEndpointInputTypeDef:

@@ -16,14 +16,21 @@ from botocore.exceptions import ClientError
 from tasks.adapters.aws_connection import Connection, date_of
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
 from tasks.adapters.sagemaker_make import Maker
-from tasks.adapters.sagemaker_requests import CHALLENGER, PREVIOUS, VARIANT, WANTED, Blueprint, content_name
+from tasks.adapters.sagemaker_requests import (
+    CHALLENGER,
+    PREVIOUS,
+    VARIANT,
+    WANTED,
+    Blueprint,
+    capture_config,
+    content_name,
+)
 from tasks.adapters.sagemaker_scaling import Scaler
 from tasks.plans import ReleasePlan
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import (
         CreateEndpointConfigInputTypeDef,
-        DataCaptureConfigUnionTypeDef,
         UpdateEndpointInputTypeDef,
         UpdateEndpointWeightsAndCapacitiesInputTypeDef,
     )
@@ -76,7 +83,7 @@ def trial_config(
         variants = {
             "ProductionVariants": [old],
             "ShadowProductionVariants": [new],
-            "DataCaptureConfig": capture_config(plan, bucket),
+            "DataCaptureConfig": capture_config(plan.capture_percent, bucket),
         }
     version = next(tag["Value"] for tag in made.tags if tag["Key"] == "slimline:version")
     tags = [*made.tags, {"Key": PREVIOUS, "Value": previous}, {"Key": WANTED, "Value": made.name}]
@@ -86,17 +93,6 @@ def trial_config(
         **variants,
     }
     return request  # type: ignore[no-any-return]
-
-
-def capture_config(plan: ReleasePlan, bucket: str) -> DataCaptureConfigUnionTypeDef:
-    """Requests and answers of both variants, as text."""
-    return {
-        "EnableCapture": True,
-        "InitialSamplingPercentage": plan.capture_percent,
-        "DestinationS3Uri": f"s3://{bucket}/captures",
-        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
-        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
-    }
 
 
 def weights(endpoint: str, percent: int) -> UpdateEndpointWeightsAndCapacitiesInputTypeDef:

@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 
 from tasks.contracts import DatasetRef, LayerReport, Pair, Rollout, Scorecard
 from tasks.figures import HEAD, figures, metrics
+from tasks.monitoring_contracts import Observed
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 
 KEY = "slimline.key"
@@ -133,6 +134,22 @@ class Tracking:
         folder = f"releases/{rollout.endpoint}-{rollout.phase}-{key[:8]}"
         self._client.log_text(rollout.registered.run_id, timeline, f"{folder}/timeline.svg")
         self._client.log_text(rollout.registered.run_id, rollout.model_dump_json(indent=2), f"{folder}/rollout.json")
+
+    def log_observed(self, found: Observed, key: str, picture: str) -> None:
+        """One observation, with the run that the served version comes from: picture, all that was seen, and metrics
+        ``observed_…`` whose step is the minute of the service's clock. ``key`` tells observations apart.
+        """
+        run_id, windows = found.promise.run_id, found.windows
+        folder = f"observations/{found.endpoint}-{found.state.replace(' ', '-')}-{key[:8]}"
+        self._client.log_text(run_id, picture, f"{folder}/timeline.svg")
+        self._client.log_text(run_id, found.model_dump_json(indent=2), f"{folder}/observed.json")
+        minute, current = int(windows.until // 60), windows.current
+        latency = next((each.candidate for each in found.findings if each.metric == "latency"), None)
+        values = {"requests": float(current.requests), "degraded": float(found.state == "degraded")}
+        values |= {"error_share": current.errors / current.requests} if current.requests else {}
+        values |= {} if latency is None else {"latency_ms": latency}
+        series = [(f"observed_{name}", value, minute) for name, value in values.items()]
+        self._log(self._client.get_run(run_id), {}, {}, {}, series=series)
 
     def log_pairs(self, run_id: str, release: str, pairs: Iterable[Pair]) -> None:
         """``shadow/<release>.jsonl``: one pair of answers a line, with its figures. Pairs go to a file one by one."""

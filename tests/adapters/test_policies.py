@@ -27,6 +27,7 @@ ADAPTER = [
     ROOT / "tasks/adapters/aws_connection.py",
     ROOT / "tasks/adapters/model_upload.py",
     ROOT / "tasks/adapters/captures.py",
+    ROOT / "tasks/adapters/captured_lines.py",
 ]
 # What one call of boto3 is to IAM, where the names differ.
 S3_ACTIONS = {
@@ -112,6 +113,8 @@ def resources_of(service: str, params: dict[str, Any]) -> list[str]:
     kinds |= {"TransformJobName": "transform-job"}
     found = [f"{place}:{kind}/{params[name]}" for name, kind in kinds.items() if name in params]
     found += [f"{place}:alarm:{name}" for name in (*params.get("AlarmNames", ()), params.get("AlarmName")) if name]
+    boards = (*params.get("DashboardNames", ()), params.get("DashboardName"))
+    found += [f"arn:aws:cloudwatch::123456789012:dashboard/{name}" for name in boards if name]
     found += [params["ResourceArn"]] if "ResourceArn" in params else []
     if "Bucket" in params:
         found.append("/".join(["arn:aws:s3:::" + params["Bucket"], *([params["Key"]] if "Key" in params else [])]))
@@ -154,5 +157,7 @@ def test_the_release_role_may_look_and_sweep_beside_other_peoples_endpoints(desk
     assert (ours.name, ours.variants[0].model, ours.variants[0].version) == ("slimline-ours", "tiny", "1")
     assert (theirs.name, theirs.variants[0].config, theirs.variants[0].version) == ("theirs", "theirs", "")
     assert theirs.previous_config is None and not theirs.open_move
+    cloud.guard(plan)
     assert cloud.sweep() == []
     assert {each["EndpointName"] for each in plain.list_endpoints()["Endpoints"]} == {"slimline-ours", "theirs"}
+    cloud.monitoring.remove("slimline-ours")
