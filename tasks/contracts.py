@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.hosted import HubModel, ModelFacts
+
 Stage = Literal[
     "fetch", "prune", "quantize", "distill", "convert", "export", "evaluate", "register", "deploy",
     "train-teacher", "drop-blocks", "teach-reader",
@@ -220,6 +222,8 @@ class ModelPackage(Value):
     s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, for ModelDataSource.S3DataSource")
     image: str
     digest: str
+    facts: ModelFacts | None = Field(default=None, description="Of the folder, where the target's container needs them")
+    hub: HubModel | None = Field(default=None, description="Whose container it is, of target jumpstart")
 
 
 class Shift(Value):

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tasks.recipes import Choice
+from tasks.targets import Target
 
 
 class Rehearsal(Choice):
@@ -96,7 +97,8 @@ class ReleasePlan(Choice):
         "(batches). By the judge alone, both versions beside each other: WEIGHTS (share rises step by step), AB_TEST "
         "(fixed share), SHADOW (copies of requests; users see the old version's answers only)",
     )
-    instance_type: str = Field("ml.m5.xlarge", description="SageMaker instance type")
+    target: Target = Target()
+    instance_type: str = Field("ml.m5.xlarge", description="SageMaker instance type; must suit the target")
     instances: int = Field(2, ge=1, le=100, description="Instances of a fleet; a canary needs at least 2")
     step_percent: int = Field(
         50,

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.adapters.serving_content import container, network_isolation, variant_extras
 from tasks.contracts import ModelPackage
 from tasks.plans import ReleasePlan
 
@@ -64,21 +65,16 @@ def blueprint(
     faulty = plan.rehearsal.error_share
     variables = dict(environment) | ({FAULT_VARIABLE: str(faulty)} if faulty else {})
     content = {
-        "PrimaryContainer": {
-            "Image": package.image,
-            "ModelDataSource": {
-                "S3DataSource": {"S3Uri": package.s3_uri, "S3DataType": "S3Prefix", "CompressionType": "None"}
-            },
-            "Environment": variables,
-        },
+        "PrimaryContainer": container(package, plan, variables),
         "ExecutionRoleArn": role_arn,
-        "EnableNetworkIsolation": False,
+        "EnableNetworkIsolation": network_isolation(package),
     }
     variant = {
         "VariantName": VARIANT,
         "InitialInstanceCount": plan.instances,
         "InstanceType": plan.instance_type,
         "InitialVariantWeight": 1.0,
+        **variant_extras(package, plan),
     }
     name = content_name(plan.endpoint, package.registered.version, [package.digest, content, variant])
     tags = _tags(package, plan, run)
