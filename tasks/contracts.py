@@ -363,10 +363,11 @@ class Settled(Value):
     """An endpoint after ``restore``: what serves, by its config's name and a real inference, and what was done."""
 
     endpoint: str
-    action: Literal["restored", "finished", "kept", "unchanged", "left", "absent"] = Field(
-        description="restored: sent back by us; finished: a dead release had moved well and was promoted; kept: a dead "
-        "release had moved nothing, or SageMaker took it back; unchanged: nothing was open; left: not touched, for "
-        "the reason given; absent: no such endpoint"
+    action: Literal["created", "restored", "finished", "kept", "unchanged", "left", "absent"] = Field(
+        description="created: it serves a hub model now, and was not there before; restored: sent back by us; "
+        "finished: a dead release had moved well and was promoted; kept: a dead release had moved nothing, or "
+        "SageMaker took it back; unchanged: nothing was open; left: not touched, for the reason given; absent: no such "
+        "endpoint"
     )
     config: str | None = Field(description="EndpointConfigName that serves now")
     version: str | None = Field(description="The registry's version of it, or original")

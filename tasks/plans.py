@@ -141,6 +141,13 @@ class ReleasePlan(Choice):
     )
 
     @property
+    def payload(self) -> dict[str, float]:
+        """Parameters of the requests that a release sends itself."""
+        if self.target.kind == "jumpstart":
+            return self.target.jumpstart.model_dump(include={"max_new_tokens", "top_p", "temperature"})
+        return {"max_new_tokens": 8}
+
+    @property
     def on_trial(self) -> bool:
         """Whether both versions stand in one config and Slimline moves the traffic, not SageMaker's guardrails."""
         return self.mode in ("WEIGHTS", "AB_TEST", "SHADOW")

@@ -27,7 +27,7 @@ def describe(aws: Connection, model_id: str, version: str, instance_type: str) -
     Raises:
         RefusedModel: there is none of this name and version, or its document names no image or no files.
     """
-    asked = {"HubName": PUBLIC_HUB, "HubContentType": "Model", "HubContentName": model_id}
+    asked: dict[str, Any] = {"HubName": PUBLIC_HUB, "HubContentType": "Model", "HubContentName": model_id}
     if version:
         asked["HubContentVersion"] = version
     try:

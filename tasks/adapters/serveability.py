@@ -53,7 +53,7 @@ def _device(plan: ReleasePlan, where: Instance) -> Iterator[Obstacle]:
             "device", f"the {kind} container does not run on this instance", f"{where.device}: {plan.instance_type}",
             " or ".join(wanted), f"set plan.instance_type, to {_EXAMPLES[kind]} for instance",
         )  # fmt: skip
-    elif kind != "own_cpu" and plan.serve == "onnx":
+    elif plan.serve == "onnx":
         yield refuse(
             "format", "the exported ONNX file is for Slimline's own container", f"plan.serve = onnx, target {kind}",
             "target own_cpu", "set plan.serve to auto",
@@ -201,7 +201,8 @@ def _jumpstart(facts: ModelFacts, plan: ReleasePlan, where: Instance, hub: HubMo
     if hub.gated and not plan.target.jumpstart.accept_eula:
         yield refuse(
             "licence", f"{hub.model_id} has a licence agreement that must be accepted", "accept_eula = False",
-            "accept_eula = True", f"read {hub.eula or 'it in SageMaker Studio'} and set plan.target.jumpstart.accept_eula",
+            "accept_eula = True",
+            f"read {hub.eula or 'it in SageMaker Studio'} and set plan.target.jumpstart.accept_eula",
         )  # fmt: skip
     if repository(hub.image) == "djl-inference":
         yield from serve_formats.vllm(facts, where, tensor_parallel(facts, max(1, where.count)), "auto")

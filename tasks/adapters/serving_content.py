@@ -1,7 +1,7 @@
 """A target as SageMaker's requests say it: the model's container, and what its variant has besides count and type.
 
-The environment of LMI (https://docs.djl.ai/docs/serving/serving/docs/lmi/), of Hugging Face's Neuron container (the
-variables that its export reads: HF_BATCH_SIZE, HF_SEQUENCE_LENGTH, HF_NUM_CORES, HF_AUTO_CAST_TYPE), and of a hub model.
+The environment of LMI (https://docs.djl.ai/docs/serving/serving/docs/lmi/), of Hugging Face's Neuron container (its
+export reads HF_BATCH_SIZE, HF_SEQUENCE_LENGTH, HF_NUM_CORES and HF_AUTO_CAST_TYPE), and of a hub model.
 Slimline's own container has nothing of this: its requests, and so its names, stay as they always were.
 """
 
