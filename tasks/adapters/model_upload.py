@@ -120,9 +120,7 @@ def _abort_left(connection: Connection, bucket: str, prefix: str) -> None:
     for each in found.get("Uploads", []):
         if date_of(found) - each["Initiated"].timestamp() > _LEFT_SECONDS:
             try:
-                connection.call(
-                    "s3", "AbortMultipartUpload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]
-                )
+                connection.call("s3", "AbortMultipartUpload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
             except ClientError as error:
                 if not is_absent(error):
                     raise

@@ -11,11 +11,13 @@ from tasks.adapters.images import cuda_of, repository
 from tasks.adapters.instances import Instance, instance
 from tasks.adapters.memory_need import (
     HOST_USE,
+    OVERHEAD,
     UTILIZATION,
     cpu_need,
     divides,
     fitting,
     gpu_need,
+    kv_bytes,
     neuron_need,
     tensor_parallel,
 )
@@ -26,6 +28,7 @@ from tasks.plans import ReleasePlan
 
 UNKNOWN = ModelFacts(format="dense")
 _GB = 1e9
+_PROMPT = 2048  # tokens
 _DEVICES = {"lmi": ("gpu",), "neuron": ("neuron",), "huggingface": ("cpu", "gpu"), "own_cpu": ("cpu",)}
 _EXAMPLES = {"lmi": "ml.g5.xlarge", "neuron": "ml.inf2.xlarge", "huggingface": "ml.m5.xlarge"}
 
@@ -71,6 +74,7 @@ def _container(facts: ModelFacts, plan: ReleasePlan, where: Instance, hub: HubMo
     else:
         if kind == "huggingface":
             yield from serve_formats.transformers(facts)
+            yield from _one_gpu(facts, where)
         if where.device == "cpu":
             yield from _host_memory(facts, where)
 
@@ -132,6 +136,18 @@ def _gpu_memory(facts: ModelFacts, plan: ReleasePlan, where: Instance, shards: i
             "memory", f"{requests} requests of the greatest length fit at once, others wait in the queue",
             observed, f"{limit}; asked for are {chosen.concurrency} at once", f"{instead}, or {shorter}",
         )  # fmt: skip
+
+
+def _one_gpu(facts: ModelFacts, where: Instance) -> Iterator[Obstacle]:
+    """The Hugging Face container puts the whole model on one GPU, in the checkpoint's type."""
+    if where.memory and facts.layers and facts.format == "dense":
+        need, usable = facts.bytes + kv_bytes(facts, _PROMPT, facts.dtype) + OVERHEAD, int(UTILIZATION * where.memory)
+        if need > usable:
+            yield refuse(
+                "memory", "the model does not fit one GPU", f"{need / _GB:.2f} GB with a prompt of {_PROMPT} tokens",
+                f"{usable / _GB:.2f} GB usable of each {where.accelerator}",
+                "take an instance with larger GPUs, or target lmi, which shares a model among several",
+            )  # fmt: skip
 
 
 def _neuron(facts: ModelFacts, plan: ReleasePlan, where: Instance) -> Iterator[Obstacle]:
