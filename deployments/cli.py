@@ -170,6 +170,49 @@ def why(
 
 
 @app.command()
+def check(
+    folder: Annotated[Path | None, typer.Argument(help="A model folder; or name a registered version")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a registered model in MLflow")] = None,
+    version: Annotated[str, typer.Option(help="Its version's number, or an alias")] = "challenger",
+    target: Annotated[str | None, typer.Option(help="own_cpu, lmi, huggingface, neuron or jumpstart")] = None,
+    instance_type: Annotated[str | None, typer.Option(help="Such as ml.g5.xlarge")] = None,
+    mode: Annotated[str | None, typer.Option(help="CANARY, LINEAR, ALL_AT_ONCE, ROLLING, WEIGHTS, …")] = None,
+    instances: Annotated[int | None, typer.Option(min=1)] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="More of the plan: target.lmi.max_model_len=4096")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    base_port: BasePort = None,
+) -> None:
+    """Say whether a version can be served by a container on an instance type and released by a mode. Creates nothing.
+
+    Exit code 0: yes, perhaps with warnings; 1: no, with what to do.
+
+    Example: slimline check --model slimline --version 3 --target lmi --instance-type ml.g5.xlarge --mode CANARY
+    """
+    if model is not None:
+        _use(stack_here(base_port))
+    from deployments import check as serving
+
+    def work() -> bool:
+        try:
+            plan = serving.plan_of(target, instance_type, mode, instances, _parameters(param or []))
+        except ValueError as error:  # pydantic's: each field with what it holds and its limit
+            raise typer.BadParameter(str(error)) from error
+        what, facts = serving.facts_of(folder, model, version, plan)
+        found = serving.look(facts, plan)
+        if as_json:
+            shown = {"what": what, "facts": facts.model_dump(), "plan": plan.model_dump(mode="json")}
+            verdict = {"servable": serving.servable(found), "obstacles": [each.facts() for each in found]}
+            console.print_json(json.dumps(shown | verdict))
+        else:
+            console.print(serving.draw(what, facts, plan, found))
+        return serving.servable(found)
+
+    raise typer.Exit(0 if _guarded(work) else 1)
+
+
+@app.command()
 def engines(
     build: Annotated[str | None, typer.Option(help="Build this one's environment now: minutes, and gigabytes")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
@@ -207,9 +250,9 @@ def _run(stack: Stack, deployment: str, parameters: dict[str, Any]) -> None:
     print_outcome(run_and_follow(deployment, parameters, stack.prefect_url, console), console)
 
 
-def _guarded(work: Any) -> None:
+def _guarded(work: Any) -> Any:
     try:
-        work()
+        return work()
     except SlimlineError as error:
         console.print(Text.assemble((type(error).__name__, "red"), f": {error}"))
         raise typer.Exit(1) from None

@@ -6,7 +6,7 @@ from prefect import flow
 
 from tasks.approve import approval_of, refuse
 from tasks.contracts import DatasetRef, ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
-from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift, tidy, unregistered
+from tasks.deploy import create_endpoint, endpoint_page, first_package, is_new, package, shift, tidy
 from tasks.monitor import monitor
 from tasks.plans import ReleasePlan
 from tasks.record import record_pairs, record_release
@@ -35,7 +35,7 @@ def release(
         new = package(registered, plan)
         take_over(new, plan)
         if plan.original_first and is_new(plan):
-            create_endpoint(package(unregistered(original), plan.model_copy(update={"serve": "torch"})), plan)
+            create_endpoint(first_package(original, plan), plan)
         leave_other_trial(new, plan)
         rollout = beside_the_old(new, plan, data) if plan.on_trial else guarded(new, plan, data)
         registered = settle(rollout)

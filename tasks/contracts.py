@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.hosted import HubModel, ModelFacts
+
 Stage = Literal[
     "fetch", "prune", "quantize", "distill", "convert", "export", "evaluate", "register", "deploy",
     "train-teacher", "drop-blocks", "teach-reader",
@@ -220,6 +222,8 @@ class ModelPackage(Value):
     s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, or an archive that ends in .tar.gz")
     image: str
     digest: str
+    facts: ModelFacts | None = Field(default=None, description="Of the folder, where the target's container needs them")
+    hub: HubModel | None = Field(default=None, description="Whose container it is, of target jumpstart")
 
 
 class Shift(Value):
@@ -360,10 +364,11 @@ class Settled(Value):
     """An endpoint after ``restore``: what serves, by its config's name and a real inference, and what was done."""
 
     endpoint: str
-    action: Literal["restored", "finished", "kept", "unchanged", "left", "absent"] = Field(
-        description="restored: sent back by us; finished: a dead release had moved well and was promoted; kept: a dead "
-        "release had moved nothing, or SageMaker took it back; unchanged: nothing was open; left: not touched, for "
-        "the reason given; absent: no such endpoint"
+    action: Literal["created", "restored", "finished", "kept", "unchanged", "left", "absent"] = Field(
+        description="created: it serves a hub model now, and was not there before; restored: sent back by us; "
+        "finished: a dead release had moved well and was promoted; kept: a dead release had moved nothing, or "
+        "SageMaker took it back; unchanged: nothing was open; left: not touched, for the reason given; absent: no such "
+        "endpoint"
     )
     config: str | None = Field(description="EndpointConfigName that serves now")
     version: str | None = Field(description="The registry's version of it, or original")

@@ -30,3 +30,13 @@ def pick(name: str, version: str) -> Picked:
         RefusedModel: there is no such version, or it is a reader's, which has no release yet.
     """
     return read_version(settings().mlflow_url, name, version)
+
+
+@network_task("preflight-{plan.endpoint}")
+def preflight_hub(plan: ReleasePlan) -> None:
+    """Check the plan of a hub model, which needs no MLflow.
+
+    Raises:
+        Refused: with what was seen, what is allowed, and what to change.
+    """
+    sagemaker().check_plan(plan)

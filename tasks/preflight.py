@@ -14,6 +14,7 @@ from tasks.contracts import ModelRef
 from tasks.engines import check_engines, check_engines_fit
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.plans import ReleasePlan
+from tasks.preflight_serving import check_target
 from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe
 from tasks.retrying import network_task
 from tasks.settings import settings
@@ -42,6 +43,7 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
     check_recipe(recipe)
     if release is not None:
         check_served(recipe, release)
+        check_target(recipe, release)
     require_mlflow()
     if release is not None:
         sagemaker().check_plan(release)

@@ -119,7 +119,7 @@ def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled
         endpoint=endpoint, action=made.action, config=serving.config, version=serving.version, reason=made.reason,
         other_config=made.bad or history.moving_from if made.action == "finished" else made.bad or history.moving_to,
         probe=answer, answered=answered, swept=_tidied(cloud, endpoint, history, made),
-        rehearsal=cloud.describe_rehearsal(),
+        rehearsal=cloud.describe_rehearsal(endpoint),
     )  # fmt: skip
 
 

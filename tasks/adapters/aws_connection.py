@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -99,6 +100,17 @@ class Connection:
             return None
         except (KeyError, TypeError, ValueError):
             return None
+
+    def stand_ins(self, endpoint: str) -> list[str]:
+        """Of the embedded stack: a sentence for each image of the endpoint that another program stands in for."""
+        url = f"{self.endpoint_url}/_slimline/fleets/{urllib.parse.quote(endpoint, safe='')}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                fleets = json.load(answer)["fleets"]
+        except urllib.error.HTTPError:  # no such endpoint
+            return []
+        said = {variant["stand_in"] for fleet in fleets for variant in fleet["variants"].values()}
+        return sorted(said - {""})
 
 
 def date_of(answer: dict[str, Any]) -> float:

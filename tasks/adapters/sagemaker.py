@@ -15,11 +15,12 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tasks.adapters import model_upload, sagemaker_cleanup, sagemaker_invoke
+from tasks.adapters import hub_models, model_upload, sagemaker_cleanup, sagemaker_invoke
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.captures import Captures
 from tasks.adapters.inference_kinds import ARCHIVE, check_inference, check_kind
 from tasks.adapters.ledger import Ledger
+from tasks.adapters.obstacles import require_none
 from tasks.adapters.sagemaker_batch import Batches
 from tasks.adapters.sagemaker_errors import endpoint_missing
 from tasks.adapters.sagemaker_history import History, close_move, open_release, open_restore, read_history
@@ -44,9 +45,11 @@ from tasks.adapters.sagemaker_scaling import Scaler
 from tasks.adapters.sagemaker_trials import Trial, Trials, replace, trial_config, weights
 from tasks.adapters.sagemaker_window import read_windows, span
 from tasks.adapters.scaling_limits import check_scaling
+from tasks.adapters.serveability import UNKNOWN, obstacles
 from tasks.batch_plan import BatchPlan
 from tasks.contracts import ModelPackage, ModelRef, Observation, RegisteredModel, Shift
 from tasks.errors import RefusedRequest, ReleaseStuck, SlimlineError
+from tasks.hosted import HubModel
 from tasks.monitoring_contracts import Windows
 from tasks.monitoring_plan import ObserveRules
 from tasks.plans import ReleasePlan
@@ -83,10 +86,15 @@ class SageMaker:
         self._kinds: dict[str, Inference] = {}
         self._maker = Maker(self._aws, self._ledger)
 
+    @property
+    def region(self) -> str:
+        return self._aws.region
+
     # Before anything is created
 
     def check_plan(self, plan: ReleasePlan) -> None:
         """Build every request that ``plan`` leads to and check it; on AWS also refuse what only a rehearsal may do.
+        What depends on the model's folder is checked by ``serveability.obstacles`` when it is packaged.
 
         Raises:
             RefusedRequest: with the field, what it holds, its limit, and what to change.
@@ -94,6 +102,7 @@ class SageMaker:
         check_rules(plan)
         check_inference(plan, rehearsed=self._aws.rehearsal_speed is not None)
         check_scaling(plan)
+        require_none(obstacles(UNKNOWN, plan))
         if self._aws.rehearsal_speed is None:
             self._check_for_aws(plan)
         made = self._blueprint(_stand_in(self._bucket, plan), plan)
@@ -145,13 +154,21 @@ class SageMaker:
         """How fast the service's clock runs: 1 on AWS, more in a rehearsal."""
         return self._aws.rehearsal_speed or 1.0
 
-    def describe_rehearsal(self) -> str:
-        """Empty on AWS; on the embedded stack a sentence that says so, with the speed of its clock."""
+    def describe_rehearsal(self, endpoint: str | None = None) -> str:
+        """Empty on AWS; on the embedded stack a sentence that says so, with the speed of its clock, and what stands in
+        for the containers of ``endpoint``.
+        """
         speed = self._aws.rehearsal_speed
         if speed is None:
             return ""
         clock = "with the wall clock" if speed == 1 else f"{speed:g} times as fast as the wall clock"
-        return f"A rehearsal on the embedded stack, not on AWS: real model servers, and a clock that runs {clock}."
+        said = f"A rehearsal on the embedded stack, not on AWS: real model servers, and a clock that runs {clock}."
+        return " ".join([said, *(self._aws.stand_ins(endpoint) if endpoint else ())])
+
+    def hub_model(self, plan: ReleasePlan) -> HubModel:
+        """The plan's model of the public hub. See ``hub_models.describe``."""
+        chosen = plan.target.jumpstart
+        return hub_models.describe(self._aws, chosen.model_id, chosen.version, plan.instance_type)
 
     def upload(self, folder: Path, digest: str) -> str:
         """See ``model_upload.upload``."""
@@ -438,11 +455,11 @@ class SageMaker:
 
     # Asking
 
-    def probe(self, endpoint: str, prompt: str) -> str:
+    def probe(self, endpoint: str, prompt: str, parameters: Mapping[str, Any] = {"max_new_tokens": 8}) -> str:
         """See ``sagemaker_invoke.probe`` and ``probe_async``: a real inference that must be right."""
         if self._is_queue(endpoint):
-            return sagemaker_invoke.probe_async(self._aws, endpoint, prompt)
-        return sagemaker_invoke.probe(self._aws, endpoint, prompt)
+            return sagemaker_invoke.probe_async(self._aws, endpoint, prompt, parameters)
+        return sagemaker_invoke.probe(self._aws, endpoint, prompt, parameters)
 
     def send(self, endpoint: str, prompt: str, parameters: Mapping[str, Any]) -> int:
         """See ``sagemaker_invoke.send``: rehearsal traffic, the status is returned."""

@@ -15,18 +15,19 @@ from tasks.errors import SlimlineError
 
 PROBE_SECONDS = 300.0  # wall; an instance may be busy with what was asked before
 _LOOK_SECONDS = 0.5
-_PROBE = {"max_new_tokens": 8, "return_full_text": False}
+_PROBE = {"max_new_tokens": 8}
 
 
-def probe(aws: Connection, endpoint: str, prompt: str) -> str:
-    """Ask the endpoint for a few tokens and return them.
+def probe(aws: Connection, endpoint: str, prompt: str, parameters: Mapping[str, Any] = _PROBE) -> str:
+    """Ask the endpoint for a few tokens and return them. ``parameters``: of the request, such as temperature.
 
     Raises:
-        BadAnswer: an error status, or an answer that is not ``[{"generated_text": <not empty>}]``.
+        BadAnswer: an error status, or an answer that is neither ``[{"generated_text": <not empty>}]`` (Hugging Face's
+            containers and ours) nor that object alone (LMI).
         EndpointMissing: there is no such endpoint.
     """
     try:
-        answer = _invoke(aws, endpoint, prompt, _PROBE, retry=True)
+        answer = _invoke(aws, endpoint, prompt, {"return_full_text": False, **parameters}, retry=True)
     except ClientError as error:
         code, message = error_of(error)
         if code == "ValidationError" and "not found" in message:
@@ -40,7 +41,8 @@ def probe(aws: Connection, endpoint: str, prompt: str) -> str:
 
 def _generated(endpoint: str, body: bytes) -> str:
     try:
-        text = json.loads(body)[0]["generated_text"]
+        found = json.loads(body)
+        text = (found[0] if isinstance(found, list) else found)["generated_text"]
     except (ValueError, LookupError, TypeError) as error:
         raise _bad(endpoint, body[:200]) from error
     if not isinstance(text, str) or not text:
@@ -48,7 +50,13 @@ def _generated(endpoint: str, body: bytes) -> str:
     return text
 
 
-def probe_async(aws: Connection, endpoint: str, prompt: str, seconds: float = PROBE_SECONDS) -> str:
+def probe_async(
+    aws: Connection,
+    endpoint: str,
+    prompt: str,
+    parameters: Mapping[str, Any] = _PROBE,
+    seconds: float = PROBE_SECONDS,
+) -> str:
     """As ``probe``, of an asynchronous endpoint: the answer is read from S3 once it is there.
 
     Args:
@@ -57,7 +65,7 @@ def probe_async(aws: Connection, endpoint: str, prompt: str, seconds: float = PR
     Raises:
         BadAnswer: the failure's object came instead, or nothing in time.
     """
-    answer = _invoke_async(aws, endpoint, prompt, _PROBE, retry=True)
+    answer = _invoke_async(aws, endpoint, prompt, {"return_full_text": False, **parameters}, retry=True)
     deadline = time.monotonic() + seconds
     while True:
         found = _object(aws, answer["OutputLocation"])

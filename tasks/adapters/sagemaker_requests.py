@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.adapters.inference_kinds import capacity, model_data, queue
+from tasks.adapters.inference_kinds import capacity, queue
+from tasks.adapters.serving_content import container, network_isolation, variant_extras
 from tasks.contracts import ModelPackage
 from tasks.plans import ReleasePlan
 
@@ -71,18 +72,15 @@ def blueprint(
     faulty = plan.rehearsal.error_share
     variables = dict(environment) | ({FAULT_VARIABLE: str(faulty)} if faulty else {})
     content = {
-        "PrimaryContainer": {
-            "Image": package.image,
-            **model_data(package.s3_uri),
-            "Environment": variables,
-        },
+        "PrimaryContainer": container(package, plan, variables),
         "ExecutionRoleArn": role_arn,
-        "EnableNetworkIsolation": False,
+        "EnableNetworkIsolation": network_isolation(package),
     }
     variant = {
         "VariantName": VARIANT,
         **capacity(plan),
         "InitialVariantWeight": 1.0,
+        **variant_extras(package, plan),
     }
     extra = queue(plan, package.s3_uri.split("/")[2])
     percent = plan.monitoring.capture_percent

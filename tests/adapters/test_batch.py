@@ -19,9 +19,9 @@ from tasks.batch_plan import BatchPlan, BatchResult, InputObject
 from tasks.contracts import ModelPackage
 from tasks.errors import BatchFailed, BatchInterrupted, Refused, RefusedData, RefusedRequest
 from tasks.retrying import is_transient
-from tests.adapters.golden import same_as_written
 from tests.adapters.packages import ECR_IMAGE, ROLE, on_aws, package
 from tests.adapters.releasing import Desk
+from tests.adapters.written import same_as_written
 from tests.local.stack import until
 
 ARCHIVE = f"s3://slimline-models/models/{'a' * 64}.tar.gz"

@@ -17,9 +17,9 @@ from tasks.errors import RefusedModel, RefusedRequest
 from tasks.plans import Mode, ReleasePlan
 from tasks.scale import make_ready
 from tasks.scaling_plan import AsyncInference, Scaling
-from tests.adapters.golden import same_as_written
 from tests.adapters.packages import ROLE, on_aws, package
 from tests.adapters.releasing import Desk, plan_of, story
+from tests.adapters.written import same_as_written
 from tests.local.stack import until
 
 TOPICS = {

@@ -26,6 +26,7 @@ ADAPTER = [
     *sorted((ROOT / "tasks/adapters").glob("sagemaker*.py")),
     ROOT / "tasks/adapters/aws_connection.py",
     ROOT / "tasks/adapters/model_upload.py",
+    ROOT / "tasks/adapters/hub_models.py",
     ROOT / "tasks/adapters/captures.py",
     ROOT / "tasks/adapters/captured_lines.py",
 ]
@@ -34,6 +35,7 @@ S3_ACTIONS = {
     "HeadBucket": {"ListBucket"},
     "HeadObject": {"GetObject"},
     "ListObjectsV2": {"ListBucket"},
+    "ListMultipartUploads": {"ListBucketMultipartUploads"},
     "PutObject": {"PutObject", "AbortMultipartUpload"},  # upload_file sends large files in parts
 }
 EMBEDDED_ONLY = {("s3", "CreateBucket")}

@@ -13,7 +13,7 @@ from tasks.adapters.scaling_limits import check_scaling
 from tasks.adapters.scaling_requests import policies, scalable_target, scheduled_actions
 from tasks.errors import RefusedRequest
 from tasks.plans import ReleasePlan
-from tests.adapters.golden import same_as_written
+from tests.adapters.written import same_as_written
 
 SHOPPING = {"schedule": "cron(0 8 ? * MON-FRI *)", "min_instances": 3, "max_instances": 8, "timezone": "Europe/Berlin"}
 TABLE = [{"above": 0, "add": 1}, {"above": 30, "add": 2}, {"above": 90, "add": 5}]

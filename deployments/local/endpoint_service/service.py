@@ -30,6 +30,7 @@ from deployments.local.endpoint_service.dashboards import Dashboards
 from deployments.local.endpoint_service.endpoints import Endpoints
 from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
+from deployments.local.endpoint_service.hub import Hub
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference, Passed
 from deployments.local.endpoint_service.joined import Protocol
@@ -120,7 +121,10 @@ async def serve(options: Options, listener: socket.socket) -> None:
             transforms = TransformJobs(state, tools, s3)
             app = App(
                 clock,
-                Control(state, clock).operations | endpoints.operations | transforms.operations,
+                Control(state, clock).operations
+                | Hub(options.region).operations
+                | endpoints.operations
+                | transforms.operations,
                 CloudWatch(clock, metrics).operations
                 | Alarms(clock, metrics, alarms, state.alarm_arn).operations
                 | dashboards.operations,
