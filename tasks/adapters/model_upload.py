@@ -15,7 +15,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from tasks.adapters.aws_connection import Connection
-from tasks.adapters.sagemaker_errors import is_absent, named_errors
+from tasks.adapters.protection import UNPROTECTED, Protection
+from tasks.adapters.sagemaker_errors import WrongRegion, is_absent, named_errors
 from tasks.adapters.store import MANIFEST, sha256
 from tasks.errors import RefusedData, RefusedRequest
 
@@ -23,15 +24,17 @@ _THREADS = 4
 _TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
 
 
-def upload(connection: Connection, bucket: str, folder: Path, digest: str) -> str:
+def upload(connection: Connection, bucket: str, folder: Path, digest: str, protection: Protection = UNPROTECTED) -> str:
     """Bring ``folder`` to ``s3://bucket/models/<digest>/`` and return that uri. Files that are there are not sent.
 
     Raises:
         RefusedRequest: the bucket does not exist (on the embedded stack it is created), or is not ours.
+        WrongRegion: the bucket lies in another region than the endpoints.
         RefusedData: the folder has no files.
     """
     _ensure_bucket(connection, bucket)
     prefix, marker = f"models/{digest}/", f"models/{digest}.json"
+    encrypted = protection.of_upload()
     files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
@@ -42,16 +45,17 @@ def upload(connection: Connection, bucket: str, folder: Path, digest: str) -> st
     listing = {name: {"size": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()}
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="upload") as pool:
         sent = [
-            pool.submit(_send, connection, bucket, prefix + name, path, str(listing[name]["sha256"]))
+            pool.submit(_send, connection, bucket, prefix + name, path, str(listing[name]["sha256"]), encrypted)
             for name, path in files.items()
         ]
         for task in sent:
             task.result()
-    connection.call("s3", "PutObject", Bucket=bucket, Key=marker, Body=json.dumps(listing, sort_keys=True).encode())
+    content = json.dumps(listing, sort_keys=True).encode()
+    connection.call("s3", "PutObject", Bucket=bucket, Key=marker, Body=content, **encrypted)
     return f"s3://{bucket}/{prefix}"
 
 
-def _send(connection: Connection, bucket: str, key: str, path: Path, digest: str) -> None:
+def _send(connection: Connection, bucket: str, key: str, path: Path, digest: str, more: dict[str, Any]) -> None:
     try:
         head = connection.call("s3", "HeadObject", Bucket=bucket, Key=key)
     except ClientError as error:
@@ -61,12 +65,13 @@ def _send(connection: Connection, bucket: str, key: str, path: Path, digest: str
         if head["ContentLength"] == path.stat().st_size and head.get("Metadata", {}).get("sha256") == digest:
             return
     with named_errors("s3:PutObject"):
-        connection.s3.upload_file(str(path), bucket, key, ExtraArgs={"Metadata": {"sha256": digest}}, Config=_TRANSFER)
+        extra = {"Metadata": {"sha256": digest}, **more}
+        connection.s3.upload_file(str(path), bucket, key, ExtraArgs=extra, Config=_TRANSFER)
 
 
 def _ensure_bucket(connection: Connection, bucket: str) -> None:
     try:
-        connection.call("s3", "HeadBucket", Bucket=bucket)
+        found = connection.call("s3", "HeadBucket", Bucket=bucket)
     except ClientError as error:
         if not is_absent(error):
             raise
@@ -79,3 +84,11 @@ def _ensure_bucket(connection: Connection, bucket: str) -> None:
         if connection.region != "us-east-1":
             extra = {"CreateBucketConfiguration": {"LocationConstraint": connection.region}}
         connection.call("s3", "CreateBucket", Bucket=bucket, **extra)
+        return
+    there = found.get("BucketRegion", connection.region)
+    if there != connection.region and connection.rehearsal_speed is None:
+        raise WrongRegion(  # boto3 would follow the bucket there; SageMaker reads models of its own region only
+            "the bucket of the model packages lies in another region than the endpoint", observed=f"{bucket}: {there}",
+            limit=f"a bucket in {connection.region}",
+            remedy=f"set SLIMLINE_BUCKET to a bucket in {connection.region}, or AWS_REGION={there}",
+        )  # fmt: skip

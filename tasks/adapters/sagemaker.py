@@ -17,6 +17,7 @@ from tasks.adapters import model_upload, sagemaker_cleanup, sagemaker_invoke
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.captures import Captures
 from tasks.adapters.ledger import Ledger
+from tasks.adapters.protection import UNPROTECTED, Protection, check_region
 from tasks.adapters.sagemaker_errors import endpoint_missing
 from tasks.adapters.sagemaker_history import History, close_move, open_release, open_restore, read_history
 from tasks.adapters.sagemaker_limits import check_capacity, check_request, check_rules
@@ -56,8 +57,10 @@ class SageMaker:
         ledger: Path,
         environment: Mapping[str, str] | None = None,
         run: str = "",
+        protection: Protection | None = None,
     ) -> None:
-        """``environment`` is handed to every container; ``run`` is the flow run that asks, written on what it makes.
+        """``environment`` is handed to every container; ``run`` is the flow run that asks, written on what it makes;
+        ``protection`` is the KMS key and the network of what it makes.
         Makes clients; makes no call.
 
         Raises:
@@ -68,6 +71,7 @@ class SageMaker:
         self._ledger = Ledger(ledger, self._aws.place, run)
         self._run = run
         self._environment = dict(environment or {})
+        self._protection = protection or UNPROTECTED
         self._maker = Maker(self._aws, self._ledger)
 
     # Before anything is created
@@ -94,7 +98,7 @@ class SageMaker:
 
     def _check_trial(self, made: Blueprint, plan: ReleasePlan) -> None:
         variant = made.config["ProductionVariants"][0]
-        config = trial_config(made, variant, made.name, plan.instances, plan, self._bucket)
+        config = trial_config(made, variant, made.name, plan.instances, plan, self._bucket, self._protection)
         check_request("sagemaker", "CreateEndpointConfig", config)
         for percent in plan.shares if plan.mode != "SHADOW" else ():
             check_request("sagemaker", "UpdateEndpointWeightsAndCapacities", weights(plan.endpoint, percent))
@@ -115,6 +119,7 @@ class SageMaker:
                 "the execution role is the placeholder", observed=self._role_arn, limit="a role of your account",
                 remedy="create it from deployments/aws/execution-role-policy.json and set SLIMLINE_ROLE_ARN",
             )  # fmt: skip
+        check_region(self._aws.region, {"the KMS key": self._protection.kms_key})
 
     @property
     def clock_speed(self) -> float:
@@ -131,7 +136,7 @@ class SageMaker:
 
     def upload(self, folder: Path, digest: str) -> str:
         """See ``model_upload.upload``."""
-        return model_upload.upload(self._aws, self._bucket, folder, digest)
+        return model_upload.upload(self._aws, self._bucket, folder, digest, self._protection)
 
     # Reading
 
@@ -291,7 +296,7 @@ class SageMaker:
         self._aws.call("sagemaker", "UpdateEndpoint", **replace(endpoint, config, retain=retain))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
-        return blueprint(package, plan, self._role_arn, self._environment, self._run)
+        return blueprint(package, plan, self._role_arn, self._environment, self._run, self._protection)
 
     def _prepared(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         self.check_plan(plan)
@@ -301,12 +306,14 @@ class SageMaker:
                 limit="<account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>",
                 remedy="push the image and set SLIMLINE_IMAGE",
             )  # fmt: skip
+        if self._aws.rehearsal_speed is None:
+            check_region(self._aws.region, {"the image": package.image})
         return self._blueprint(package, plan)
 
     @cached_property
     def trials(self) -> Trials:
         """Both versions beside each other in one config."""
-        return Trials(self._aws, self._maker, self._bucket)
+        return Trials(self._aws, self._maker, self._bucket, self._protection)
 
     def begin_trial(self, endpoint: str, package: ModelPackage, plan: ReleasePlan) -> Trial:
         """Ask for a trial of the version on an endpoint in service. Does not wait.

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.adapters.protection import UNPROTECTED, Protection
 from tasks.contracts import ModelPackage
 from tasks.plans import ReleasePlan
 
@@ -54,7 +55,12 @@ class Blueprint:
 
 
 def blueprint(
-    package: ModelPackage, plan: ReleasePlan, role_arn: str, environment: Mapping[str, str], run: str = ""
+    package: ModelPackage,
+    plan: ReleasePlan,
+    role_arn: str,
+    environment: Mapping[str, str],
+    run: str = "",
+    protection: Protection = UNPROTECTED,
 ) -> Blueprint:
     """Everything but the endpoint. ``environment`` is for the container; the plan's rehearsed fault is added to it.
     ``run`` is the flow run that asks.
@@ -73,19 +79,23 @@ def blueprint(
         },
         "ExecutionRoleArn": role_arn,
         "EnableNetworkIsolation": False,
+        **protection.of_model(),
     }
+    encrypted = protection.of_config(plan.instance_type)
     variant = {
         "VariantName": VARIANT,
         "InitialInstanceCount": plan.instances,
         "InstanceType": plan.instance_type,
         "InitialVariantWeight": 1.0,
     }
-    name = content_name(plan.endpoint, package.registered.version, [package.digest, content, variant])
+    named_by = [package.digest, content, variant, *filter(None, [encrypted])]
+    name = content_name(plan.endpoint, package.registered.version, named_by)
     tags = _tags(package, plan, run)
     model: Any = {"ModelName": name, **content, "Tags": tags}
     config: Any = {
         "EndpointConfigName": name,
         "ProductionVariants": [{**variant, "ModelName": name}],
+        **encrypted,
         "Tags": tags,
     }
     return Blueprint(name, model, config, tags)
