@@ -63,6 +63,11 @@ class Connection:
                     self._clients[key] = self._client(*key)
         return self._clients[key]
 
+    def regions(self, partition: str) -> list[str]:
+        """Where SageMaker is, as this botocore knows."""
+        found: list[str] = self._session.get_available_regions("sagemaker", partition_name=partition)
+        return found
+
     @property
     def place(self) -> str:
         """Where resources of this connection live; names are unique within it."""

@@ -88,7 +88,7 @@ def blueprint(
         "InstanceType": plan.instance_type,
         "InitialVariantWeight": 1.0,
     }
-    named_by = [package.digest, content, variant, *filter(None, [encrypted])]
+    named_by: list[object] = [package.digest, content, variant, *filter(None, [encrypted])]
     name = content_name(plan.endpoint, package.registered.version, named_by)
     tags = _tags(package, plan, run)
     model: Any = {"ModelName": name, **content, "Tags": tags}

@@ -161,6 +161,7 @@ def test_a_config_made_a_moment_ago_is_asked_for_again_and_one_that_is_not_there
     maker.ask("CreateEndpoint", request, lambda: False)
     assert aws.call("sagemaker", "DescribeEndpoint", EndpointName="late")["EndpointConfigName"] == made.name
     tries: list[int] = []
+    request["EndpointName"] = "later"
     with pytest.raises(ClientError, match="absent"):
         maker.ask("CreateEndpoint", {**request, "EndpointConfigName": "absent"}, lambda: bool(tries.append(1)))
     assert tries == [1], "nobody has made it, so it is not waited for"
