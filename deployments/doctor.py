@@ -124,24 +124,28 @@ def _looks(
     yield "bucket", lambda: aws_resources.bucket(connection, now.bucket)
     yield "execution role", lambda: [aws_resources.role(connection, now.role_arn)]
     names = {"ACCOUNT": "".join(caller.split(":")[4:5]), "REGION": connection.region, "BUCKET": now.bucket}
-    for check, role, file in (
-        ("release rights", caller, "release-role-policy.json"),
-        ("endpoint rights", now.role_arn, "execution-role-policy.json"),
+    release = ["release-role-policy.json", "operations-policy.json"]
+    for check, role, files in (
+        ("release rights", caller, [file for file in release if (POLICIES / file).exists()]),
+        ("endpoint rights", now.role_arn, ["execution-role-policy.json"]),
     ):
-        yield check, _rights(connection, check, role, file, names)
+        yield check, _rights(connection, check, role, files, names)
     yield "image", lambda: [aws_resources.image(connection, now.image)]
     # The new fleet stands beside the old one until the release has ended.
     yield "quota", lambda: [aws_account.quota(connection, plan.instance_type, 2 * plan.instances)]
 
 
 def _rights(
-    connection: Connection, check: str, role: str, file: str, names: dict[str, str]
+    connection: Connection, check: str, role: str, files: list[str], names: dict[str, str]
 ) -> Callable[[], list[Finding]]:
-    text = (POLICIES / file).read_text()
-    for placeholder, value in names.items():
-        text = text.replace(placeholder, value)
-    remedy = f"attach deployments/aws/{file}, filled in, to {role}"
-    return lambda: [aws_account.rights(connection, check, role, json.loads(text)["Statement"], remedy)]
+    statements: list[dict[str, Any]] = []
+    for file in files:
+        text = (POLICIES / file).read_text()
+        for placeholder, value in names.items():
+            text = text.replace(placeholder, value)
+        statements += json.loads(text)["Statement"]
+    remedy = f"attach deployments/aws/{' and '.join(files)}, filled in, to {role}"
+    return lambda: [aws_account.rights(connection, check, role, statements, remedy)]
 
 
 def draw(findings: list[Finding]) -> Group:

@@ -39,6 +39,8 @@ ACTIONS: dict[tuple[str, str], set[str]] = {
 BESIDE: dict[str, set[str]] = {
     "sagemaker:CreateModel": {"iam:PassRole"},  # hands over the execution role
     "cloudwatch:PutMetricAlarm": {"cloudwatch:TagResource"},  # carries tags
+    # The first of an account makes Application Auto Scaling's own role.
+    "application-autoscaling:RegisterScalableTarget": {"iam:CreateServiceLinkedRole"},
     "s3:GetObject": {"s3:ListBucket"},  # HeadObject of an absent key answers 404 only with it, 403 without
 }
 
@@ -99,8 +101,14 @@ def resources_of(service: str, params: Mapping[str, Any]) -> list[str]:
     prefix = PREFIXES.get(service, service)
     place = f"arn:aws:{prefix}:{REGION}:{ACCOUNT}"
     kinds = {"EndpointName": "endpoint", "EndpointConfigName": "endpoint-config", "ModelName": "model"}
+    kinds |= {"TransformJobName": "transform-job"}
     found = [f"{place}:{kind}/{params[name]}" for name, kind in kinds.items() if name in params]
     found += [f"{place}:alarm:{name}" for name in (*params.get("AlarmNames", ()), params.get("AlarmName")) if name]
+    boards = (*params.get("DashboardNames", ()), params.get("DashboardName"))
+    found += [f"arn:aws:cloudwatch::{ACCOUNT}:dashboard/{name}" for name in boards if name]
+    if "HubContentName" in params:  # the public hub is AWS's own
+        hub, kind = params["HubName"], params["HubContentType"]
+        found = [f"arn:aws:sagemaker:{REGION}:aws:hub-content/{hub}/{kind}/{params['HubContentName']}"]
     found += [params["ResourceArn"]] if "ResourceArn" in params else []
     if "Bucket" in params:
         found.append("/".join(["arn:aws:s3:::" + params["Bucket"], *([params["Key"]] if "Key" in params else [])]))
@@ -114,6 +122,8 @@ def context_of(service: str, params: Mapping[str, Any]) -> dict[str, Any]:
         found["aws:ResourceAccount"] = ACCOUNT
         if "Prefix" in params:
             found["s3:prefix"] = params["Prefix"]
+    if service == "application-autoscaling":
+        found["application-autoscaling:service-namespace"] = params.get("ServiceNamespace")
     tags = {tag["Key"]: tag["Value"] for tag in params.get("Tags", ())}
     if tags:
         found["aws:TagKeys"] = list(tags)
