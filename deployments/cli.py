@@ -236,6 +236,33 @@ def engines(
     console.print(table)
 
 
+@app.command()
+def doctor(
+    aws: Annotated[bool, typer.Option("--aws", help="AWS with your own credentials, not the stack")] = False,
+    instance_type: Annotated[str | None, typer.Option(help="Whose quota to look at [default: the form's]")] = None,
+    instances: Annotated[int | None, typer.Option(help="Instances of the endpoint", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    base_port: BasePort = None,
+) -> None:
+    """Check this machine, the servers and the account, and say what to do for each thing that is not as it must be.
+
+    Exit code 1 when a check failed. Changes nothing.
+
+    Example: slimline doctor --aws --instance-type ml.g6e.xlarge --instances 2
+    """
+    stack = stack_here(base_port)
+    if not aws:
+        _use(stack)
+    from deployments.doctor import examine, report
+    from tasks.plans import ReleasePlan
+    from tasks.settings import settings
+
+    asked = {"instance_type": instance_type, "instances": instances}
+    plan = ReleasePlan.model_validate({name: value for name, value in asked.items() if value is not None})
+    prefect = os.environ.get("PREFECT_API_URL", f"{stack.prefect_url}/api")
+    raise typer.Exit(report(console, list(examine(settings(), plan, prefect)), as_json))
+
+
 def _use(stack: Stack) -> None:
     """Point this process at ``stack``. Before Prefect is imported: it reads its settings then."""
     os.environ.update(stack.environment())

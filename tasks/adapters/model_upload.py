@@ -23,7 +23,8 @@ from botocore.exceptions import ClientError
 from s3transfer.utils import ChunksizeAdjuster
 
 from tasks.adapters.aws_connection import Connection, date_of
-from tasks.adapters.sagemaker_errors import is_absent, named_errors
+from tasks.adapters.protection import UNPROTECTED, Protection
+from tasks.adapters.sagemaker_errors import WrongRegion, is_absent, named_errors
 from tasks.adapters.store import MANIFEST
 from tasks.errors import ArtifactDamaged, RefusedData, RefusedRequest
 
@@ -44,17 +45,19 @@ class Digest:
     checksum: str
 
 
-def upload(connection: Connection, bucket: str, folder: Path, digest: str) -> str:
+def upload(connection: Connection, bucket: str, folder: Path, digest: str, protection: Protection = UNPROTECTED) -> str:
     """Bring ``folder`` to ``s3://bucket/models/<digest>/`` and return that uri. Files that are there are not sent;
     parts that a killed upload left are removed.
 
     Raises:
         RefusedRequest: the bucket does not exist (on the embedded stack it is created), or is not ours.
+        WrongRegion: the bucket lies in another region than the endpoints.
         RefusedData: the folder has no files.
         ArtifactDamaged: S3 holds other bytes than were sent.
     """
     _ensure_bucket(connection, bucket)
     prefix, marker = f"models/{digest}/", f"models/{digest}.json"
+    encrypted = protection.of_upload()
     files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
@@ -64,13 +67,18 @@ def upload(connection: Connection, bucket: str, folder: Path, digest: str) -> st
         raise RefusedData("the model folder is empty", observed="0 files", limit="at least 1", remedy="make it again")
     _abort_left(connection, bucket, prefix)
     with ThreadPoolExecutor(_FILES, thread_name_prefix="upload") as pool:
-        sent = {name: pool.submit(_send, connection, bucket, prefix + name, path) for name, path in files.items()}
+        sent = {
+            name: pool.submit(_send, connection, bucket, prefix + name, path, encrypted) for name, path in files.items()
+        }
         listing = {name: {"size": (found := task.result()).size, "sha256": found.sha256} for name, task in sent.items()}
-    connection.call("s3", "PutObject", Bucket=bucket, Key=marker, Body=json.dumps(listing, sort_keys=True).encode())
+    content = json.dumps(listing, sort_keys=True).encode()
+    connection.call("s3", "PutObject", Bucket=bucket, Key=marker, Body=content, **encrypted)
     return f"s3://{bucket}/{prefix}"
 
 
-def upload_archive(connection: Connection, bucket: str, folder: Path, digest: str) -> str:
+def upload_archive(
+    connection: Connection, bucket: str, folder: Path, digest: str, protection: Protection = UNPROTECTED
+) -> str:
     """Bring ``folder`` to ``s3://bucket/models/<digest>.tar.gz`` and return that uri. One that is there is not sent.
 
     For batch transform and serverless endpoints, which take nothing else. It is packed beside the temporary files of
@@ -97,7 +105,7 @@ def upload_archive(connection: Connection, bucket: str, folder: Path, digest: st
                 if path.is_file() and path.name != MANIFEST:
                     archive.add(path, path.relative_to(folder).as_posix())
         with named_errors("s3:PutObject"):
-            extra = {"Metadata": {"digest": digest}}
+            extra = {"Metadata": {"digest": digest}, **protection.of_upload()}
             connection.s3.upload_file(str(packed), bucket, key, ExtraArgs=extra, Config=_TRANSFER)
     return uri
 
@@ -119,11 +127,11 @@ def digest_of(path: Path) -> Digest:
     return Digest(size, whole.hexdigest(), base64.b64encode(raw.digest()).decode())
 
 
-def _send(connection: Connection, bucket: str, key: str, path: Path) -> Digest:
+def _send(connection: Connection, bucket: str, key: str, path: Path, more: dict[str, Any]) -> Digest:
     mine = digest_of(path)
     if _there(connection, bucket, key) == (mine.size, mine.checksum):
         return mine
-    extra = {"Metadata": {"sha256": mine.sha256}, "ChecksumAlgorithm": "SHA256"}
+    extra = {"Metadata": {"sha256": mine.sha256}, "ChecksumAlgorithm": "SHA256", **more}
     with named_errors("s3:PutObject"):
         connection.s3.upload_file(str(path), bucket, key, ExtraArgs=extra, Config=_TRANSFER)
     there = _there(connection, bucket, key)
@@ -162,7 +170,7 @@ def _abort_left(connection: Connection, bucket: str, prefix: str) -> None:
 
 def _ensure_bucket(connection: Connection, bucket: str) -> None:
     try:
-        connection.call("s3", "HeadBucket", Bucket=bucket)
+        found = connection.call("s3", "HeadBucket", Bucket=bucket)
     except ClientError as error:
         if not is_absent(error):
             raise
@@ -175,3 +183,11 @@ def _ensure_bucket(connection: Connection, bucket: str) -> None:
         if connection.region != "us-east-1":
             extra = {"CreateBucketConfiguration": {"LocationConstraint": connection.region}}
         connection.call("s3", "CreateBucket", Bucket=bucket, **extra)
+        return
+    there = found.get("BucketRegion", connection.region)
+    if there != connection.region and connection.rehearsal_speed is None:
+        raise WrongRegion(  # boto3 would follow the bucket there; SageMaker reads models of its own region only
+            "the bucket of the model packages lies in another region than the endpoint", observed=f"{bucket}: {there}",
+            limit=f"a bucket in {connection.region}",
+            remedy=f"set SLIMLINE_BUCKET to a bucket in {connection.region}, or AWS_REGION={there}",
+        )  # fmt: skip

@@ -21,6 +21,7 @@ from tasks.adapters.captures import Captures
 from tasks.adapters.inference_kinds import ARCHIVE, check_inference, check_kind
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.obstacles import require_none
+from tasks.adapters.protection import UNPROTECTED, Protection, check_region
 from tasks.adapters.sagemaker_batch import Batches
 from tasks.adapters.sagemaker_errors import endpoint_missing
 from tasks.adapters.sagemaker_history import History, close_move, open_release, open_restore, read_history
@@ -71,8 +72,10 @@ class SageMaker:
         ledger: Path,
         environment: Mapping[str, str] | None = None,
         run: str = "",
+        protection: Protection | None = None,
     ) -> None:
-        """``environment`` is handed to every container; ``run`` is the flow run that asks, written on what it makes.
+        """``environment`` is handed to every container; ``run`` is the flow run that asks, written on what it makes;
+        ``protection`` is the KMS key and the network of what it makes.
         Makes clients; makes no call.
 
         Raises:
@@ -84,6 +87,7 @@ class SageMaker:
         self._run = run
         self._environment = dict(environment or {})
         self._kinds: dict[str, Inference] = {}
+        self._protection = protection or UNPROTECTED
         self._maker = Maker(self._aws, self._ledger)
 
     @property
@@ -119,7 +123,7 @@ class SageMaker:
 
     def _check_trial(self, made: Blueprint, plan: ReleasePlan) -> None:
         variant = made.config["ProductionVariants"][0]
-        config = trial_config(made, variant, made.name, plan.instances, plan, self._bucket)
+        config = trial_config(made, variant, made.name, plan.instances, plan, self._bucket, self._protection)
         check_request("sagemaker", "CreateEndpointConfig", config)
         for percent in plan.shares if plan.mode != "SHADOW" else ():
             check_request("sagemaker", "UpdateEndpointWeightsAndCapacities", weights(plan.endpoint, percent))
@@ -143,6 +147,7 @@ class SageMaker:
                 "the execution role is the placeholder", observed=self._role_arn, limit="a role of your account",
                 remedy="create it from deployments/aws/execution-role-policy.json and set SLIMLINE_ROLE_ARN",
             )  # fmt: skip
+        check_region(self._aws.region, {"the KMS key": self._protection.kms_key})
 
     @property
     def connection(self) -> Connection:
@@ -172,11 +177,11 @@ class SageMaker:
 
     def upload(self, folder: Path, digest: str) -> str:
         """See ``model_upload.upload``."""
-        return model_upload.upload(self._aws, self._bucket, folder, digest)
+        return model_upload.upload(self._aws, self._bucket, folder, digest, self._protection)
 
     def upload_archive(self, folder: Path, digest: str) -> str:
         """See ``model_upload.upload_archive``."""
-        return model_upload.upload_archive(self._aws, self._bucket, folder, digest)
+        return model_upload.upload_archive(self._aws, self._bucket, folder, digest, self._protection)
 
     @cached_property
     def batches(self) -> Batches:
@@ -367,7 +372,7 @@ class SageMaker:
         self._aws.call("sagemaker", "UpdateEndpoint", **replace(endpoint, config, retain=retain))
 
     def _blueprint(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
-        return blueprint(package, plan, self._role_arn, self._environment, self._run, self._bucket)
+        return blueprint(package, plan, self._role_arn, self._environment, self._run, self._bucket, self._protection)
 
     def _prepared(self, package: ModelPackage, plan: ReleasePlan) -> Blueprint:
         self.check_plan(plan)
@@ -382,11 +387,12 @@ class SageMaker:
                 limit="<account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>",
                 remedy="push the image and set SLIMLINE_IMAGE",
             )  # fmt: skip
+        check_region(self._aws.region, {"the image": image})
 
     @cached_property
     def trials(self) -> Trials:
         """Both versions beside each other in one config."""
-        return Trials(self._aws, self._maker, self._bucket, self.scaling)
+        return Trials(self._aws, self._maker, self._bucket, self.scaling, self._protection)
 
     @cached_property
     def scaling(self) -> Scaler:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.adapters.inference_kinds import capacity, queue
+from tasks.adapters.protection import UNPROTECTED, Protection
 from tasks.adapters.serving_content import container, network_isolation, variant_extras
 from tasks.contracts import ModelPackage
 from tasks.plans import ReleasePlan
@@ -63,6 +64,7 @@ def blueprint(
     environment: Mapping[str, str],
     run: str = "",
     bucket: str = "",
+    protection: Protection = UNPROTECTED,
 ) -> Blueprint:
     """Everything but the endpoint. ``environment`` is for the container; the plan's rehearsed fault is added to it.
     ``run`` is the flow run that asks; requests that the plan's monitoring keeps go to ``bucket``.
@@ -75,7 +77,9 @@ def blueprint(
         "PrimaryContainer": container(package, plan, variables),
         "ExecutionRoleArn": role_arn,
         "EnableNetworkIsolation": network_isolation(package),
+        **protection.of_model(),
     }
+    encrypted = protection.of_config(plan.instance_type)
     variant = {
         "VariantName": VARIANT,
         **capacity(plan),
@@ -84,8 +88,10 @@ def blueprint(
     }
     extra = queue(plan, package.s3_uri.split("/")[2])
     percent = plan.monitoring.capture_percent
-    capture: Any = {"DataCaptureConfig": capture_config(percent, bucket)} if percent else {}
-    made_of: list[object] = [package.digest, content, variant, *(each for each in (extra, capture) if each)]
+    capture: Any = {}
+    if percent:
+        capture = {"DataCaptureConfig": {**capture_config(percent, bucket), **protection.of_capture()}}
+    made_of: list[object] = [package.digest, content, variant, *filter(None, (extra, capture, encrypted))]
     name = content_name(plan.endpoint, package.registered.version, made_of)
     tags = _tags(package, plan, run)
     model: Any = {"ModelName": name, **content, "Tags": tags}
@@ -93,6 +99,7 @@ def blueprint(
         "EndpointConfigName": name,
         "ProductionVariants": [{**variant, "ModelName": name}],
         **extra,
+        **encrypted,
         "Tags": tags,
         **capture,
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from tasks.adapters.aws_connection import Connection, date_of
+from tasks.adapters.protection import UNPROTECTED, Protection
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
 from tasks.adapters.sagemaker_make import Maker
 from tasks.adapters.sagemaker_requests import (
@@ -64,7 +65,13 @@ class Trial:
 
 
 def trial_config(
-    made: Blueprint, serving: Mapping[str, Any], previous: str, instances: int, plan: ReleasePlan, bucket: str
+    made: Blueprint,
+    serving: Mapping[str, Any],
+    previous: str,
+    instances: int,
+    plan: ReleasePlan,
+    bucket: str,
+    protection: Protection = UNPROTECTED,
 ) -> CreateEndpointConfigInputTypeDef:
     """Both versions in one config: the old model under its own variant's name, the new one as ``challenger``.
 
@@ -80,11 +87,9 @@ def trial_config(
     new["InitialVariantWeight"] = 1.0 if shadow else 0.0  # of a shadow: copies of every request
     variants: Any = {"ProductionVariants": [old, new]}
     if shadow:
-        variants = {
-            "ProductionVariants": [old],
-            "ShadowProductionVariants": [new],
-            "DataCaptureConfig": capture_config(plan.capture_percent, bucket),
-        }
+        capture = {**capture_config(plan.capture_percent, bucket), **protection.of_capture()}
+        variants = {"ProductionVariants": [old], "ShadowProductionVariants": [new], "DataCaptureConfig": capture}
+    variants |= protection.of_config(old["InstanceType"], new["InstanceType"])
     version = next(tag["Value"] for tag in made.tags if tag["Key"] == "slimline:version")
     tags = [*made.tags, {"Key": PREVIOUS, "Value": previous}, {"Key": WANTED, "Value": made.name}]
     request: Any = {
@@ -118,8 +123,11 @@ def replace(endpoint: str, config: str, *, retain: bool = False) -> UpdateEndpoi
 class Trials:
     """Trials of one connection."""
 
-    def __init__(self, aws: Connection, maker: Maker, bucket: str, scaler: Scaler) -> None:
-        self._aws, self._maker, self._bucket, self._scaler = aws, maker, bucket, scaler
+    def __init__(
+        self, aws: Connection, maker: Maker, bucket: str, scaler: Scaler, protection: Protection = UNPROTECTED
+    ) -> None:
+        self._aws, self._maker, self._bucket = aws, maker, bucket
+        self._scaler, self._protection = scaler, protection
 
     def standing(self, endpoint: str) -> Standing:
         """What the endpoint says.
@@ -170,7 +178,7 @@ class Trials:
         variant = before["ProductionVariants"][0]
         instances = seen.instances.get(variant["VariantName"], 0) or int(variant["InitialInstanceCount"])
         self._maker.fleet(made)
-        request = trial_config(made, variant, seen.config, instances, plan, self._bucket)
+        request = trial_config(made, variant, seen.config, instances, plan, self._bucket, self._protection)
         name = request["EndpointConfigName"]
         self._maker.config(request)
         self._scaler.hold(endpoint)

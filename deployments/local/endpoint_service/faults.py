@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "silent_rollback": ("a deployment goes back at its end, without an alarm or a reason", ()),
     "inf1_fallback": ("a deployment moves all traffic at once and bakes nothing, as on Inf1", ()),
     "throttling": ("control-plane calls answer ThrottlingException", ("share",)),
+    "refusal": ("control-plane calls answer the error `code` with `message`", ("share", "code", "message")),
     "clock_jump": ("the service's clock goes forward by `seconds` (virtual), once", ("seconds",)),
 }
 _PLACES = {
@@ -43,6 +44,7 @@ _PLACES = {
     "silent_rollback": ("endpoint", "config"),
     "inf1_fallback": ("endpoint", "config"),
     "throttling": ("operation",),
+    "refusal": ("operation",),
     "clock_jump": (),
 }
 
@@ -68,6 +70,8 @@ class Fault:
     share: float = 1.0
     status: int = 500
     seconds: float = 0.0
+    code: str = ""
+    message: str = ""
     times: int | None = None
     considered: int = 0
     happened: int = 0
@@ -151,6 +155,8 @@ def _parsed(request: Any, name: str) -> Fault:
             raise BadFault(f"{field} must be {rule}, not {value!r}")
     if "seconds" in KINDS[kind][1] and "seconds" not in request:
         raise BadFault(f"{kind} needs seconds")
+    if kind == "refusal" and not request.get("code"):
+        raise BadFault("refusal needs code, an error code of AWS such as ResourceLimitExceeded")
     known = {field.name for field in fields(Fault)}
     return Fault(id=name, **{key: value for key, value in request.items() if key in known})
 
