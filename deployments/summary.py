@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
-from tasks.figures import HEAD, figures
+from tasks.figures import HEAD, cost_notes, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
@@ -40,6 +40,8 @@ def _print_scorecard(scorecard: Scorecard, console: Console) -> None:
     for figure in figures(scorecard):
         table.add_row(*figure.cells)
     console.print(table)
+    for note in cost_notes(scorecard.costs):
+        console.print(note, style="dim")
     _print_checks(scorecard.checks, console)
 
 

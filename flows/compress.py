@@ -12,6 +12,7 @@ from tasks.evaluate import evaluate, judge, require_passed, require_sound
 from tasks.export import export
 from tasks.fetch import digest_text, fetch, locate
 from tasks.preflight import check_fit, preflight
+from tasks.pricing import priced
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
@@ -75,6 +76,7 @@ def compress(
             candidate = done.model
 
         scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
+        scorecard = priced(scorecard, tuple(stages), exported)
         record_verdict(tracked, scorecard)
         require_passed(scorecard)
 

@@ -8,6 +8,7 @@ from tasks.approve import approval_of, refuse
 from tasks.contracts import DatasetRef, ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
 from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift, tidy, unregistered
 from tasks.plans import ReleasePlan
+from tasks.pricing import costed
 from tasks.record import record_pairs, record_release
 from tasks.register import settle
 from tasks.restore import take_over
@@ -37,7 +38,7 @@ def release(
         rollout = beside_the_old(new, plan, data) if plan.on_trial else guarded(new, plan, data)
         registered = settle(rollout)
         tidy(rollout)
-    rollout = rollout.model_copy(update={"registered": registered})
+    rollout = costed(rollout.model_copy(update={"registered": registered}), plan)
     record_release(rollout, endpoint_page(plan.endpoint))
     require_promoted(rollout)
     return rollout

@@ -70,6 +70,10 @@ class SageMaker:
         self._environment = dict(environment or {})
         self._maker = Maker(self._aws, self._ledger)
 
+    @property
+    def region(self) -> str:
+        return self._aws.region
+
     # Before anything is created
 
     def check_plan(self, plan: ReleasePlan) -> None:
