@@ -42,6 +42,18 @@ def read_version(tracking_uri: str, name: str, version: str) -> Picked:
     return Picked(registered=registered, original=scorecard.baseline_model, data=_dataset(client, run_id))
 
 
+def read_scorecard(tracking_uri: str, name: str, version: str) -> Scorecard:
+    """The scorecard by which a version was registered.
+
+    Raises:
+        RefusedModel: there is no such version, or it has none.
+    """
+    uri = tracking_uri.rstrip("/")
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    found = _find(client, name, version)
+    return _scorecard(client, str(found.run_id), f"{name} {found.version}")
+
+
 def _find(client: MlflowClient, name: str, version: str) -> ModelVersion:
     try:
         if version.isdigit():

@@ -12,18 +12,17 @@ from tasks.adapters.aws_connection import Connection
 from tasks.adapters.sagemaker_errors import BadAnswer, endpoint_missing, error_of
 from tasks.errors import SlimlineError
 
-_PROBE = {"max_new_tokens": 8, "return_full_text": False}
 
-
-def probe(aws: Connection, endpoint: str, prompt: str) -> str:
-    """Ask the endpoint for a few tokens and return them.
+def probe(aws: Connection, endpoint: str, prompt: str, new_tokens: int = 8) -> str:
+    """Ask the endpoint for ``new_tokens`` at most and return their text.
 
     Raises:
         BadAnswer: an error status, or an answer that is not ``[{"generated_text": <not empty>}]``.
         EndpointMissing: there is no such endpoint.
     """
     try:
-        answer = _invoke(aws, endpoint, prompt, _PROBE, retry=True)
+        parameters = {"max_new_tokens": new_tokens, "return_full_text": False}
+        answer = _invoke(aws, endpoint, prompt, parameters, retry=True)
     except ClientError as error:
         code, message = error_of(error)
         if code == "ValidationError" and "not found" in message:
