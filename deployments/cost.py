@@ -137,7 +137,7 @@ def measure(scorecard: Scorecard, endpoint: str, concurrency: int) -> tuple[floa
     instances = sum(each.instances for each in views[0].variants if each.role == "serving")
     tokenizer = Tokenizer.from_file(str(open_model(scorecard.baseline_model) / "tokenizer.json"))
     found = live_rate(
-        lambda prompt: cloud.probe(endpoint, prompt, 32),
+        lambda prompt: cloud.probe(endpoint, prompt, {"max_new_tokens": 32}),
         lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
         ("The capital of France is", "Once upon a time", "The first step is", "In the year 1900"),
         requests=4 * concurrency,

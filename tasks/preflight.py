@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks import pricing
 from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
 from tasks.adapters.texts import check_text_source
@@ -13,7 +14,6 @@ from tasks.contracts import ModelRef
 from tasks.engines import check_engines, check_engines_fit
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.plans import ReleasePlan
-from tasks.pricing import check_prices, report_planned
 from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe
 from tasks.retrying import network_task
 from tasks.settings import settings
@@ -37,13 +37,13 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
     check_source(model.source)
     check_text_source(data.source)
     check_recipe(recipe)
-    check_prices()
+    pricing.check_prices()
     if release is not None:
         check_served(recipe, release)
     require_mlflow()
     if release is not None:
         sagemaker().check_plan(release)
-        report_planned(release)
+        pricing.report_planned(release)
 
 
 def require_mlflow() -> None:

@@ -344,9 +344,9 @@ class SageMaker:
 
     # Asking
 
-    def probe(self, endpoint: str, prompt: str, new_tokens: int = 8) -> str:
+    def probe(self, endpoint: str, prompt: str, parameters: Mapping[str, Any] = {"max_new_tokens": 8}) -> str:
         """See ``sagemaker_invoke.probe``: a real inference that must be right."""
-        return sagemaker_invoke.probe(self._aws, endpoint, prompt, new_tokens)
+        return sagemaker_invoke.probe(self._aws, endpoint, prompt, parameters)
 
     def send(self, endpoint: str, prompt: str, parameters: Mapping[str, Any]) -> int:
         """See ``sagemaker_invoke.send``: rehearsal traffic, the status is returned."""

@@ -12,17 +12,19 @@ from tasks.adapters.aws_connection import Connection
 from tasks.adapters.sagemaker_errors import BadAnswer, endpoint_missing, error_of
 from tasks.errors import SlimlineError
 
+_PROBE = {"max_new_tokens": 8}
 
-def probe(aws: Connection, endpoint: str, prompt: str, new_tokens: int = 8) -> str:
-    """Ask the endpoint for ``new_tokens`` at most and return their text.
+
+def probe(aws: Connection, endpoint: str, prompt: str, parameters: Mapping[str, Any] = _PROBE) -> str:
+    """Ask the endpoint for a few tokens and return them. ``parameters``: of the request, such as temperature.
 
     Raises:
-        BadAnswer: an error status, or an answer that is not ``[{"generated_text": <not empty>}]``.
+        BadAnswer: an error status, or an answer that is neither ``[{"generated_text": <not empty>}]`` (Hugging Face's
+            containers and ours) nor that object alone (LMI).
         EndpointMissing: there is no such endpoint.
     """
     try:
-        parameters = {"max_new_tokens": new_tokens, "return_full_text": False}
-        answer = _invoke(aws, endpoint, prompt, parameters, retry=True)
+        answer = _invoke(aws, endpoint, prompt, {"return_full_text": False, **parameters}, retry=True)
     except ClientError as error:
         code, message = error_of(error)
         if code == "ValidationError" and "not found" in message:
@@ -33,7 +35,8 @@ def probe(aws: Connection, endpoint: str, prompt: str, new_tokens: int = 8) -> s
         raise _bad(endpoint, f"status {status}: {error.response.get('OriginalMessage', message)}") from error
     body = answer["Body"].read()
     try:
-        text = json.loads(body)[0]["generated_text"]
+        found = json.loads(body)
+        text = (found[0] if isinstance(found, list) else found)["generated_text"]
     except (ValueError, LookupError, TypeError) as error:
         raise _bad(endpoint, body[:200]) from error
     if not isinstance(text, str) or not text:

@@ -14,8 +14,8 @@ def test_tokens_of_real_answers_are_divided_by_time_and_instances(desk: Desk) ->
     desk.serve(plan)
     cloud = desk.cloud()
     found = live_rate(
-        lambda prompt: cloud.probe("rated", prompt, 32), lambda text: len(text.split()), ("one two", "three four"),
-        requests=12, concurrency=4, instances=2,
+        lambda prompt: cloud.probe("rated", prompt, {"max_new_tokens": 32}), lambda text: len(text.split()),
+        ("one two", "three four"), requests=12, concurrency=4, instances=2,
     )  # fmt: skip
     assert found.tokens >= 12 and found.concurrency == 4 and found.instances == 2
     assert found.tokens_per_second == pytest.approx(found.tokens / found.seconds / 2)
