@@ -8,7 +8,13 @@ from rich.console import Console
 
 from tasks.adapters.engine_kinds import ENGINES, Engine, check_engine_place
 from tasks.adapters.engines import build_environment, environment_bytes, find_environment, read_constraints
+from tasks.adapters.sagemaker_sdk import SDK
 from tasks.errors import RefusedRecipe
+
+
+def _known() -> dict[str, Engine]:
+    """Every environment that can be built: the engines that a recipe can choose, and the SageMaker SDK."""
+    return {**ENGINES, SDK.name: SDK}
 
 
 def build_engine(name: str, home: Path, console: Console) -> None:
@@ -18,11 +24,12 @@ def build_engine(name: str, home: Path, console: Console) -> None:
         RefusedRecipe: there is no such engine, or it cannot be built on this machine.
         EngineNotBuilt: pip could not install its packages.
     """
-    if name not in ENGINES:
+    known = _known()
+    if name not in known:
         raise RefusedRecipe(
-            "there is no such engine", observed=name, limit=", ".join(ENGINES), remedy="choose one of these"
+            "there is no such engine", observed=name, limit=", ".join(known), remedy="choose one of these"
         )
-    engine = ENGINES[name]
+    engine = known[name]
     check_engine_place(engine)
     packages = len(read_constraints(engine.constraints))
     if find_environment(engine, home) is None:
@@ -35,7 +42,7 @@ def build_engine(name: str, home: Path, console: Console) -> None:
 
 def engine_rows(home: Path) -> list[dict[str, str]]:
     """One row an engine: what it does, its main packages with their versions, and its environment."""
-    return [_row(engine, home) for engine in ENGINES.values()]
+    return [_row(engine, home) for engine in _known().values()]
 
 
 def _row(engine: Engine, home: Path) -> dict[str, str]:
@@ -43,7 +50,7 @@ def _row(engine: Engine, home: Path) -> dict[str, str]:
     return {
         "engine": engine.name,
         "prunes": ", ".join(engine.prunes) or "–",
-        "quantizes": ", ".join(engine.quantizes),
+        "quantizes": ", ".join(engine.quantizes) or "–",
         "version": next((pins[name] for name in engine.packages if name in pins), "–"),
         "transformers": pins.get("transformers", "–"),
         "environment": f"built, {environment_bytes(found) / 1e9:.1f} GB" if found else f"about {engine.gigabytes:g} GB",

@@ -11,7 +11,7 @@ from tasks import search
 from tasks.batch import batch_markdown
 from tasks.batch_plan import BatchResult
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
-from tasks.figures import HEAD, figures
+from tasks.figures import HEAD, cost_notes, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
 from tasks.monitoring_contracts import Observed
 from tasks.observe_report import OBSERVED_HEAD, observed_markdown, observed_rows
@@ -56,6 +56,8 @@ def _print_scorecard(scorecard: Scorecard, console: Console) -> None:
     for figure in figures(scorecard):
         table.add_row(*figure.cells)
     console.print(table)
+    for note in cost_notes(scorecard.costs):
+        console.print(note, style="dim")
     _print_checks(scorecard.checks, console)
 
 

@@ -12,6 +12,7 @@ from tasks.evaluate import evaluate, judge, require_passed, require_sound
 from tasks.export import export
 from tasks.fetch import digest_text, fetch, locate
 from tasks.preflight import check_fit, preflight
+from tasks.pricing import priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
@@ -62,6 +63,7 @@ def compress(
             candidate = done.model
 
         scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
+        scorecard = priced(scorecard, tuple(stages), exported)
         record_verdict(tracked, scorecard)
         require_passed(scorecard)
 

@@ -9,6 +9,7 @@ from tasks.contracts import DatasetRef, ModelPackage, ModelRef, RegisteredModel,
 from tasks.deploy import create_endpoint, endpoint_page, first_package, is_new, package, shift, tidy
 from tasks.monitor import monitor
 from tasks.plans import ReleasePlan
+from tasks.pricing import costed
 from tasks.record import record_pairs, record_release
 from tasks.register import settle
 from tasks.restore import take_over
@@ -41,7 +42,7 @@ def release(
         registered = settle(rollout)
         tidy(rollout)
         scaling = scale(plan)
-    rollout = rollout.model_copy(update={"registered": registered, "scaling": scaling})
+    rollout = costed(rollout.model_copy(update={"registered": registered, "scaling": scaling}), plan)
     record_release(rollout, endpoint_page(plan.endpoint))
     if rollout.phase != "restored":
         monitor(plan)

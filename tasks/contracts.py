@@ -160,6 +160,35 @@ class GateCheck(Value):
     remedy: str
 
 
+class Price(Value):
+    """What one instance of SageMaker real-time hosting costs on demand, and who says so."""
+
+    instance_type: str
+    region: str
+    usd_per_hour: float = Field(gt=0, description="US dollars, one instance, one hour, without tax and discounts")
+    as_of: str = Field(description="Day of the source, ISO 8601")
+    source: str
+    quoted: bool = Field(description="The source quotes AWS's Price List entry by entry; else a copied table")
+
+
+class TokenCost(Value):
+    """What decoding costs on one instance type, both models at the rates that were measured on ``machine``."""
+
+    price: Price
+    machine: str = Field(description="Where the rates were measured: not the instance, unless it says so")
+    concurrency: int = Field(default=1, description="Requests at once when the rates were measured")
+    baseline_rate: float = Field(gt=0, description="Decoded tokens a second of one instance, all requests together")
+    candidate_rate: float = Field(gt=0)
+    baseline_usd: float = Field(description="US dollars per million decoded tokens of an instance that is never idle")
+    candidate_usd: float
+    compression_usd: float | None = Field(
+        description="The compression run's seconds at this type's price; none where they are not known"
+    )
+    break_even_tokens: float | None = Field(
+        description="Decoded tokens after which that is saved; none where nothing is saved, or it is not known"
+    )
+
+
 class Scorecard(Value):
     """Candidate and baseline on the same held-out items, and the gate's verdict."""
 
@@ -176,6 +205,9 @@ class Scorecard(Value):
     packed: Quality | None = Field(
         default=None, description="The compressed folder's own figures where the exported one was scored"
     )
+    machine: str = Field(default="", description="Where the times were measured: processor or GPU, and threads")
+    compression_seconds: float | None = Field(default=None, description="Of all stages, when each was computed")
+    costs: tuple[TokenCost, ...] = Field(default=(), description="By instance type; added when the run is judged")
 
     @property
     def served_model(self) -> ModelRef:
@@ -341,6 +373,21 @@ class Tracked(Value):
     url: Annotated[str, Place]
 
 
+class ReleaseCost(Value):
+    """What a rollout adds to the bill: instances beside the fleet that would run anyway, at their on-demand price."""
+
+    price: Price
+    mode: str
+    extra_instances: int = Field(description="Most of them at once")
+    hours: tuple[float, float] = Field(description="Instance-hours that the plan adds, at least and at most")
+    usd: tuple[float, float] = Field(description="The same in US dollars")
+    basis: str = Field(description="What those are made of")
+    observed_hours: float | None = Field(
+        default=None, description="Instance-hours that were seen, by the service's clock; none without an old fleet"
+    )
+    observed_usd: float | None = None
+
+
 class Rollout(Value):
     """How one release ended, and every step on the way."""
 
@@ -358,6 +405,7 @@ class Rollout(Value):
     approval: Approval | None = Field(default=None, description="None where nobody was asked")
     rehearsal: str = Field(default="", description="Where this was not AWS: says so, with the clock's speed")
     scaling: str = Field(default="", description="The autoscaling that was put there; empty where none was asked for")
+    cost: ReleaseCost | None = Field(default=None, description="None where nothing moved, or there is no price")
 
 
 class Settled(Value):

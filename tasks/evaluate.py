@@ -15,7 +15,7 @@ from tasks.reader_contracts import ReaderScorecard
 from tasks.recipes import Gate
 from tasks.retrying import compute_task
 from tasks.settings import settings
-from tasks.workbench import Progress, open_model, use_threads
+from tasks.workbench import Progress, machine_here, open_model, use_threads
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +62,7 @@ def evaluate(candidate: ModelRef, exported: ModelRef | None, baseline: ModelRef,
         sample=f"{prompt} …{sample(served[0], folder, prompt)}",
         exported_model=exported,
         packed=scores[2],
+        machine=machine_here(str(device)),
     )
 
 

@@ -7,6 +7,7 @@ from tasks.cloud import sagemaker
 from tasks.contracts import Picked
 from tasks.plans import ReleasePlan
 from tasks.preflight import require_mlflow
+from tasks.pricing import check_prices, report_planned
 from tasks.retrying import network_task
 from tasks.settings import settings
 
@@ -19,7 +20,9 @@ def preflight_release(plan: ReleasePlan) -> None:
         Refused: with what was seen, what is allowed, and what to change.
     """
     require_mlflow()
+    check_prices()
     sagemaker().check_plan(plan)
+    report_planned(plan)
 
 
 @network_task("pick-{name}-{version}")

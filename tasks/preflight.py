@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks import pricing
 from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
 from tasks.adapters.texts import check_text_source
@@ -41,12 +42,14 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
     else:
         check_text_source(data.source)
     check_recipe(recipe)
+    pricing.check_prices()
     if release is not None:
         check_served(recipe, release)
         check_target(recipe, release)
     require_mlflow()
     if release is not None:
         sagemaker().check_plan(release)
+        pricing.report_planned(release)
 
 
 def require_mlflow() -> None:

@@ -19,7 +19,7 @@ from tasks.contracts import (
     Settled,
     Tracked,
 )
-from tasks.figures import HEAD, figures, megabytes
+from tasks.figures import HEAD, cost_notes, figures, megabytes, release_cost_lines
 from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
 
@@ -123,6 +123,7 @@ def verdict_markdown(scorecard: Scorecard) -> str:
             for check in scorecard.checks
         ),
     ]
+    lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []
     if scorecard.sample:
         lines += ["", "The compressed model writes:", "", *(f"> {line}" for line in scorecard.sample.splitlines())]
     return "\n".join(lines)
@@ -231,6 +232,7 @@ def release_markdown(rollout: Rollout) -> str:
     ]
     if rollout.scaling:
         lines.append(f"- autoscaling: {rollout.scaling}")
+    lines += [f"- {line}" for line in release_cost_lines(rollout.cost)] if rollout.cost else []
     if rollout.rehearsal:
         lines.append(f"- {rollout.rehearsal}")
     judged = next((seen.findings for seen in reversed(rollout.observations) if seen.findings), ())

@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tasks.contracts import DatasetRef, LayerReport, Pair, Rollout, Scorecard
-from tasks.figures import HEAD, figures, metrics
+from tasks.figures import HEAD, cost_notes, figures, metrics
 from tasks.monitoring_contracts import Observed
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 
@@ -229,6 +229,7 @@ def markdown(scorecard: Scorecard) -> str:
     lines += ["| " + " | ".join(figure.cells) + " |" for figure in figures(scorecard)]
     lines += ["", "| check | observed | limit | |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in _checks(scorecard)]
+    lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []
     return "\n".join(lines) + "\n"
 
 
