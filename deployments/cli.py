@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.cost import cost
+from deployments.images import images
 from deployments.local.stack import Stack, stack_here
 from deployments.observe import observe
 from deployments.rehearse import app as faults
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(faults, name="fault")
 app.command()(observe)
 app.command()(cost)
+app.command()(images)
 # No markup: a model may write [/INST], and a path may be in brackets.
 console = Console(highlight=False, soft_wrap=True, markup=False)
 

@@ -14,6 +14,7 @@ from tasks.adapters.instances import instance
 from tasks.adapters.model_facts import read_facts
 from tasks.adapters.obstacles import require_none
 from tasks.adapters.sagemaker import SageMaker
+from tasks.adapters.sagemaker_sdk import asker
 from tasks.adapters.serveability import UNKNOWN, obstacles
 from tasks.adapters.store import Store
 from tasks.cloud import sagemaker
@@ -85,7 +86,8 @@ def image_of(plan: ReleasePlan, region: str, hub: HubModel | None) -> str:
     if kind == "jumpstart":
         return hub.image if hub else ""
     version = {"lmi": target.lmi.version, "huggingface": target.huggingface.version, "neuron": target.neuron.version}
-    return resolve_image(kind, region, version[kind], plan.instance_type)
+    # The SDK, where its environment is built, may know what the table does not.
+    return resolve_image(kind, region, version[kind], plan.instance_type, asker(settings().engines))
 
 
 @network_task("package-hub-{plan.target.jumpstart.model_id}")

@@ -39,7 +39,7 @@ def resolve_image(kind: ImageKind, region: str, version: str, instance_type: str
         known = f"versions {', '.join(rows)} in {len(table()['accounts'])} regions (table of {table()['date']})"
         raise RefusedRequest(
             f"no {kind} image is known for this region and version", observed=f"{version} in {region}", limit=known,
-            remedy="choose one of those, or add it to tasks/adapters/tables/images.json with its source",
+            remedy="choose one of those, or build the SageMaker SDK, which may: slimline engines --build sagemaker",
         )  # fmt: skip
     return found
 
