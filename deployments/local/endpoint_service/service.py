@@ -214,7 +214,7 @@ class _Running:
         beside += [asyncio.create_task(self.journal.follow())]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         gc.collect()
-        gc.set_threshold(10_000, 10, 10)  # a request leaves hundreds of objects that die by themselves
+        gc.set_threshold(100_000, 20, 100)  # a request leaves hundreds of objects that die by themselves
         gc.freeze()  # service models and code live as long as the process: no collection need look at them again
         host, port = listener.getsockname()
         print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {self.clock.speed:g}x)", flush=True)
