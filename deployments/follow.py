@@ -33,7 +33,7 @@ Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled  # what a deploy
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.
 _FOUR_PARTS = re.compile(r"(.*?)\n  observed: (.*?)\n  limit:    (.*?)\n  remedy:   (.*)", re.DOTALL)
-HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-", "leave-trial-")
+HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-", "leave-trial-", "report-")
 
 
 class RunFailed(SlimlineError):

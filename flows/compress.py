@@ -17,6 +17,7 @@ from tasks.quantize import quantize
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
+from tasks.report import record_report
 
 
 @flow(name="compress", flow_run_name="compress-{model.source}-{recipe.name}")
@@ -76,10 +77,14 @@ def compress(
 
         scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
         record_verdict(tracked, scorecard)
+        made = original, blocks, tuple(stages), exported, scorecard
+        if not scorecard.passed:
+            record_report(tracked, recipe, *made)
         require_passed(scorecard)
 
         registered = register(tracked, scorecard, recipe, blocks, registered_name)
-        record_version(registered)
+        record_version(tracked, registered)
+        record_report(tracked, recipe, *made, registered)
     return Outcome(
         original=original,
         data=blocks,

@@ -10,6 +10,7 @@ from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift,
 from tasks.plans import ReleasePlan
 from tasks.record import record_pairs, record_release
 from tasks.register import settle
+from tasks.report import report_rollout
 from tasks.restore import take_over
 from tasks.slots import alone_on
 from tasks.trial import begin_trial, end_shadow, end_trial, judge_again, leave_other_trial, try_share
@@ -39,6 +40,7 @@ def release(
         tidy(rollout)
     rollout = rollout.model_copy(update={"registered": registered})
     record_release(rollout, endpoint_page(plan.endpoint))
+    report_rollout(rollout)
     require_promoted(rollout)
     return rollout
 

@@ -87,4 +87,10 @@ def _dataset(client: MlflowClient, run_id: str) -> DatasetRef:
         )  # fmt: skip
     source = json.loads(entity.source)
     counts = json.loads(entity.profile)
-    return DatasetRef(uri=source["uri"], digest=source["sha256"], licence=source["licence"], name=source.get("name", entity.name), **counts)
+    return DatasetRef(
+        uri=source["uri"],
+        digest=source["sha256"],
+        licence=source["licence"],
+        name=source.get("name", entity.name),
+        **counts,
+    )

@@ -159,7 +159,11 @@ class Registry:
             name, version, "serves", True, at,
             endpoint=endpoint, config=config, variant=variant, before=before, why=why,
         )  # fmt: skip
-        where = {"slimline.endpoint": endpoint, "slimline.endpoint_config": config, "slimline.endpoint_variant": variant}
+        where = {
+            "slimline.endpoint": endpoint,
+            "slimline.endpoint_config": config,
+            "slimline.endpoint_variant": variant,
+        }
         self.tag(name, version, where | {SERVING_SINCE: at.isoformat(), SERVING_UNTIL: ""})
 
     def end_serving(self, name: str, version: str, endpoint: str, config: str, why: str) -> None:

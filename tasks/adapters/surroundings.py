@@ -9,7 +9,6 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -140,7 +139,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    told: Mapping[str, str] = dict(
-        (part.strip() for part in line.split(":", 1)) for line in reversed(lines) if ":" in line  # type: ignore[misc]
-    )
-    return told.get("model name") or platform.processor() or platform.machine()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
