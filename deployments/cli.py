@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deployments.lineage import lineage, reproduce
 from deployments.local.stack import Stack, stack_here
 from deployments.rehearse import app as faults
 from tasks.errors import SlimlineError
@@ -22,6 +23,8 @@ app = typer.Typer(
     help="Compress a language model, prove it still answers like the original, and release it a little at a time.",
 )
 app.add_typer(faults, name="fault")
+app.command()(lineage)
+app.command()(reproduce)
 # No markup: a model may write [/INST], and a path may be in brackets.
 console = Console(highlight=False, soft_wrap=True, markup=False)
 

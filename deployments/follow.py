@@ -27,13 +27,30 @@ from rich.text import Text
 from tasks.contracts import Outcome, Rollout, Settled
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.reader_contracts import ReaderOutcome
+from tasks.reproduction import Reproduction
 
-Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled  # what a deployment's flow hands back
+Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled | Reproduction  # what a deployment's flow hands back
 
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.
 _FOUR_PARTS = re.compile(r"(.*?)\n  observed: (.*?)\n  limit:    (.*?)\n  remedy:   (.*)", re.DOTALL)
-HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-", "leave-trial-", "report-")
+HIDDEN = (
+    "record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-", "leave-trial-",
+    "report-", "recorded-", "same-", "compare-",
+)  # fmt: skip
+    "record-",
+    "open-record-",
+    "close-record-",
+    "preflight-",
+    "fit-",
+    "read-",
+    "look-",
+    "tidy-",
+    "leave-trial-",
+    "report-",
+    "recorded-",
+    "same-",
+)
 
 
 class RunFailed(SlimlineError):

@@ -11,12 +11,16 @@ from tasks.figures import HEAD, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
+from tasks.reproduction import Reproduction, rows
 
 
-def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console: Console) -> None:
+def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled | Reproduction, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
     if isinstance(outcome, Settled):
         _print_lines(restore_markdown(outcome).removeprefix("# "), console)
+        return
+    if isinstance(outcome, Reproduction):
+        _print_reproduction(outcome, console)
         return
     if isinstance(outcome, Rollout):
         _print_rollout(outcome, console)
@@ -33,6 +37,16 @@ def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console:
     )
     if isinstance(outcome, Outcome) and outcome.rollout is not None:
         _print_rollout(outcome.rollout, console)
+
+
+def _print_reproduction(found: Reproduction, console: Console) -> None:
+    table = Table("figure", "recorded", "re-runs, mean", "band", "", title=f"{found.name} {found.version}")
+    for row in rows(found):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"Verdict     {found.verdict}")
+    for line in found.changed:
+        console.print(f"Changed     {line}")
 
 
 def _print_scorecard(scorecard: Scorecard, console: Console) -> None:

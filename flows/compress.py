@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.contracts import Compressed, Exported, Outcome
+from tasks.contracts import Compressed, Exported, Made, Outcome, Tracked
 from tasks.convert import convert
 from tasks.distill import distill
 from tasks.engines import engines_of, prepare_engine, statistics_are_of_use
@@ -39,58 +39,63 @@ def compress(
     """
     preflight(model, data, recipe)
     with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
-        original = locate(model)
-        check_fit(recipe, original)
-        for engine in engines_of(recipe):
-            prepare_engine(engine)
-        blocks = fetch(data, digest_text(data), original)
-        record_data(tracked, blocks)
+        made = shrink(tracked, model, data, recipe, gate)
+        if not made.scorecard.passed:
+            record_report(tracked, recipe, made)
+        require_passed(made.scorecard)
 
-        stages: list[Compressed] = []
-        candidate = original
-        for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
-            if stage == "prune":
-                done = prune(
-                    candidate,
-                    blocks,
-                    recipe.prune,
-                    recipe.seed,
-                    following == "quantize" and statistics_are_of_use(recipe),
-                )
-            elif stage == "quantize":
-                done = quantize(candidate, blocks, recipe.quantize)
-            else:
-                done = distill(candidate, original, blocks, recipe.distill, recipe.seed)
-            record_stage(tracked, done)
-            require_sound(done, recipe.max_fallback_share)
-            stages.append(done)
-            candidate = done.model
-        exported: Exported | None = None
-        if recipe.cpu_export != "none":
-            exported = export(candidate, recipe.cpu_export)
-            record_export(tracked, exported)
-        if "quantize" in recipe.order and recipe.quantize.layout:
-            done = convert(candidate, recipe.quantize.layout)
-            record_stage(tracked, done)
-            stages.append(done)
-            candidate = done.model
-
-        scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
-        record_verdict(tracked, scorecard)
-        made = original, blocks, tuple(stages), exported, scorecard
-        if not scorecard.passed:
-            record_report(tracked, recipe, *made)
-        require_passed(scorecard)
-
-        registered = register(tracked, scorecard, recipe, blocks, registered_name)
+        registered = register(tracked, made.scorecard, recipe, made.data, registered_name)
         record_version(tracked, registered)
-        record_report(tracked, recipe, *made, registered)
+        record_report(tracked, recipe, made, registered)
     return Outcome(
-        original=original,
-        data=blocks,
-        stages=tuple(stages),
-        scorecard=scorecard,
-        exported=exported,
+        original=made.original,
+        data=made.data,
+        stages=made.stages,
+        scorecard=made.scorecard,
+        exported=made.exported,
         registered=registered,
         tracked=tracked,
     )
+
+
+def shrink(tracked: Tracked, model: ModelChoice, data: DataChoice, recipe: Recipe, gate: Gate) -> Made:
+    """Every stage of the recipe and the judged scorecard, recorded in the run ``tracked``. Nothing is registered."""
+    original = locate(model)
+    check_fit(recipe, original)
+    for engine in engines_of(recipe):
+        prepare_engine(engine)
+    blocks = fetch(data, digest_text(data), original)
+    record_data(tracked, blocks)
+
+    stages: list[Compressed] = []
+    candidate = original
+    for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
+        if stage == "prune":
+            done = prune(
+                candidate,
+                blocks,
+                recipe.prune,
+                recipe.seed,
+                following == "quantize" and statistics_are_of_use(recipe),
+            )
+        elif stage == "quantize":
+            done = quantize(candidate, blocks, recipe.quantize)
+        else:
+            done = distill(candidate, original, blocks, recipe.distill, recipe.seed)
+        record_stage(tracked, done)
+        require_sound(done, recipe.max_fallback_share)
+        stages.append(done)
+        candidate = done.model
+    exported: Exported | None = None
+    if recipe.cpu_export != "none":
+        exported = export(candidate, recipe.cpu_export)
+        record_export(tracked, exported)
+    if "quantize" in recipe.order and recipe.quantize.layout:
+        done = convert(candidate, recipe.quantize.layout)
+        record_stage(tracked, done)
+        stages.append(done)
+        candidate = done.model
+
+    scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
+    record_verdict(tracked, scorecard)
+    return Made(original=original, data=blocks, stages=tuple(stages), exported=exported, scorecard=scorecard)

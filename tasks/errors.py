@@ -11,6 +11,7 @@
     │   └── EngineUnreachable  a registry did not answer; worth another try
     ├── ArtifactDamaged    an artifact is missing or its bytes do not match its digest
     ├── GateFailed         the candidate does not answer like the original
+    ├── NotReproduced      a version that was made again came out differently
     ├── ReleaseRestored    the canary was bad; the old version serves all traffic again
     └── ReleaseStuck       no verdict in the time allowed, or the endpoint is in a state we must not touch
 
@@ -80,6 +81,10 @@ class ArtifactDamaged(SlimlineError):
 
 class GateFailed(SlimlineError):
     """The candidate is outside the gate's limits. Nothing was registered."""
+
+
+class NotReproduced(SlimlineError):
+    """A version that was made again has figures outside its bands."""
 
 
 class ReleaseRestored(SlimlineError):

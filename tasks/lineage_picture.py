@@ -47,7 +47,7 @@ def picture(report: Report) -> Picture:
     links += [("text", split) for split in report.splits]
     links += [(_READS[stage.stage], stage.stage) for stage in report.stages if _READS.get(stage.stage) in report.splits]
     links += [("evaluation", "end")] if "evaluation" in report.splits else []
-    links += [("end", box.key) for box in boxes if box.kind == "endpoint"]
+    links += [("end", box.key) for box in boxes if box.key.startswith("endpoint ")]
     arrows = tuple(_arrow(at[a], at[b]) for a, b in links)
     return Picture(
         width=max(box.x for box in boxes) + WIDTH + MARGIN,

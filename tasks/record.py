@@ -48,9 +48,9 @@ def tracking() -> Tracking:
 
 
 @contextmanager
-def recorded_run(name: str, recipe: Recipe | ReaderRecipe) -> Iterator[Tracked]:
-    """An MLflow run that ends FINISHED or FAILED as the block does."""
-    tracked = open_record(name, recipe)
+def recorded_run(name: str, recipe: Recipe | ReaderRecipe, part: str = "") -> Iterator[Tracked]:
+    """An MLflow run that ends FINISHED or FAILED as the block does. ``part`` tells several of one flow run apart."""
+    tracked = open_record(name, recipe, part)
     try:
         yield tracked
     except BaseException:
@@ -63,11 +63,11 @@ def recorded_run(name: str, recipe: Recipe | ReaderRecipe) -> Iterator[Tracked]:
 
 
 @network_task("open-record-{name}")
-def open_record(name: str, recipe: Recipe | ReaderRecipe) -> Tracked:
+def open_record(name: str, recipe: Recipe | ReaderRecipe, part: str = "") -> Tracked:
     """Open the MLflow run of this Prefect run, or find it again after a restart."""
     books = tracking()
     run_id = books.open_run(
-        str(flow_run.id),
+        f"{flow_run.id}{part}",
         name,
         params={f"recipe.{key}": str(value) for key, value in recipe.model_dump(mode="json").items()},
         tags={"slimline.prefect_run_url": flow_run.ui_url or "", "slimline.recipe": recipe.model_dump_json()},

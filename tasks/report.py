@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 
-from tasks.contracts import Compressed, DatasetRef, Exported, ModelRef, RegisteredModel, Rollout, Scorecard, Tracked
+from tasks.contracts import Made, RegisteredModel, Rollout, Tracked
 from tasks.lineage import lineage_of, markdown_of
 from tasks.lineage_tree import clock
 from tasks.provenance import data_facts, surroundings
@@ -25,33 +25,24 @@ PAGE, FACTS, PICTURE, TREE = "report/report.html", "report/report.json", "lineag
 
 
 @network_task("record-report")
-def record_report(
-    tracked: Tracked,
-    recipe: Recipe,
-    original: ModelRef,
-    data: DatasetRef,
-    stages: tuple[Compressed, ...],
-    exported: Exported | None,
-    scorecard: Scorecard,
-    registered: RegisteredModel | None = None,
-) -> None:
+def record_report(tracked: Tracked, recipe: Recipe, made: Made, registered: RegisteredModel | None = None) -> None:
     """The report in MLflow, with a link to it on the run page, and the lineage as a picture on both."""
-    facts = data_facts(data)
-    names = [stage.stage for stage in stages] + (["export"] if exported else [])
+    facts = data_facts(made.data)
+    names = [stage.stage for stage in made.stages] + (["export"] if made.exported else [])
     answers = {name: was_cached(name) for name in names}
     report = Report(
-        title=str(flow_run.name or scorecard.candidate_model.name),
+        title=str(flow_run.name or made.scorecard.candidate_model.name),
         at=clock(datetime.now(UTC)),
         recipe=recipe,
-        original=original,
-        data=data,
+        original=made.original,
+        data=made.data,
         splits=facts.splits,
         text_digest=facts.text,
         card=json.loads(facts.card),
-        stages=stages,
+        stages=made.stages,
         cached={name: "unknown" if cached is None else str(cached).lower() for name, cached in answers.items()},
-        exported=exported,
-        scorecard=scorecard,
+        exported=made.exported,
+        scorecard=made.scorecard,
         registered=registered,
         tracked=tracked,
         prefect_url=flow_run.ui_url or "",
