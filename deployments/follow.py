@@ -38,19 +38,6 @@ HIDDEN = (
     "record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-", "leave-trial-",
     "report-", "recorded-", "same-", "compare-",
 )  # fmt: skip
-    "record-",
-    "open-record-",
-    "close-record-",
-    "preflight-",
-    "fit-",
-    "read-",
-    "look-",
-    "tidy-",
-    "leave-trial-",
-    "report-",
-    "recorded-",
-    "same-",
-)
 
 
 class RunFailed(SlimlineError):

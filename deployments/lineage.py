@@ -18,6 +18,7 @@ from tasks.adapters.serving_history import parse_time
 from tasks.lineage_tree import Node, shown
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
+wrapping = Console(highlight=False, markup=False)  # a tree that is cut at the terminal's edge tells nothing
 _STYLES = {
     "endpoint": "bold cyan", "variant": "cyan", "version": "bold green", "run": "blue", "stage": "blue",
     "model": "", "data": "yellow", "digest": "bold", "release": "green", "history": "dim",
@@ -57,7 +58,7 @@ def lineage(
             console.print_json(json.dumps([node.model_dump() for node in nodes]))
         else:
             for node in nodes:
-                console.print(tree(node))
+                wrapping.print(tree(node))
 
     _guarded(work)
 

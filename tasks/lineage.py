@@ -50,10 +50,11 @@ def served_at(endpoint: str, at: datetime) -> Node:
     moves = ledger.endpoint_moves(endpoint)
     span = span_at(moves, at)
     if span is None:
-        first = moves[0].at if moves else None
+        known = [known for known in spans(moves) if known.since is not None]
+        limit = f"from {clock(known[0].since)} on; then it moved from {moves[0].before or 'nothing'}" if known else ""
         raise RefusedRequest(
             f"nothing is written of what {endpoint} served then", observed=f"{clock(at)}, {len(moves)} moves known",
-            limit=f"from {clock(first)} on" if first else "an endpoint that a release has moved",
+            limit=limit or "an endpoint that a release has moved",
             remedy="look at the endpoint's name and at the time's offset (without one it is UTC)",
         )  # fmt: skip
     children = []

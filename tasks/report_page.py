@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from tasks.contracts import Rollout
 from tasks.figures import HEAD, figures, megabytes
+from tasks.findings import last_word
 from tasks.lineage_picture import HEIGHT, WIDTH, picture
 from tasks.report_contracts import Report
 from tasks.report_plots import curve, grids, trade
@@ -30,6 +31,7 @@ def report_html(report: Report) -> str:
         stages=[(stage, grids(stage), curve(stage.losses)) for stage in report.stages],
         releases=releases,
         rows=rollout_rows,
+        last_word=last_word,
         picture=picture(report),
         width=WIDTH,
         height=HEIGHT,

@@ -124,8 +124,10 @@ def spans(moves: Iterable[Move]) -> list[Span]:
 
 
 def span_at(moves: Iterable[Move], at: datetime) -> Span | None:
-    """What served at that moment; none where nothing is known of it."""
-    return next((span for span in spans(moves) if span.covers(at)), None)
+    """What served at that moment; none before the first move was written: what that replaced has an unknown beginning,
+    and may not have been there yet.
+    """
+    return next((span for span in spans(moves) if span.since is not None and span.covers(at)), None)
 
 
 def parse_time(text: str) -> datetime:
