@@ -14,6 +14,7 @@ from rich.text import Text
 
 from deployments.cost import cost
 from deployments.images import images
+from deployments.lineage import lineage, reproduce
 from deployments.local.stack import Stack, stack_here
 from deployments.observe import observe
 from deployments.rehearse import app as faults
@@ -29,6 +30,8 @@ app.add_typer(faults, name="fault")
 app.command()(observe)
 app.command()(cost)
 app.command()(images)
+app.command()(lineage)
+app.command()(reproduce)
 # No markup: a model may write [/INST], and a path may be in brackets.
 console = Console(highlight=False, soft_wrap=True, markup=False)
 

@@ -17,6 +17,7 @@ from tasks.monitoring_contracts import Observed
 from tasks.observe_report import OBSERVED_HEAD, observed_markdown, observed_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
+from tasks.reproduction import Reproduction, rows
 from tasks.search_contracts import Comparison
 
 
@@ -34,6 +35,9 @@ def print_outcome(outcome: Result, console: Console) -> None:
     if isinstance(outcome, Settled):
         _print_lines(restore_markdown(outcome).removeprefix("# "), console)
         return
+    if isinstance(outcome, Reproduction):
+        _print_reproduction(outcome, console)
+        return
     if isinstance(outcome, Rollout):
         _print_rollout(outcome, console)
         return
@@ -49,6 +53,16 @@ def print_outcome(outcome: Result, console: Console) -> None:
     )
     if isinstance(outcome, Outcome) and outcome.rollout is not None:
         _print_rollout(outcome.rollout, console)
+
+
+def _print_reproduction(found: Reproduction, console: Console) -> None:
+    table = Table("figure", "recorded", "re-runs, mean", "band", "", title=f"{found.name} {found.version}")
+    for row in rows(found):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"Verdict     {found.verdict}")
+    for line in found.changed:
+        console.print(f"Changed     {line}")
 
 
 def _print_scorecard(scorecard: Scorecard, console: Console) -> None:

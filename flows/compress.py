@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.stages import run_stage
-from tasks.contracts import Compressed, Exported, Outcome
+from tasks.contracts import Compressed, Exported, Made, Outcome, Tracked
 from tasks.convert import convert
 from tasks.engines import engines_of, prepare_engine
 from tasks.evaluate import evaluate, judge, require_passed, require_sound
@@ -16,6 +16,7 @@ from tasks.pricing import priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
+from tasks.report import record_report
 
 
 @flow(name="compress", flow_run_name="compress-{model.source}-{recipe.name}")
@@ -37,44 +38,53 @@ def compress(
     """
     preflight(model, data, recipe)
     with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
-        original = locate(model)
-        check_fit(recipe, original)
-        for engine in engines_of(recipe):
-            prepare_engine(engine)
-        blocks = fetch(data, digest_text(data), original)
-        record_data(tracked, blocks)
+        made = shrink(tracked, model, data, recipe, gate)
+        if not made.scorecard.passed:
+            record_report(tracked, recipe, made)
+        require_passed(made.scorecard)
 
-        stages: list[Compressed] = []
-        candidate = original
-        for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
-            done = run_stage(stage, candidate, original, blocks, recipe, following).result()
-            record_stage(tracked, done)
-            require_sound(done, recipe.max_fallback_share)
-            stages.append(done)
-            candidate = done.model
-        exported: Exported | None = None
-        if recipe.cpu_export != "none":
-            exported = export(candidate, recipe.cpu_export)
-            record_export(tracked, exported)
-        if "quantize" in recipe.order and recipe.quantize.layout:
-            done = convert(candidate, recipe.quantize.layout)
-            record_stage(tracked, done)
-            stages.append(done)
-            candidate = done.model
-
-        scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
-        scorecard = priced(scorecard, tuple(stages), exported)
-        record_verdict(tracked, scorecard)
-        require_passed(scorecard)
-
-        registered = register(tracked, scorecard, recipe, blocks, registered_name)
-        record_version(registered)
+        registered = register(tracked, made.scorecard, recipe, made.data, registered_name)
+        record_version(tracked, registered)
+        record_report(tracked, recipe, made, registered)
     return Outcome(
-        original=original,
-        data=blocks,
-        stages=tuple(stages),
-        scorecard=scorecard,
-        exported=exported,
+        original=made.original,
+        data=made.data,
+        stages=made.stages,
+        scorecard=made.scorecard,
+        exported=made.exported,
         registered=registered,
         tracked=tracked,
     )
+
+
+def shrink(tracked: Tracked, model: ModelChoice, data: DataChoice, recipe: Recipe, gate: Gate) -> Made:
+    """Every stage of the recipe and the judged scorecard, recorded in the run ``tracked``. Nothing is registered."""
+    original = locate(model)
+    check_fit(recipe, original)
+    for engine in engines_of(recipe):
+        prepare_engine(engine)
+    blocks = fetch(data, digest_text(data), original)
+    record_data(tracked, blocks)
+
+    stages: list[Compressed] = []
+    candidate = original
+    for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
+        done = run_stage(stage, candidate, original, blocks, recipe, following).result()
+        record_stage(tracked, done)
+        require_sound(done, recipe.max_fallback_share)
+        stages.append(done)
+        candidate = done.model
+    exported: Exported | None = None
+    if recipe.cpu_export != "none":
+        exported = export(candidate, recipe.cpu_export)
+        record_export(tracked, exported)
+    if "quantize" in recipe.order and recipe.quantize.layout:
+        done = convert(candidate, recipe.quantize.layout)
+        record_stage(tracked, done)
+        stages.append(done)
+        candidate = done.model
+
+    scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
+    scorecard = priced(scorecard, tuple(stages), exported)
+    record_verdict(tracked, scorecard)
+    return Made(original=original, data=blocks, stages=tuple(stages), exported=exported, scorecard=scorecard)

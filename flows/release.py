@@ -12,6 +12,7 @@ from tasks.plans import ReleasePlan
 from tasks.pricing import costed
 from tasks.record import record_pairs, record_release
 from tasks.register import settle
+from tasks.report import report_rollout
 from tasks.restore import take_over
 from tasks.scale import ready_to_scale, scale
 from tasks.slots import alone_on
@@ -44,6 +45,7 @@ def release(
         scaling = scale(plan)
     rollout = costed(rollout.model_copy(update={"registered": registered, "scaling": scaling}), plan)
     record_release(rollout, endpoint_page(plan.endpoint))
+    report_rollout(rollout)
     if rollout.phase != "restored":
         monitor(plan)
     require_promoted(rollout)

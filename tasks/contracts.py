@@ -428,6 +428,16 @@ class Settled(Value):
     rehearsal: str = ""
 
 
+class Made(Value):
+    """Everything that was computed for one version, before anything is registered."""
+
+    original: ModelRef
+    data: DatasetRef
+    stages: tuple[Compressed, ...]
+    exported: Exported | None
+    scorecard: Scorecard
+
+
 class Outcome(Value):
     """What one run of the main flow did: everything that a summary prints."""
 

@@ -13,6 +13,7 @@
     ├── GateFailed         the candidate does not answer like the original
     ├── BatchFailed        a transform job failed, or its answers are not whole
     │   └── BatchInterrupted   SageMaker's own fault; worth another try
+    ├── NotReproduced      a version that was made again came out differently
     ├── ReleaseRestored    the canary was bad; the old version serves all traffic again
     └── ReleaseStuck       no verdict in the time allowed, or the endpoint is in a state we must not touch
 
@@ -92,6 +93,10 @@ class BatchInterrupted(BatchFailed):
     """As above, by a fault of SageMaker's."""
 
     transient = True
+
+
+class NotReproduced(SlimlineError):
+    """A version that was made again has figures outside its bands."""
 
 
 class ReleaseRestored(SlimlineError):

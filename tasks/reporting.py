@@ -134,7 +134,7 @@ def report_registered(registered: RegisteredModel) -> None:
         registered.url,
         f"{registered.name} version {registered.version}",
         key="registered-version",
-        description=f"Registered in MLflow with alias {registered.alias}",
+        description=f"In MLflow's registry, {f'alias {registered.alias}' if registered.alias else 'without an alias'}",
     )
 
 

@@ -45,7 +45,7 @@ def record_comparison(comparison: Comparison, budgets: Budgets) -> None:
     text = choice_markdown(comparison)
     create_markdown_artifact(text, key="choice", description="Which recipe, and why")
     books = tracking()
-    books.log_text(comparison.tracked.run_id, comparison.model_dump_json(indent=2), "comparison.json")
+    books.log_files(comparison.tracked.run_id, {"comparison.json": comparison.model_dump_json(indent=2)})
     if any(each.bytes_ratio is not None and each.perplexity_ratio is not None for each in comparison.tried):
         picture = draw_front(comparison, budgets)
         image = base64.b64encode(picture.encode()).decode()
@@ -54,7 +54,7 @@ def record_comparison(comparison: Comparison, budgets: Budgets) -> None:
             key="pareto-front",
             description="Every recipe: bytes against perplexity, with the budgets",
         )
-        books.log_text(comparison.tracked.run_id, picture, "pareto.svg")
+        books.log_files(comparison.tracked.run_id, {"pareto.svg": picture})
 
 
 def summary(comparison: Comparison) -> str:

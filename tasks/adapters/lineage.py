@@ -26,7 +26,7 @@ def read_version(tracking_uri: str, name: str, version: str) -> Picked:
     """
     uri = tracking_uri.rstrip("/")
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    found = _find(client, name, version)
+    found = find_version(client, name, version)
     number, run_id = str(found.version), str(found.run_id)
     scorecard = _scorecard(client, run_id, f"{name} {number}")
     aliases = [alias for alias in (CHAMPION, CHALLENGER) if alias in found.aliases]
@@ -50,11 +50,16 @@ def read_scorecard(tracking_uri: str, name: str, version: str) -> tuple[Scorecar
     """
     uri = tracking_uri.rstrip("/")
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    run_id = str(_find(client, name, version).run_id)
+    run_id = str(find_version(client, name, version).run_id)
     return _scorecard(client, run_id, f"{name} {version}"), run_id
 
 
-def _find(client: MlflowClient, name: str, version: str) -> ModelVersion:
+def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
+    """The version by its number or its alias.
+
+    Raises:
+        RefusedModel: there is none.
+    """
     try:
         if version.isdigit():
             return client.get_model_version(name, version)
@@ -94,4 +99,10 @@ def _dataset(client: MlflowClient, run_id: str) -> DatasetRef:
         )  # fmt: skip
     source = json.loads(entity.source)
     counts = json.loads(entity.profile)
-    return DatasetRef(uri=source["uri"], digest=source["sha256"], licence=source["licence"], name=entity.name, **counts)
+    return DatasetRef(
+        uri=source["uri"],
+        digest=source["sha256"],
+        licence=source["licence"],
+        name=source.get("name", entity.name),
+        **counts,
+    )
