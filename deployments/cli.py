@@ -12,8 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deployments.cost import cost
+from deployments.images import images
+from deployments.lineage import lineage, reproduce
 from deployments.local.stack import Stack, stack_here
+from deployments.observe import observe
 from deployments.rehearse import app as faults
+from deployments.shortcuts import Param, comparing, releasing
 from tasks.errors import SlimlineError
 
 app = typer.Typer(
@@ -22,6 +27,11 @@ app = typer.Typer(
     help="Compress a language model, prove it still answers like the original, and release it a little at a time.",
 )
 app.add_typer(faults, name="fault")
+app.command()(observe)
+app.command()(cost)
+app.command()(images)
+app.command()(lineage)
+app.command()(reproduce)
 # No markup: a model may write [/INST], and a path may be in brackets.
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -105,6 +115,42 @@ def run(
 
 
 @app.command()
+def compare(
+    deployment: Annotated[str, typer.Argument(help="A search in deployments/prefect.yaml")] = "compare",
+    recipes: Annotated[int | None, typer.Option(help="How many recipes are tried, at most", min=2, max=200)] = None,
+    prefer: Annotated[str | None, typer.Option(help="bytes, quality or speed, among those within budget")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the optimiser", min=0)] = None,
+    param: Param = None,
+    base_port: BasePort = None,
+) -> None:
+    """Try many recipes under budgets, and choose one with its reasons.
+
+    Example: slimline compare --recipes 20 --prefer quality -p budgets.max_bytes_ratio=0.2
+    """
+    stack, given = stack_here(base_port), _parameters(param or [], comparing(recipes, prefer, seed))
+    _guarded(lambda: _run(stack, deployment, given))
+
+
+@app.command()
+def release(
+    model: Annotated[str, typer.Argument(help="Name of the registered model")],
+    version: Annotated[str, typer.Option(help="A number, or an alias")] = "challenger",
+    mode: Annotated[
+        str, typer.Option(help="canary, linear, all-at-once, rolling, weights, ab-test or shadow")
+    ] = "canary",
+    endpoint: Annotated[str | None, typer.Option(help="The endpoint, if not the preset's")] = None,
+    param: Param = None,
+    base_port: BasePort = None,
+) -> None:
+    """Move traffic onto a registered version, by one of the presets.
+
+    Example: slimline release slimline-tiny --version 3 --mode shadow --endpoint slimline-tiny
+    """
+    stack, given = stack_here(base_port), _parameters(param or [], releasing(model, version, endpoint))
+    _guarded(lambda: _run(stack, f"release-{mode}", given))
+
+
+@app.command()
 def demo(base_port: BasePort = None, speed: Speed = None) -> None:
     """Bring the stack up, run the demo deployment, and leave the stack up to look at."""
     stack = stack_here(base_port, speed)
@@ -131,6 +177,49 @@ def why(
 
 
 @app.command()
+def check(
+    folder: Annotated[Path | None, typer.Argument(help="A model folder; or name a registered version")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a registered model in MLflow")] = None,
+    version: Annotated[str, typer.Option(help="Its version's number, or an alias")] = "challenger",
+    target: Annotated[str | None, typer.Option(help="own_cpu, lmi, huggingface, neuron or jumpstart")] = None,
+    instance_type: Annotated[str | None, typer.Option(help="Such as ml.g5.xlarge")] = None,
+    mode: Annotated[str | None, typer.Option(help="CANARY, LINEAR, ALL_AT_ONCE, ROLLING, WEIGHTS, …")] = None,
+    instances: Annotated[int | None, typer.Option(min=1)] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="More of the plan: target.lmi.max_model_len=4096")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    base_port: BasePort = None,
+) -> None:
+    """Say whether a version can be served by a container on an instance type and released by a mode. Creates nothing.
+
+    Exit code 0: yes, perhaps with warnings; 1: no, with what to do.
+
+    Example: slimline check --model slimline --version 3 --target lmi --instance-type ml.g5.xlarge --mode CANARY
+    """
+    if model is not None:
+        _use(stack_here(base_port))
+    from deployments import check as serving
+
+    def work() -> bool:
+        try:
+            plan = serving.plan_of(target, instance_type, mode, instances, _parameters(param or []))
+        except ValueError as error:  # pydantic's: each field with what it holds and its limit
+            raise typer.BadParameter(str(error)) from error
+        what, facts = serving.facts_of(folder, model, version, plan)
+        found = serving.look(facts, plan)
+        if as_json:
+            shown = {"what": what, "facts": facts.model_dump(), "plan": plan.model_dump(mode="json")}
+            verdict = {"servable": serving.servable(found), "obstacles": [each.facts() for each in found]}
+            console.print_json(json.dumps(shown | verdict))
+        else:
+            console.print(serving.draw(what, facts, plan, found))
+        return serving.servable(found)
+
+    raise typer.Exit(0 if _guarded(work) else 1)
+
+
+@app.command()
 def engines(
     build: Annotated[str | None, typer.Option(help="Build this one's environment now: minutes, and gigabytes")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
@@ -154,6 +243,33 @@ def engines(
     console.print(table)
 
 
+@app.command()
+def doctor(
+    aws: Annotated[bool, typer.Option("--aws", help="AWS with your own credentials, not the stack")] = False,
+    instance_type: Annotated[str | None, typer.Option(help="Whose quota to look at [default: the form's]")] = None,
+    instances: Annotated[int | None, typer.Option(help="Instances of the endpoint", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    base_port: BasePort = None,
+) -> None:
+    """Check this machine, the servers and the account, and say what to do for each thing that is not as it must be.
+
+    Exit code 1 when a check failed. Changes nothing.
+
+    Example: slimline doctor --aws --instance-type ml.g6e.xlarge --instances 2
+    """
+    stack = stack_here(base_port)
+    if not aws:
+        _use(stack)
+    from deployments.doctor import examine, report
+    from tasks.plans import ReleasePlan
+    from tasks.settings import settings
+
+    asked = {"instance_type": instance_type, "instances": instances}
+    plan = ReleasePlan.model_validate({name: value for name, value in asked.items() if value is not None})
+    prefect = os.environ.get("PREFECT_API_URL", f"{stack.prefect_url}/api")
+    raise typer.Exit(report(console, list(examine(settings(), plan, prefect)), as_json))
+
+
 def _use(stack: Stack) -> None:
     """Point this process at ``stack``. Before Prefect is imported: it reads its settings then."""
     os.environ.update(stack.environment())
@@ -168,17 +284,17 @@ def _run(stack: Stack, deployment: str, parameters: dict[str, Any]) -> None:
     print_outcome(run_and_follow(deployment, parameters, stack.prefect_url, console), console)
 
 
-def _guarded(work: Any) -> None:
+def _guarded(work: Any) -> Any:
     try:
-        work()
+        return work()
     except SlimlineError as error:
         console.print(Text.assemble((type(error).__name__, "red"), f": {error}"))
         raise typer.Exit(1) from None
 
 
-def _parameters(pairs: list[str]) -> dict[str, Any]:
-    """``a.b=1`` becomes ``{"a": {"b": 1}}``. A value that is not JSON is a string."""
-    nested: dict[str, Any] = {}
+def _parameters(pairs: list[str], given: dict[str, Any] | None = None) -> dict[str, Any]:
+    """``a.b=1`` becomes ``{"a": {"b": 1}}``, beside what is ``given``. A value that is not JSON is a string."""
+    nested: dict[str, Any] = given or {}
     for pair in pairs:
         path, sign, text = pair.partition("=")
         if not sign:

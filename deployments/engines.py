@@ -8,7 +8,13 @@ from rich.console import Console
 
 from tasks.adapters.engine_kinds import ENGINES, EVALUATORS, Engine, check_engine_place
 from tasks.adapters.engines import build_environment, environment_bytes, find_environment, read_constraints
+from tasks.adapters.sagemaker_sdk import SDK
 from tasks.errors import RefusedRecipe
+
+
+def _known() -> dict[str, Engine]:
+    """Every environment that can be built: engines that a recipe can choose, evaluators, and the SageMaker SDK."""
+    return {**ENGINES, **EVALUATORS, SDK.name: SDK}
 
 
 def build_engine(name: str, home: Path, console: Console) -> None:
@@ -18,7 +24,7 @@ def build_engine(name: str, home: Path, console: Console) -> None:
         RefusedRecipe: there is no such engine, or it cannot be built on this machine.
         EngineNotBuilt: pip could not install its packages.
     """
-    known = ENGINES | EVALUATORS
+    known = _known()
     if name not in known:
         raise RefusedRecipe(
             "there is no such engine", observed=name, limit=", ".join(known), remedy="choose one of these"
@@ -36,7 +42,7 @@ def build_engine(name: str, home: Path, console: Console) -> None:
 
 def engine_rows(home: Path) -> list[dict[str, str]]:
     """One row an engine: what it does, its main packages with their versions, and its environment."""
-    return [_row(engine, home) for engine in (ENGINES | EVALUATORS).values()]
+    return [_row(engine, home) for engine in _known().values()]
 
 
 def _row(engine: Engine, home: Path) -> dict[str, str]:

@@ -24,16 +24,24 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.text import Text
 
+from tasks.batch_plan import BatchResult
 from tasks.contracts import Outcome, Rollout, Settled
 from tasks.errors import RefusedRecipe, SlimlineError
+from tasks.monitoring_contracts import Observed
 from tasks.reader_contracts import ReaderOutcome
+from tasks.reproduction import Reproduction
+from tasks.search_contracts import Comparison
 
-Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled  # what a deployment's flow hands back
+# What a deployment's flow hands back.
+Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled | BatchResult | Comparison | Observed | Reproduction
 
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.
 _FOUR_PARTS = re.compile(r"(.*?)\n  observed: (.*?)\n  limit:    (.*?)\n  remedy:   (.*)", re.DOTALL)
-HIDDEN = ("record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tidy-", "leave-trial-")
+HIDDEN = (
+    "record-", "open-record-", "close-record-", "preflight-", "fit-", "read-", "look-", "tell-", "tidy-",
+    "leave-trial-", "report-", "recorded-", "same-", "compare-",
+)  # fmt: skip
 
 
 class RunFailed(SlimlineError):

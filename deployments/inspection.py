@@ -111,6 +111,12 @@ def _remarks(view: EndpointView) -> list[Text]:
             (f"{name.rpartition('-')[2]} {state}  ", styles.get(state, "yellow")) for name, state in view.alarms.items()
         ]
         remarks.append(Text.assemble("alarms: ", *states))
+    for each in view.scaling:
+        how = "; ".join(each.policies) or "no policy"
+        how += f"; {each.scheduled} scheduled" if each.scheduled else ""
+        how += "; held for the trial" if each.held else ""
+        last = f"; last: {each.last}" if each.last else ""
+        remarks.append(Text(f"autoscaling of {each.variant}: {each.low} to {each.high} {each.what}, {how}{last}"))
     if view.previous_config:
         remarks.append(Text(f"to go back to: {view.previous_config}", style="dim"))
     return remarks

@@ -34,10 +34,13 @@ def add(
     kind: Annotated[str, typer.Argument(help="errors, latency, …; see slimline fault kinds")],
     endpoint: Annotated[str | None, typer.Option(help="Only this endpoint")] = None,
     config: Annotated[str | None, typer.Option(help="Only the fleet of this EndpointConfig")] = None,
-    operation: Annotated[str | None, typer.Option(help="throttling: only this operation, DescribeEndpoint")] = None,
+    job: Annotated[str | None, typer.Option(help="Only this transform job")] = None,
+    operation: Annotated[str | None, typer.Option(help="throttling, refusal: only this, as DescribeEndpoint")] = None,
     share: Annotated[float | None, typer.Option(help="Share that is hit, evenly spread, 0–1")] = None,
     status: Annotated[int | None, typer.Option(help="errors: HTTP status")] = None,
     seconds: Annotated[float | None, typer.Option(help="latency, slow_start, clock_jump: seconds")] = None,
+    code: Annotated[str | None, typer.Option(help="refusal: AWS's error code, ResourceLimitExceeded")] = None,
+    message: Annotated[str | None, typer.Option(help="refusal: the text that goes with it")] = None,
     times: Annotated[int | None, typer.Option(help="End after so many")] = None,
     base_port: BasePort = None,
 ) -> None:
@@ -46,7 +49,8 @@ def add(
     Example: slimline fault add errors --endpoint slimline-demo --share 0.12
     """
     given: dict[str, Any] = {"endpoint": endpoint, "config": config, "operation": operation, "share": share}
-    given |= {"kind": kind, "status": status, "seconds": seconds, "times": times}
+    given |= {"job": job, "kind": kind, "status": status, "seconds": seconds, "code": code, "message": message}
+    given["times"] = times
     added = _ask("POST", "", base_port, {name: value for name, value in given.items() if value is not None})
     console.print(f"{added['id']}: {KINDS[kind][0]}. Take it back with: slimline fault clear {added['id']}")
 
@@ -60,7 +64,7 @@ def listed(base_port: BasePort = None, as_json: Annotated[bool, typer.Option("--
         return
     table = Table("id", "kind", "where", "happened")
     for fault in faults:
-        where = ", ".join(fault[place] for place in ("endpoint", "config", "operation") if fault[place])
+        where = ", ".join(fault[place] for place in ("endpoint", "config", "job", "operation") if fault[place])
         table.add_row(
             fault["id"], fault["kind"], where or "everywhere", f"{fault['happened']} of {fault['considered']}"
         )

@@ -6,18 +6,38 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deployments.follow import Result
+from tasks import search
+from tasks.batch import batch_markdown
+from tasks.batch_plan import BatchResult
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
-from tasks.figures import HEAD, figures
+from tasks.figures import HEAD, cost_notes, figures
 from tasks.findings import FINDINGS_HEAD, finding_rows
+from tasks.monitoring_contracts import Observed
+from tasks.observe_report import OBSERVED_HEAD, observed_markdown, observed_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
+from tasks.reproduction import Reproduction, rows
 from tasks.require import said
+from tasks.search_contracts import Comparison
 
 
-def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console: Console) -> None:
+def print_outcome(outcome: Result, console: Console) -> None:
     """Everything that a person who started the run wants to know."""
+    if isinstance(outcome, Comparison):
+        _print_comparison(outcome, console)
+        return
+    if isinstance(outcome, Observed):
+        print_observed(outcome, console)
+        return
+    if isinstance(outcome, BatchResult):
+        _print_lines(batch_markdown(outcome).removeprefix("# "), console)
+        return
     if isinstance(outcome, Settled):
         _print_lines(restore_markdown(outcome).removeprefix("# "), console)
+        return
+    if isinstance(outcome, Reproduction):
+        _print_reproduction(outcome, console)
         return
     if isinstance(outcome, Rollout):
         _print_rollout(outcome, console)
@@ -36,11 +56,23 @@ def print_outcome(outcome: Outcome | ReaderOutcome | Rollout | Settled, console:
         _print_rollout(outcome.rollout, console)
 
 
+def _print_reproduction(found: Reproduction, console: Console) -> None:
+    table = Table("figure", "recorded", "re-runs, mean", "band", "", title=f"{found.name} {found.version}")
+    for row in rows(found):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"Verdict     {found.verdict}")
+    for line in found.changed:
+        console.print(f"Changed     {line}")
+
+
 def _print_scorecard(scorecard: Scorecard, console: Console) -> None:
     table = Table(*HEAD, title="Scorecard")
     for figure in figures(scorecard):
         table.add_row(*figure.cells)
     console.print(table)
+    for note in cost_notes(scorecard.costs):
+        console.print(note, style="dim")
     _print_checks(scorecard.checks, console)
 
 
@@ -65,6 +97,28 @@ def _print_lines(markdown: str, console: Console) -> None:
     for line in markdown.splitlines():
         if line and not line.startswith("|"):
             console.print(line)
+
+
+def _print_comparison(comparison: Comparison, console: Console) -> None:
+    shown = ("recipe", "bytes ratio", "perplexity ratio", "agreement")
+    table = Table(*shown, "outcome", title="Recipes, the smallest first")
+    for row in search.rows(comparison):
+        front = "  ← front" if row["front"] else ""
+        table.add_row(*(str(row[name]) for name in shown), f"{row['outcome']}{front}")
+    console.print(table)
+    console.print(f"Search      {search.summary(comparison)}")
+    console.print(f"Choice      {comparison.reason}")
+    console.print(f"MLflow      {comparison.tracked.url}")
+
+
+def print_observed(found: Observed, console: Console) -> None:
+    """The verdict, what it rests on, and the comparisons."""
+    _print_lines(observed_markdown(found).removeprefix("# "), console)
+    if found.findings:
+        table = Table(*OBSERVED_HEAD)
+        for row in observed_rows(found):
+            table.add_row(*row)
+        console.print(table)
 
 
 def _print_rollout(rollout: Rollout, console: Console) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.contracts import Compressed, Exported, Outcome
+from flows.stages import run_stage
+from tasks.contracts import Compressed, Exported, Made, Outcome, Tracked
 from tasks.convert import convert
-from tasks.distill import distill
-from tasks.engines import engines_of, prepare_engine, statistics_are_of_use
+from tasks.engines import engines_of, prepare_engine
 from tasks.evaluation_recipes import EvaluationChoice
 from tasks.export import export
 from tasks.fetch import digest_text, fetch, locate
 from tasks.gate import judge
 from tasks.measure import measure, measure_champion
 from tasks.preflight import check_fit, preflight
-from tasks.prune import prune
-from tasks.quantize import quantize
+from tasks.pricing import priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
+from tasks.report import record_report
 from tasks.require import require_passed, require_sound
 
 
@@ -43,56 +43,67 @@ def compress(
     """
     preflight(model, data, recipe)
     with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
-        original = locate(model)
-        check_fit(recipe, original)
-        for engine in engines_of(recipe):
-            prepare_engine(engine)
-        blocks = fetch(data, digest_text(data), original)
-        record_data(tracked, blocks)
+        made = shrink(tracked, model, data, recipe, gate, evaluation, registered_name)
+        if not made.scorecard.passed:
+            record_report(tracked, recipe, made)
+        require_passed(made.scorecard)
 
-        stages: list[Compressed] = []
-        candidate = original
-        for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
-            if stage == "prune":
-                done = prune(
-                    candidate,
-                    blocks,
-                    recipe.prune,
-                    recipe.seed,
-                    following == "quantize" and statistics_are_of_use(recipe),
-                )
-            elif stage == "quantize":
-                done = quantize(candidate, blocks, recipe.quantize)
-            else:
-                done = distill(candidate, original, blocks, recipe.distill, recipe.seed)
-            record_stage(tracked, done)
-            require_sound(done, recipe.max_fallback_share)
-            stages.append(done)
-            candidate = done.model
-        exported: Exported | None = None
-        if recipe.cpu_export != "none":
-            exported = export(candidate, recipe.cpu_export)
-            record_export(tracked, exported)
-        if "quantize" in recipe.order and recipe.quantize.layout:
-            done = convert(candidate, recipe.quantize.layout)
-            record_stage(tracked, done)
-            stages.append(done)
-            candidate = done.model
-
-        scorecard = measure(candidate, exported.model if exported else None, original, blocks, evaluation)
-        champion = measure_champion(gate, registered_name, original, blocks, evaluation)
-        scorecard = judge(scorecard, gate, champion)
-        record_verdict(tracked, scorecard)
-        require_passed(scorecard)
-
-        registered = register(tracked, scorecard, recipe, blocks, registered_name)
-        record_version(registered)
+        registered = register(tracked, made.scorecard, recipe, made.data, registered_name)
+        record_version(tracked, registered)
+        record_report(tracked, recipe, made, registered)
     return Outcome(
-        original=original,
-        data=blocks,
-        stages=tuple(stages),
-        scorecard=scorecard,
-        exported=exported,
+        original=made.original,
+        data=made.data,
+        stages=made.stages,
+        scorecard=made.scorecard,
+        exported=made.exported,
         registered=registered,
         tracked=tracked,
     )
+
+
+def shrink(
+    tracked: Tracked,
+    model: ModelChoice,
+    data: DataChoice,
+    recipe: Recipe,
+    gate: Gate,
+    evaluation: EvaluationChoice,
+    registered_name: str | None,
+) -> Made:
+    """Every stage of the recipe and the judged scorecard, recorded in the run ``tracked``. Nothing is registered.
+
+    ``registered_name``: whose champion the gate may ask for; none where it is the original alone.
+    """
+    original = locate(model)
+    check_fit(recipe, original)
+    for engine in engines_of(recipe):
+        prepare_engine(engine)
+    blocks = fetch(data, digest_text(data), original)
+    record_data(tracked, blocks)
+
+    stages: list[Compressed] = []
+    candidate = original
+    for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
+        done = run_stage(stage, candidate, original, blocks, recipe, following).result()
+        record_stage(tracked, done)
+        require_sound(done, recipe.max_fallback_share)
+        stages.append(done)
+        candidate = done.model
+    exported: Exported | None = None
+    if recipe.cpu_export != "none":
+        exported = export(candidate, recipe.cpu_export)
+        record_export(tracked, exported)
+    if "quantize" in recipe.order and recipe.quantize.layout:
+        done = convert(candidate, recipe.quantize.layout)
+        record_stage(tracked, done)
+        stages.append(done)
+        candidate = done.model
+
+    scorecard = measure(candidate, exported.model if exported else None, original, blocks, evaluation)
+    champion = None
+    if registered_name is not None:
+        champion = measure_champion(gate, registered_name, original, blocks, evaluation)
+    scorecard = priced(judge(scorecard, gate, champion), tuple(stages), exported)
+    record_verdict(tracked, scorecard)
+    return Made(original=original, data=blocks, stages=tuple(stages), exported=exported, scorecard=scorecard)

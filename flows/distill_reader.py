@@ -39,7 +39,7 @@ def distill_reader(
         teacher = locate_reader(model)
         check_reader(teacher, model, recipe)
         questions = fetch_questions(data, digest_questions(data))
-        record_data(tracked, questions, "training")
+        record_data(tracked, questions)
 
         stages: list[Compressed] = []
         if model.train:
@@ -57,7 +57,7 @@ def distill_reader(
         require_passed(scorecard)
 
         registered = register(tracked, scorecard, recipe, questions, registered_name)
-        record_version(registered)
+        record_version(tracked, registered)
     return ReaderOutcome(
         teacher=teacher,
         data=questions,

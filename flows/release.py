@@ -6,11 +6,15 @@ from prefect import flow
 
 from tasks.approve import approval_of, refuse
 from tasks.contracts import DatasetRef, ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
-from tasks.deploy import create_endpoint, endpoint_page, is_new, package, shift, tidy, unregistered
+from tasks.deploy import create_endpoint, endpoint_page, first_package, is_new, package, shift, tidy
+from tasks.monitor import monitor
 from tasks.plans import ReleasePlan
+from tasks.pricing import costed
 from tasks.record import record_pairs, record_release
 from tasks.register import settle
+from tasks.report import report_rollout
 from tasks.restore import take_over
+from tasks.scale import ready_to_scale, scale
 from tasks.slots import alone_on
 from tasks.trial import begin_trial, end_shadow, end_trial, judge_again, leave_other_trial, try_share
 from tasks.watch import require_promoted, watch
@@ -29,16 +33,21 @@ def release(
         plan: How traffic moves.
     """
     with alone_on(plan.endpoint):
+        ready_to_scale(plan)
         new = package(registered, plan)
         take_over(new, plan)
         if plan.original_first and is_new(plan):
-            create_endpoint(package(unregistered(original), plan.model_copy(update={"serve": "torch"})), plan)
+            create_endpoint(first_package(original, plan), plan)
         leave_other_trial(new, plan)
         rollout = beside_the_old(new, plan, data) if plan.on_trial else guarded(new, plan, data)
         registered = settle(rollout)
         tidy(rollout)
-    rollout = rollout.model_copy(update={"registered": registered})
+        scaling = scale(plan)
+    rollout = costed(rollout.model_copy(update={"registered": registered, "scaling": scaling}), plan)
     record_release(rollout, endpoint_page(plan.endpoint))
+    report_rollout(rollout)
+    if rollout.phase != "restored":
+        monitor(plan)
     require_promoted(rollout)
     return rollout
 

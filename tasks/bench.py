@@ -15,6 +15,7 @@ from tasks.serving.divergence import compare
 from tasks.serving.judge import Counts, Judgement
 from tasks.verdicts import findings, judge_answers, quantile_ms
 
+BEFORE_SECONDS = 3600.0
 LOOK_SECONDS = 60.0  # of the service's clock: CloudWatch has news once a minute, and each look costs money
 
 
@@ -28,6 +29,7 @@ class Bench:
     agreed: Counts = field(default_factory=Counts)
     judgement: Judgement | None = None
     _near_ms: float | None = None
+    _usual: Counts | None = None
     _last: tuple[float, Look] | None = None
 
     def __post_init__(self) -> None:
@@ -56,8 +58,17 @@ class Bench:
         if seen.since is not None:
             reference = seen.baseline or seen.candidate
             self._near_ms = quantile_ms(reference, self.plan.judge.latency_quantile) or self._near_ms
-            self.judgement = judge_answers(self.plan, seen.candidate, seen.baseline, self.agreed)
+            if seen.baseline is None and self._usual is None:
+                self._usual = self._before()
+            self.judgement = judge_answers(self.plan, seen.candidate, seen.baseline, self.agreed, self._usual)
         return seen
+
+    def _before(self) -> Counts:
+        """What the old version has called invalid in its last hour: the reference where it does not stand beside."""
+        previous = self.asked.previous_config
+        if previous in (None, self.asked.wanted_config):
+            return Counts()
+        return Counts(*self.cloud.client_errors(self.asked, self.plan, str(previous), BEFORE_SECONDS))
 
     def judged(self, seen: Observation, look: Look) -> Observation:
         """The observation with what the judge made of it."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
+from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.transactions import get_transaction
 
@@ -28,6 +31,7 @@ from tasks.settings import settings
 from tasks.sourcecode import code_digest
 
 LIBRARIES = ("torch", "transformers", "compressed-tensors", "numpy", "numba", "tokenizers", "onnx", "onnxruntime")
+_apart: ContextVar[str] = ContextVar("apart", default="")
 
 
 @dataclass
@@ -46,9 +50,12 @@ class StageKey(CachePolicy):
             "libraries": {name: version(name) for name in LIBRARIES},
             "device": device_class(),
             **self.more(inputs),
+            **({"apart": salt} if (salt := _apart.get()) else {}),
         }
         key = f"{self.stage}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]}"
         _drop_if_damaged(key)
+        if salt:
+            return key  # not one that `slimline why` should compare the next run with
         run = getattr(task_ctx, "task_run", None)  # there is none where a key is computed outside a run
         _record(self.stage, key, parts, None if run is None else str(run.id))
         return key
@@ -56,6 +63,18 @@ class StageKey(CachePolicy):
     def more(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Further parts of the key, by name; for a stage whose result depends on more than the above."""
         return {}
+
+
+@contextmanager
+def apart(part: str) -> Iterator[None]:
+    """Inside, no stage is answered from the cache of other runs, nor do its results answer theirs. The same flow run
+    that is started again, with the same ``part``, still finds its own.
+    """
+    token = _apart.set(f"{flow_run.id}{part}")
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 def device_class() -> str:

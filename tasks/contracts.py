@@ -14,6 +14,7 @@ from pydantic import Field
 
 from tasks.evidence_contracts import Evidence, Verdict
 from tasks.evidence_contracts import GateCheck as GateCheck
+from tasks.hosted import HubModel, ModelFacts
 from tasks.values import Place as Place
 from tasks.values import Value as Value
 from tasks.values import identity as identity
@@ -137,6 +138,35 @@ class Score(Quality):
     )
 
 
+class Price(Value):
+    """What one instance of SageMaker real-time hosting costs on demand, and who says so."""
+
+    instance_type: str
+    region: str
+    usd_per_hour: float = Field(gt=0, description="US dollars, one instance, one hour, without tax and discounts")
+    as_of: str = Field(description="Day of the source, ISO 8601")
+    source: str
+    quoted: bool = Field(description="The source quotes AWS's Price List entry by entry; else a copied table")
+
+
+class TokenCost(Value):
+    """What decoding costs on one instance type, both models at the rates that were measured on ``machine``."""
+
+    price: Price
+    machine: str = Field(description="Where the rates were measured: not the instance, unless it says so")
+    concurrency: int = Field(default=1, description="Requests at once when the rates were measured")
+    baseline_rate: float = Field(gt=0, description="Decoded tokens a second of one instance, all requests together")
+    candidate_rate: float = Field(gt=0)
+    baseline_usd: float = Field(description="US dollars per million decoded tokens of an instance that is never idle")
+    candidate_usd: float
+    compression_usd: float | None = Field(
+        description="The compression run's seconds at this type's price; none where they are not known"
+    )
+    break_even_tokens: float | None = Field(
+        description="Decoded tokens after which that is saved; none where nothing is saved, or it is not known"
+    )
+
+
 class Scorecard(Value):
     """Candidate and baseline on the same held-out items, and the gate's verdict."""
 
@@ -155,6 +185,9 @@ class Scorecard(Value):
     )
     evidence: Evidence | None = Field(default=None, description="Results item by item, and what else was measured")
     champion: str = Field(default="", description="The registered version that it was also held against, or why none")
+    machine: str = Field(default="", description="Where the times were measured: processor or GPU, and threads")
+    compression_seconds: float | None = Field(default=None, description="Of all stages, when each was computed")
+    costs: tuple[TokenCost, ...] = Field(default=(), description="By instance type; added when the run is judged")
 
     @property
     def served_model(self) -> ModelRef:
@@ -207,15 +240,17 @@ class Picked(Value):
 
 
 class ModelPackage(Value):
-    """A registered version as SageMaker wants it: files under an S3 prefix and an image.
+    """A registered version as SageMaker wants it: files in S3 and an image.
 
     ``digest`` is of those files: of the exported folder or of the compressed one, whichever this release serves.
     """
 
     registered: RegisteredModel
-    s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, for ModelDataSource.S3DataSource")
+    s3_uri: Annotated[str, Place] = Field(description="Uncompressed prefix, or an archive that ends in .tar.gz")
     image: str
     digest: str
+    facts: ModelFacts | None = Field(default=None, description="Of the folder, where the target's container needs them")
+    hub: HubModel | None = Field(default=None, description="Whose container it is, of target jumpstart")
 
 
 class Shift(Value):
@@ -333,6 +368,21 @@ class Tracked(Value):
     url: Annotated[str, Place]
 
 
+class ReleaseCost(Value):
+    """What a rollout adds to the bill: instances beside the fleet that would run anyway, at their on-demand price."""
+
+    price: Price
+    mode: str
+    extra_instances: int = Field(description="Most of them at once")
+    hours: tuple[float, float] = Field(description="Instance-hours that the plan adds, at least and at most")
+    usd: tuple[float, float] = Field(description="The same in US dollars")
+    basis: str = Field(description="What those are made of")
+    observed_hours: float | None = Field(
+        default=None, description="Instance-hours that were seen, by the service's clock; none without an old fleet"
+    )
+    observed_usd: float | None = None
+
+
 class Rollout(Value):
     """How one release ended, and every step on the way."""
 
@@ -349,16 +399,19 @@ class Rollout(Value):
     reason: str = Field(default="", description="Why it was restored: the judge's, the alarms' or a person's words")
     approval: Approval | None = Field(default=None, description="None where nobody was asked")
     rehearsal: str = Field(default="", description="Where this was not AWS: says so, with the clock's speed")
+    scaling: str = Field(default="", description="The autoscaling that was put there; empty where none was asked for")
+    cost: ReleaseCost | None = Field(default=None, description="None where nothing moved, or there is no price")
 
 
 class Settled(Value):
     """An endpoint after ``restore``: what serves, by its config's name and a real inference, and what was done."""
 
     endpoint: str
-    action: Literal["restored", "finished", "kept", "unchanged", "left", "absent"] = Field(
-        description="restored: sent back by us; finished: a dead release had moved well and was promoted; kept: a dead "
-        "release had moved nothing, or SageMaker took it back; unchanged: nothing was open; left: not touched, for "
-        "the reason given; absent: no such endpoint"
+    action: Literal["created", "restored", "finished", "kept", "unchanged", "left", "absent"] = Field(
+        description="created: it serves a hub model now, and was not there before; restored: sent back by us; "
+        "finished: a dead release had moved well and was promoted; kept: a dead release had moved nothing, or "
+        "SageMaker took it back; unchanged: nothing was open; left: not touched, for the reason given; absent: no such "
+        "endpoint"
     )
     config: str | None = Field(description="EndpointConfigName that serves now")
     version: str | None = Field(description="The registry's version of it, or original")
@@ -368,6 +421,16 @@ class Settled(Value):
     answered: bool = Field(default=True, description="Whether that is an answer")
     swept: tuple[str, ...] = Field(default=(), description="Resources of dead runs that were removed: kind and name")
     rehearsal: str = ""
+
+
+class Made(Value):
+    """Everything that was computed for one version, before anything is registered."""
+
+    original: ModelRef
+    data: DatasetRef
+    stages: tuple[Compressed, ...]
+    exported: Exported | None
+    scorecard: Scorecard
 
 
 class Outcome(Value):

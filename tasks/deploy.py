@@ -6,20 +6,26 @@ process dies. Here the rollout is asked for, watched, and judged by what the end
 
 from __future__ import annotations
 
-import re
+import hashlib
 
+from tasks.adapters.images import resolve_image
+from tasks.adapters.inference_kinds import check_size
+from tasks.adapters.instances import instance
+from tasks.adapters.model_facts import read_facts
+from tasks.adapters.obstacles import require_none
 from tasks.adapters.sagemaker import SageMaker
+from tasks.adapters.sagemaker_sdk import asker
+from tasks.adapters.serveability import UNKNOWN, obstacles
 from tasks.adapters.store import Store
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, ModelRef, RegisteredModel, Rollout, Shift
 from tasks.errors import RefusedRequest
 from tasks.following import wait_until_serving
+from tasks.hosted import HubModel
 from tasks.plans import ReleasePlan
+from tasks.report_target import report_target
 from tasks.retrying import network_task
 from tasks.settings import settings
-
-# https://aws.amazon.com/sagemaker/pricing/: g and p have NVIDIA GPUs, inf and trn chips of Amazon's own.
-_ACCELERATED = re.compile(r"ml\.(g|p|inf|trn)\d")
 
 
 def unregistered(model: ModelRef) -> RegisteredModel:
@@ -36,21 +42,85 @@ def served(registered: RegisteredModel, plan: ReleasePlan) -> ModelRef:
             limit="a version that was registered with an export",
             remedy="set plan.serve to auto or torch, or compress again with recipe.cpu_export = onnx",
         )
-    wants_torch = plan.serve == "torch" or (plan.serve == "auto" and _ACCELERATED.match(plan.instance_type))
+    ours_on_cpu = plan.target.kind == "own_cpu" and instance(plan.instance_type).device not in ("gpu", "neuron")
+    wants_torch = plan.serve == "torch" or (plan.serve == "auto" and not ours_on_cpu)
     return registered.model if wants_torch else registered.exported or registered.model
 
 
 @network_task("package-{registered.name}-{registered.version}")
 def package(registered: RegisteredModel, plan: ReleasePlan) -> ModelPackage:
-    """Upload the files that the plan serves to S3, uncompressed; files that are there already are not sent again.
+    """Upload the files that the plan serves to S3, uncompressed, or for a serverless endpoint as one archive; files
+    that are there already are not sent again.
 
     Raises:
-        RefusedRequest: the plan asks for the exported folder of a version that has none.
+        RefusedRequest: the plan asks for the exported folder of a version that has none, or its container cannot serve
+            the folder on these instances.
+        RefusedModel: it does not fit a serverless endpoint.
     """
-    model = served(registered, plan)
+    model, cloud = served(registered, plan), sagemaker()
     folder = Store(settings().store).open(model.uri, model.digest)
-    s3_uri = sagemaker().upload(folder, model.digest)
-    return ModelPackage(registered=registered, s3_uri=s3_uri, image=settings().image, digest=model.digest)
+    check_size(plan, model.bytes)
+    upload = cloud.upload_archive if plan.inference == "SERVERLESS" else cloud.upload
+    facts, hub = read_facts(folder, model), cloud.hub_model(plan) if plan.target.kind == "jumpstart" else None
+    image = image_of(plan, cloud.region, hub)
+    report_target(registered, plan, image, require_none(obstacles(facts, plan, image, hub)))
+    return ModelPackage(
+        registered=registered,
+        s3_uri=upload(folder, model.digest),
+        image=image,
+        digest=model.digest,
+        facts=None if plan.target.kind == "own_cpu" else facts,
+        hub=hub,
+    )
+
+
+def image_of(plan: ReleasePlan, region: str, hub: HubModel | None) -> str:
+    """The container image of the plan's target.
+
+    Raises:
+        RefusedRequest: AWS's image is not known for this version and region.
+    """
+    kind, target = plan.target.kind, plan.target
+    if kind == "own_cpu":
+        return settings().image
+    if kind == "jumpstart":
+        return hub.image if hub else ""
+    version = {"lmi": target.lmi.version, "huggingface": target.huggingface.version, "neuron": target.neuron.version}
+    # The SDK, where its environment is built, may know what the table does not.
+    return resolve_image(kind, region, version[kind], plan.instance_type, asker(settings().engines))
+
+
+@network_task("package-hub-{plan.target.jumpstart.model_id}")
+def package_hub(plan: ReleasePlan) -> ModelPackage:
+    """The hub's own model as a package: nothing is uploaded, its files are the hub's.
+
+    Raises:
+        RefusedModel: the hub has none of this name, or does not say how it is hosted.
+        RefusedRequest: its licence is not accepted, or it is not offered on these instances.
+    """
+    if plan.target.kind != "jumpstart":
+        raise RefusedRequest(
+            "the plan's target is no hub model", observed=f"plan.target.kind = {plan.target.kind}", limit="jumpstart",
+            remedy="set plan.target.kind to jumpstart and name plan.target.jumpstart.model_id",
+        )  # fmt: skip
+    require_none(obstacles(UNKNOWN, plan))
+    hub = sagemaker().hub_model(plan)
+    warnings = require_none(obstacles(UNKNOWN, plan, hub.image, hub))
+    identity = hashlib.sha256(hub.model_dump_json().encode()).hexdigest()
+    model = ModelRef(
+        uri=hub.s3_uri, digest=identity, name=hub.model_id, licence=hub.eula or "not stated", architecture="",
+        parameters=0, bytes=0, dtype="",
+    )  # fmt: skip
+    registered = RegisteredModel(name=hub.model_id, version=hub.version, alias="", model=model, run_id="", url="")
+    report_target(registered, plan, hub.image, warnings)
+    return ModelPackage(registered=registered, s3_uri=hub.s3_uri, image=hub.image, digest=identity, hub=hub)
+
+
+def first_package(original: ModelRef, plan: ReleasePlan) -> ModelPackage:
+    """What an endpoint that does not exist yet serves first: the hub's model, or the original."""
+    if plan.target.kind == "jumpstart":
+        return package_hub(plan)
+    return package(unregistered(original), plan.model_copy(update={"serve": "torch"}))
 
 
 @network_task("look-{plan.endpoint}")
@@ -83,7 +153,8 @@ def ask_shift(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift:
     if serving is None:
         cloud.create(plan.endpoint, new, plan)
         return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=None, since=since)
-    if serving.status == "Creating":  # another run's first version: it has to serve before anything can move
+    # Another run's first version has to serve before anything can move; SageMaker refuses updates while it scales.
+    if serving.status == "Creating" or serving.is_resizing:
         wait_until_serving(cloud, plan.endpoint)
     if wanted not in (serving.pending_config, serving.config):
         cloud.update(plan.endpoint, new, plan)

@@ -11,6 +11,9 @@
     │   └── EngineUnreachable  a registry did not answer; worth another try
     ├── ArtifactDamaged    an artifact is missing or its bytes do not match its digest
     ├── GateFailed         the candidate does not answer like the original
+    ├── BatchFailed        a transform job failed, or its answers are not whole
+    │   └── BatchInterrupted   SageMaker's own fault; worth another try
+    ├── NotReproduced      a version that was made again came out differently
     ├── ReleaseRestored    the canary was bad; the old version serves all traffic again
     └── ReleaseStuck       no verdict in the time allowed, or the endpoint is in a state we must not touch
 
@@ -80,6 +83,20 @@ class ArtifactDamaged(SlimlineError):
 
 class GateFailed(SlimlineError):
     """The candidate is outside the gate's limits. Nothing was registered."""
+
+
+class BatchFailed(SlimlineError):
+    """A transform job failed or was stopped, or a record has no answer."""
+
+
+class BatchInterrupted(BatchFailed):
+    """As above, by a fault of SageMaker's."""
+
+    transient = True
+
+
+class NotReproduced(SlimlineError):
+    """A version that was made again has figures outside its bands."""
 
 
 class ReleaseRestored(SlimlineError):

@@ -15,7 +15,7 @@ from tasks.evidence_contracts import AnswerFigures, Evidence, Generation, ItemsR
 from tasks.retrying import compute_task
 from tasks.score_blocks import Shards, loaded
 from tasks.settings import settings
-from tasks.workbench import Progress, open_model, use_threads
+from tasks.workbench import Progress, machine_here, open_model, use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +97,7 @@ def evaluate(
         evidence=Evidence(
             items=items, slices=_slices(scores.items), generation=_generation(pairs, choice) if pairs else None
         ),
+        machine=machine_here(str(device)),
     )
 
 

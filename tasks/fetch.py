@@ -9,6 +9,7 @@ from tasks.adapters.store import Store
 from tasks.adapters.texts import read_text
 from tasks.adapters.tokens import cut_blocks, write_dataset
 from tasks.caching import StageKey
+from tasks.captured import captured_again, is_captured, read_captured
 from tasks.contracts import DatasetRef, ModelRef
 from tasks.recipes import DataChoice, ModelChoice
 from tasks.retrying import network_task
@@ -28,6 +29,8 @@ def locate(choice: ModelChoice) -> ModelRef:
 @network_task("read-{choice.source}")
 def digest_text(choice: DataChoice) -> str:
     """SHA-256 of the chosen text as it is now."""
+    if is_captured(choice.source):
+        return read_captured(choice.source).digest
     return read_text(choice.source, settings().downloads).digest
 
 
@@ -38,7 +41,10 @@ def digest_text(choice: DataChoice) -> str:
 def fetch(choice: DataChoice, text_digest: str, tokenizer: ModelRef) -> DatasetRef:
     """Cut the text into calibration, training and held-out blocks for one tokenizer. The splits share no document."""
     store = Store(settings().store)
-    text = read_text(choice.source, settings().downloads)
+    if is_captured(choice.source):
+        text = captured_again(choice.source, text_digest)
+    else:
+        text = read_text(choice.source, settings().downloads)
     folder = store.open(tokenizer.uri, tokenizer.digest)
     splits = cut_blocks(
         text.documents,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.contracts import Quality, Scorecard
+from tasks.contracts import Price, Quality, ReleaseCost, Scorecard, TokenCost
 from tasks.evidence_tables import evidence_metrics
 
 
@@ -71,6 +71,17 @@ def figures(scorecard: Scorecard) -> list[Figure]:
         )
         lines.append(Figure("compressed folder: same next token", "", f"{packed.agreement:.1%}"))
         lines.append(Figure("compressed folder: bytes", "", megabytes(packed.bytes), f"{packed.bytes / was.bytes:.3f}"))
+    return [*lines, *(line for cost in scorecard.costs for line in cost_figures(cost))]
+
+
+def cost_figures(cost: TokenCost) -> list[Figure]:
+    """What a million decoded tokens cost on one instance type, and after how many the compression run is paid back."""
+    kind = cost.price.instance_type
+    ratio = f"{cost.candidate_usd / cost.baseline_usd:.2f}"
+    lines = [Figure(f"$ per million tokens, {kind}", dollars(cost.baseline_usd), dollars(cost.candidate_usd), ratio)]
+    if cost.compression_usd is not None:
+        after = f"{cost.break_even_tokens:,.0f} tokens" if cost.break_even_tokens is not None else "never"
+        lines.append(Figure(f"compression run paid back, {kind}", "", after))
     return lines
 
 
@@ -83,6 +94,41 @@ def _told(was: Quality, now: Quality) -> list[Figure]:
         Figure("true next token", f"{was.accuracy:.1%}", f"{now.accuracy:.1%}"),
         Figure("flips: right became wrong, or wrong right", "0.0%", f"{now.flip_rate:.1%}"),
     ]
+
+
+def cost_notes(costs: tuple[TokenCost, ...]) -> list[str]:
+    """What the dollars rest on, in sentences: whose rates, and whose prices of which day."""
+    rates = {(cost.machine, cost.concurrency) for cost in costs}
+    notes = [
+        f"Dollars are at the decode rate of {machine}, {'one request' if at_once == 1 else f'{at_once} requests'} at a "
+        "time and never idle; an instance's own rate differs."
+        for machine, at_once in sorted(rates)
+    ]
+    return notes + [f"Price of {price_note(cost.price)}." for cost in costs]
+
+
+def price_note(price: Price) -> str:
+    how = "AWS's Price List" if price.quoted else "a copy of AWS's list"
+    return (
+        f"{price.instance_type} in {price.region}: ${price.usd_per_hour:g} an hour on demand, {how} as of {price.as_of}"
+    )
+
+
+def release_cost_lines(cost: ReleaseCost) -> list[str]:
+    """What a rollout costs beside the fleet that would run anyway."""
+    least, most = cost.usd
+    lines = [f"the plan adds {dollars(least)} to {dollars(most)} to the bill: {cost.basis}; {price_note(cost.price)}"]
+    if cost.observed_usd is not None and cost.observed_hours is not None:
+        lines.append(
+            f"this rollout added {dollars(cost.observed_usd)}: {cost.observed_hours:.2f} instance-hours seen beside "
+            "the old fleet"
+        )
+    return lines
+
+
+def dollars(amount: float) -> str:
+    """With cents, and with three significant digits below ten cents."""
+    return f"${amount:,.2f}" if amount >= 0.1 or amount == 0 else f"${amount:.3g}"
 
 
 def runtime(name: str) -> str:
@@ -99,6 +145,8 @@ def metrics(scorecard: Scorecard) -> dict[str, float]:
         for name, value in score.model_dump().items()
         if isinstance(value, (int, float))
     }
+    for cost in scorecard.costs:
+        found |= cost_metrics(cost)
     return (
         found
         | evidence_metrics(scorecard.evidence)
@@ -109,6 +157,20 @@ def metrics(scorecard: Scorecard) -> dict[str, float]:
             "decode_speedup": scorecard.decode_speedup,
         }
     )
+
+
+def cost_metrics(cost: TokenCost) -> dict[str, float]:
+    kind = cost.price.instance_type
+    found = {
+        f"candidate_usd_per_million_tokens.{kind}": cost.candidate_usd,
+        f"baseline_usd_per_million_tokens.{kind}": cost.baseline_usd,
+        f"usd_per_hour.{kind}": cost.price.usd_per_hour,
+    }
+    if cost.compression_usd is not None:
+        found[f"compression_usd.{kind}"] = cost.compression_usd
+    if cost.break_even_tokens is not None:
+        found[f"break_even_tokens.{kind}"] = cost.break_even_tokens
+    return found
 
 
 def _ratio(now: float, was: float) -> str:

@@ -63,7 +63,8 @@ def follow_rollout(cloud: SageMaker, asked: Shift, plan: ReleasePlan, show: Show
         if bench.verdict is Verdict.RESTORE:
             if verdict is Verdict.PROMOTE:
                 return End(Verdict.RESTORE, bench.reason, tuple(seen), settled_on_new=True)
-            cloud.stop_rollout(asked.wanted_config, bench.reason)
+            if plan.inference != "SERVERLESS":  # no guardrail listens there: it is taken back once it serves
+                cloud.stop_rollout(asked.wanted_config, bench.reason)
         elif verdict is Verdict.PROMOTE:
             if _is_proven(observation, bench, plan):
                 return End(verdict, bench.reason, tuple(seen), settled_on_new=True)
@@ -129,6 +130,7 @@ def follow_trial(cloud: SageMaker, asked: Shift, plan: ReleasePlan, percent: int
         standing, move = _move(bench, percent, seen)
         show(standing.share or 0.0, f"{seen[-1].status}: {bench.reason}")
         if move is Move.WEIGH:
+            cloud.scaling.join(plan, standing.instances.get(CHALLENGER, 1))
             cloud.trials.weigh(plan.endpoint, percent)
         elif move is Move.STUCK:
             break

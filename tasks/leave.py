@@ -1,4 +1,4 @@
-"""What a release run's end says against bringing its endpoint to rest."""
+"""What speaks against bringing an endpoint to rest: a release run's end, or that it has moved on."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def why_left(release: FlowRun | None, plan: ReleasePlan) -> str:
         return "the release had taken the new version back: nothing is left to undo"
     if message.startswith(f"{_MESSAGE}ReleaseStuck:") and plan.judge.undecided == "stuck":
         return "the release is undecided, and judge.undecided = stuck leaves it to a person"
+    return ""
+
+
+def why_not_degraded(config: str, plan: ReleasePlan) -> str:
+    """Why an endpoint whose ``config`` was observed degraded is not to be touched any more; empty where it is."""
+    serving = sagemaker().serving(plan.endpoint)
+    if serving is None or serving.config != config:
+        return f"{config} was observed degraded and serves no more"
+    if serving.pending_config not in (None, config):
+        return f"{config} was observed degraded, and {serving.pending_config} is on its way"
     return ""
 
 

@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tasks.monitoring_plan import MonitoringPlan
 from tasks.recipes import Choice
+from tasks.scaling_plan import AsyncInference, Inference, Scaling, Serverless
+from tasks.targets import Target
 
 
 class Rehearsal(Choice):
@@ -96,7 +99,8 @@ class ReleasePlan(Choice):
         "(batches). By the judge alone, both versions beside each other: WEIGHTS (share rises step by step), AB_TEST "
         "(fixed share), SHADOW (copies of requests; users see the old version's answers only)",
     )
-    instance_type: str = Field("ml.m5.xlarge", description="SageMaker instance type")
+    target: Target = Target()
+    instance_type: str = Field("ml.m5.xlarge", description="SageMaker instance type; must suit the target")
     instances: int = Field(2, ge=1, le=100, description="Instances of a fleet; a canary needs at least 2")
     step_percent: int = Field(
         50,
@@ -137,6 +141,21 @@ class ReleasePlan(Choice):
         description="Which folder of the version is served: onnx the exported one, torch the compressed one; auto "
         "takes the exported one where there is one and the instance has no accelerator",
     )
+    inference: Inference = Field(
+        "REAL_TIME",
+        description="REAL_TIME: answers at once. ASYNC: a queue, answers in S3. SERVERLESS: no instances, CPU only",
+    )
+    asynchronous: AsyncInference = AsyncInference()
+    serverless: Serverless = Serverless()
+    scaling: Scaling = Scaling()
+    monitoring: MonitoringPlan = MonitoringPlan()
+
+    @property
+    def payload(self) -> dict[str, float]:
+        """Parameters of the requests that a release sends itself."""
+        if self.target.kind == "jumpstart":
+            return self.target.jumpstart.model_dump(include={"max_new_tokens", "top_p", "temperature"})
+        return {"max_new_tokens": 8}
 
     @property
     def on_trial(self) -> bool:

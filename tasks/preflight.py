@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks import pricing
 from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
 from tasks.adapters.texts import check_text_source
 from tasks.adapters.tracking import reachable
+from tasks.captured import check_captured, is_captured
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
 from tasks.engines import check_engines, check_engines_fit
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.plans import ReleasePlan
+from tasks.preflight_serving import check_target
 from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe
 from tasks.retrying import network_task
 from tasks.settings import settings
@@ -34,13 +37,19 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
         Refused: with what was seen, what is allowed, and what to change.
     """
     check_source(model.source)
-    check_text_source(data.source)
+    if is_captured(data.source):
+        check_captured(data.source)
+    else:
+        check_text_source(data.source)
     check_recipe(recipe)
+    pricing.check_prices()
     if release is not None:
         check_served(recipe, release)
+        check_target(recipe, release)
     require_mlflow()
     if release is not None:
         sagemaker().check_plan(release)
+        pricing.report_planned(release)
 
 
 def require_mlflow() -> None:

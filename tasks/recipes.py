@@ -51,7 +51,8 @@ class DataChoice(Choice):
         default="wiki-leads",
         title="Text",
         description="wiki-leads (10,033 Wikipedia introductions from a package), python-docs (ships with Python), "
-        "or a local .txt (paragraphs) or .jsonl (field: text)",
+        "a local .txt (paragraphs) or .jsonl (field: text), or requests that an endpoint captured: capture://endpoint, "
+        "or s3://bucket/prefix; ?answers=true takes the answers too",
         min_length=1,
     )
     block_tokens: int = Field(256, ge=16, le=4096, description="Tokens a block")

@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 
 from tasks import reporting
 from tasks.adapters.champion import EVIDENCE
+from tasks.adapters.lineage_books import VERSION
 from tasks.adapters.store import Store
 from tasks.adapters.tracking import Tracking
 from tasks.bench import new_pairs
@@ -32,11 +33,12 @@ from tasks.contracts import (
     Tracked,
 )
 from tasks.findings import Tally, report_pairs
+from tasks.provenance import write_data, write_surroundings
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
 from tasks.retrying import network_task
-from tasks.runpages import was_cached
+from tasks.runpages import tag_run, was_cached
 from tasks.settings import settings
 from tasks.timeline import draw_timeline
 
@@ -48,9 +50,9 @@ def tracking() -> Tracking:
 
 
 @contextmanager
-def recorded_run(name: str, recipe: Recipe | ReaderRecipe) -> Iterator[Tracked]:
-    """An MLflow run that ends FINISHED or FAILED as the block does."""
-    tracked = open_record(name, recipe)
+def recorded_run(name: str, recipe: Recipe | ReaderRecipe, part: str = "") -> Iterator[Tracked]:
+    """An MLflow run that ends FINISHED or FAILED as the block does. ``part`` tells several of one flow run apart."""
+    tracked = open_record(name, recipe, part)
     try:
         yield tracked
     except BaseException:
@@ -63,22 +65,23 @@ def recorded_run(name: str, recipe: Recipe | ReaderRecipe) -> Iterator[Tracked]:
 
 
 @network_task("open-record-{name}")
-def open_record(name: str, recipe: Recipe | ReaderRecipe) -> Tracked:
+def open_record(name: str, recipe: Recipe | ReaderRecipe, part: str = "") -> Tracked:
     """Open the MLflow run of this Prefect run, or find it again after a restart."""
     books = tracking()
     run_id = books.open_run(
-        str(flow_run.id),
+        f"{flow_run.id}{part}",
         name,
         params={f"recipe.{key}": str(value) for key, value in recipe.model_dump(mode="json").items()},
         tags={"slimline.prefect_run_url": flow_run.ui_url or "", "slimline.recipe": recipe.model_dump_json()},
     )
+    write_surroundings(books, run_id)
     return Tracked(run_id=run_id, url=books.run_url(run_id))
 
 
 @network_task("record-{data.name}")
-def record_data(tracked: Tracked, data: DatasetRef | QuestionsRef, context: str = "calibration") -> None:
-    """Log the data set and its digest as the run's input."""
-    tracking().log_dataset(tracked.run_id, data, context)
+def record_data(tracked: Tracked, data: DatasetRef | QuestionsRef) -> None:
+    """Log each part of the data set (calibration, training, evaluation) with its digest as an input of the run."""
+    write_data(tracking(), tracked.run_id, data)
 
 
 @network_task("record-{step.stage}")
@@ -150,18 +153,24 @@ def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> 
         tracking().log_reader(tracked.run_id, scorecard)
         return
     reporting.report_verdict(scorecard, tracked)
-    tracking().log_scorecard(tracked.run_id, scorecard)
+    books, original = tracking(), scorecard.baseline_model
+    books.tag(tracked.run_id, {"slimline.original": original.name, "slimline.original_digest": original.digest})
+    books.log_scorecard(tracked.run_id, scorecard)
     evidence = scorecard.evidence
     if evidence is not None:
         store = Store(settings().store)
         for where, items in ((EVIDENCE, evidence.items), ("tasks", evidence.documents)):
             if items is not None:
-                tracking().log_items(tracked.run_id, store.open(items.uri, items.digest), where)
+                books.log_items(tracked.run_id, store.open(items.uri, items.digest), where)
 
 
 @network_task("record-version-{registered.version}")
-def record_version(registered: RegisteredModel) -> None:
+def record_version(tracked: Tracked, registered: RegisteredModel) -> None:
+    """Link this run, in Prefect and in MLflow, with the version that it made or found already registered."""
     reporting.report_registered(registered)
+    name = f"{registered.name}/{registered.version}"
+    tracking().tag(tracked.run_id, {VERSION: name})
+    tag_run(f"version:{name}")
 
 
 @network_task("record-{rollout.phase}")
@@ -169,8 +178,11 @@ def record_release(rollout: Rollout, endpoint_page: str | None) -> None:
     """Every step of the rollout, and how it ended: on the run page, and with the version's run in MLflow."""
     timeline = draw_timeline(rollout) if rollout.observations else None
     reporting.report_release(rollout, endpoint_page, timeline)
-    if timeline is not None and rollout.registered.run_id:
-        tracking().log_release(rollout, str(flow_run.id), timeline)
+    if rollout.registered.run_id:
+        reporting.report_registered(rollout.registered)
+        tag_run(f"version:{rollout.registered.name}/{rollout.registered.version}", f"endpoint:{rollout.endpoint}")
+        if timeline is not None:
+            tracking().log_release(rollout, str(flow_run.id), timeline)
 
 
 @network_task("record-{settled.action}")

@@ -6,6 +6,7 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from tasks.adapters.registry import Registry
+from tasks.adapters.sagemaker_requests import VARIANT
 from tasks.adapters.store import Store
 from tasks.contracts import DatasetRef, RegisteredModel, Rollout, Scorecard, Tracked
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
@@ -17,7 +18,7 @@ from tasks.settings import settings
 
 
 def registry() -> Registry:
-    return Registry(settings().mlflow_url)
+    return Registry(settings().mlflow_url, run=str(flow_run.id or ""))
 
 
 # Not cached by key: the registry itself is asked whether this digest has a version, since a registry can be emptied
@@ -65,6 +66,10 @@ def register(
     return registered
 
 
+def _page() -> dict[str, str]:
+    return {"slimline.release_run_url": flow_run.ui_url} if flow_run.ui_url else {}
+
+
 @network_task("settle-{rollout.phase}")
 def settle(rollout: Rollout) -> RegisteredModel:
     """Say in the registry what really serves: promoted → ``champion``; restored → no alias and a tag with the
@@ -79,8 +84,9 @@ def settle(rollout: Rollout) -> RegisteredModel:
         alias = ""
     else:
         books.promote(model.name, model.version)
-        where = {"slimline.endpoint": rollout.endpoint, "slimline.endpoint_config": rollout.config}
-        books.tag(model.name, model.version, where)
+        before = rollout.previous_config or ""
+        books.begin_serving(model.name, model.version, rollout.endpoint, rollout.config, VARIANT, before)
+        books.tag(model.name, model.version, {"slimline.release_run": str(flow_run.id or ""), **_page()})
         alias = "champion"
     event = "release.restored" if rollout.phase == "restored" else "release.promoted"
     emit_event(

@@ -31,7 +31,7 @@ def rehearsal(cloud: SageMaker, plan: ReleasePlan, data: DatasetRef) -> Iterator
     sender = threading.Thread(
         target=send_traffic,
         kwargs={
-            "send": lambda prompt: cloud.send(plan.endpoint, prompt, {"max_new_tokens": 8}),
+            "send": lambda prompt: cloud.send(plan.endpoint, prompt, plan.payload),
             "prompts": prompts,
             "rate": plan.rehearsal.requests_per_second,
             "stop": stop,

@@ -20,7 +20,7 @@ from tasks.contracts import (
     Tracked,
 )
 from tasks.evidence_tables import evidence_tables, gate_table
-from tasks.figures import HEAD, figures, megabytes
+from tasks.figures import HEAD, cost_notes, figures, megabytes, release_cost_lines
 from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
 
@@ -122,6 +122,7 @@ def verdict_markdown(scorecard: Scorecard) -> str:
         lines += ["", f"Held against the champion too: {scorecard.champion}."]
     for table in evidence_tables(scorecard):
         lines += ["", *table.markdown()]
+    lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []
     if scorecard.sample:
         lines += ["", "The compressed model writes:", "", *(f"> {line}" for line in scorecard.sample.splitlines())]
     return "\n".join(lines)
@@ -132,7 +133,7 @@ def report_registered(registered: RegisteredModel) -> None:
         registered.url,
         f"{registered.name} version {registered.version}",
         key="registered-version",
-        description=f"Registered in MLflow with alias {registered.alias}",
+        description=f"In MLflow's registry, {f'alias {registered.alias}' if registered.alias else 'without an alias'}",
     )
 
 
@@ -228,6 +229,9 @@ def release_markdown(rollout: Rollout) -> str:
         f"- version: {registered.name} {registered.version}",
         f"- a real inference answered: {rollout.probe!r}",
     ]
+    if rollout.scaling:
+        lines.append(f"- autoscaling: {rollout.scaling}")
+    lines += [f"- {line}" for line in release_cost_lines(rollout.cost)] if rollout.cost else []
     if rollout.rehearsal:
         lines.append(f"- {rollout.rehearsal}")
     judged = next((seen.findings for seen in reversed(rollout.observations) if seen.findings), ())

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_history import History
 from tasks.adapters.sagemaker_observe import Serving
-from tasks.adapters.sagemaker_requests import MAX_EXECUTION
+from tasks.adapters.sagemaker_requests import MAX_EXECUTION, VARIANT
 from tasks.bench import LOOK_SECONDS, Bench
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, Settled, Shift
@@ -25,6 +25,7 @@ from tasks.plans import ReleasePlan
 from tasks.register import registry
 from tasks.retrying import network_task
 from tasks.runpages import parameters_of
+from tasks.scale import put_scaling
 from tasks.serving.canary import Verdict
 from tasks.watch import answer_of
 
@@ -80,7 +81,11 @@ def bring_back(plan: ReleasePlan) -> Settled:
 @network_task("finish-{plan.endpoint}")
 def finish(plan: ReleasePlan) -> Settled:
     """Bring the release of a dead run to its end. Where none is open, nothing moves."""
-    return bring_to_rest(sagemaker(), plan, back=False)
+    cloud = sagemaker()
+    settled = bring_to_rest(cloud, plan, back=False)
+    if settled.action not in ("unchanged", "absent"):
+        put_scaling(cloud, plan)
+    return settled
 
 
 def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled:
@@ -109,12 +114,12 @@ def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled
         serving = _serving(cloud, endpoint)
         _require_config(serving, made.target)
     answer, answered = answer_of(cloud, plan)
-    _settle_registry(cloud, made, serving)
+    _settle_registry(cloud, made, serving, history.moving_from)
     return Settled(
         endpoint=endpoint, action=made.action, config=serving.config, version=serving.version, reason=made.reason,
         other_config=made.bad or history.moving_from if made.action == "finished" else made.bad or history.moving_to,
         probe=answer, answered=answered, swept=_tidied(cloud, endpoint, history, made),
-        rehearsal=cloud.describe_rehearsal(),
+        rehearsal=cloud.describe_rehearsal(endpoint),
     )  # fmt: skip
 
 
@@ -191,8 +196,10 @@ def is_enough(verdict: Verdict, requests: int, terms: ReleasePlan, proven: bool)
     return proven or (requests >= terms.min_requests and (verdict is Verdict.PROMOTE or not terms.judge.promote))
 
 
-def _settle_registry(cloud: SageMaker, made: Decision, serving: Serving) -> None:
-    """Aliases say what serves; the same events as at a release's own end."""
+def _settle_registry(cloud: SageMaker, made: Decision, serving: Serving, before: str | None) -> None:
+    """Aliases and their history say what serves; the same events as at a release's own end. ``before``: the config
+    that a finished release has moved away from.
+    """
     if made.action not in ("finished", "restored"):
         return
     books = registry()
@@ -201,13 +208,16 @@ def _settle_registry(cloud: SageMaker, made: Decision, serving: Serving) -> None
     if made.action == "finished":
         if is_version:
             books.promote(name, version)
-            where = {"slimline.endpoint": serving.endpoint, "slimline.endpoint_config": serving.config}
-            books.tag(name, version, where)
+            books.begin_serving(name, version, serving.endpoint, serving.config, VARIANT, before or "", made.reason)
     elif made.bad is not None:
         bad_name, bad_version = cloud.version_of(made.bad)
         if books.has_version(bad_name, bad_version):
             good = version if is_version and name == bad_name else None
             books.take_back(bad_name, bad_version, good, f"restored: {made.reason}")
+        if is_version:
+            books.begin_serving(name, version, serving.endpoint, serving.config, VARIANT, made.bad, made.reason)
+        elif books.has_version(bad_name, bad_version):
+            books.end_serving(bad_name, bad_version, serving.endpoint, serving.config, made.reason)
     emit_event(
         "release.promoted" if made.action == "finished" else "release.restored",
         resource={"prefect.resource.id": f"slimline.endpoint.{serving.endpoint}"},

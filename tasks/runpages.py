@@ -48,6 +48,17 @@ def _stage(task_key: str) -> str:
     return task_key.rsplit("-", 1)[0].rsplit(".", 1)[-1].replace("_", "-")
 
 
+def tag_run(*tags: str) -> None:
+    """Add tags to this flow run, so that the runs page finds it by them."""
+    run_id = flow_run.id
+    if run_id is None:
+        return
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(str(run_id)))
+        if not set(tags) <= set(run.tags):
+            client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))
+
+
 def parameters_of(run_id: str) -> dict[str, Any]:
     """The parameters that a flow run was started with; a preset's or a form's, without the flow's own defaults.
 

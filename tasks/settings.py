@@ -28,6 +28,14 @@ class Settings(BaseSettings):
         default="arn:aws:iam::123456789012:role/slimline-endpoint", description="Execution role of the endpoint"
     )
     image: str = Field(default="slimline-inference:0.1.0", description="Inference image; a full ECR URI on AWS")
+    kms_key: str = Field(default="", description="KMS key (ARN or id) of packages, volumes and captures; none: AWS's")
+    subnets: str = Field(default="", description="Subnets of the endpoint's containers, with commas between")
+    security_groups: str = Field(default="", description="Security groups of the same, with commas between")
+    prices: Path | None = Field(default=None, description="A file of prices that overrides tasks/adapters/prices.yaml")
+    priced: str = Field(
+        default="ml.m5.xlarge,ml.c5.2xlarge",
+        description="Instance types, comma-separated, whose dollars per million tokens a scorecard shows",
+    )
     threads: int = Field(default=max(1, os.cpu_count() or 1), ge=1, description="Threads of heavy stages")
 
     @cached_property

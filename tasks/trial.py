@@ -31,7 +31,7 @@ def start_trial(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift
     if serving is None:
         cloud.create(endpoint, new, plan)
         return Shift(endpoint=endpoint, wanted_config=wanted, previous_config=None, since=since)
-    if serving.status == "Creating":
+    if serving.status == "Creating" or serving.is_resizing:
         wait_until_serving(cloud, endpoint)
     # Under way to the trial, or from it, the pending config is one of the two.
     stands = cloud.trials.read(serving.pending_config) or cloud.trials.read(serving.config)
@@ -118,6 +118,8 @@ def finish_trial(
         take_back(cloud, asked)
         rollout = describe("restored", asked, new, plan, cloud, seen, reason=reason)
     else:
+        wait_until_serving(cloud, plan.endpoint)
+        cloud.scaling.level(plan.endpoint, cloud.trials.standing(plan.endpoint).instances)
         wait_until_serving(cloud, plan.endpoint)
         cloud.finish_trial(asked)
         wait_until_serving(cloud, plan.endpoint)

@@ -14,23 +14,29 @@ from tasks.serving.evidence import Floats, Histogram, matched
 from tasks.serving.judge import Counts, Data, Judgement, QuantileRule, Rule, ShareRule, judge
 
 ERRORS, CLIENT_ERRORS, LATENCY = "errors", "4xx", "latency"
+LEAST_BEFORE = 100  # requests that make the old version's share of invalid ones worth comparing with
 SLOW, AGREEMENT = "slow answers", "agreement"
 
 
-def rules(plan: ReleasePlan, *, beside: bool) -> tuple[Rule, ...]:
+def rules(plan: ReleasePlan, *, beside: bool, usual: Counts | None = None) -> tuple[Rule, ...]:
     """One a metric. Proven worse by more than the harmless part of its margin restores, proven within it may promote.
 
     ``beside``: whether an old version stands beside the new one. Without, the alarms' limits stand in for it.
+    ``usual``: without, how many requests of how many the old version has called invalid before.
     """
     terms = plan.judge
     if not beside:
-        return (
+        found: tuple[Rule, ...] = (
             ShareRule(ERRORS, "above", 0.0, 0.0, limit=plan.max_error_rate),
             # That this quantile is above the limit and that more than the rest are slower are the same.
             ShareRule(SLOW, "above", 0.0, 0.0, limit=1 - terms.latency_quantile),
         )
+        if usual is not None and usual.trials >= LEAST_BEFORE:
+            limit = min(0.99, usual.share + terms.error_margin)
+            found = (*found, ShareRule(CLIENT_ERRORS, "above", 0.0, 0.0, limit=limit))
+        return found
     points = terms.harmless_points
-    found: tuple[Rule, ...] = (
+    found = (
         ShareRule(ERRORS, "above", points, terms.error_margin),
         QuantileRule(LATENCY, terms.latency_quantile, terms.harmless_ratio, terms.latency_ratio),
         # Both have the same clients: a difference is the version's, such as prompts that it wrongly calls invalid.
@@ -42,12 +48,16 @@ def rules(plan: ReleasePlan, *, beside: bool) -> tuple[Rule, ...]:
 
 
 def judge_answers(
-    plan: ReleasePlan, candidate: Answers, baseline: Answers | None, agreed: Counts | None = None
+    plan: ReleasePlan,
+    candidate: Answers,
+    baseline: Answers | None,
+    agreed: Counts | None = None,
+    usual: Counts | None = None,
 ) -> Judgement:
     """The verdict on everything that both have answered since the candidate first had traffic.
 
     Beside each other they are compared minute by minute, both weighted alike: what one answered alone is not compared.
-    ``agreed``: how much of a shadow's answers was the same, of how many.
+    ``agreed``: how much of a shadow's answers was the same, of how many. ``usual``: see ``rules``.
     """
     if baseline is None:
         mine, base = _data([candidate], plan), {}
@@ -58,7 +68,7 @@ def judge_answers(
     if plan.mode == "SHADOW":
         mine[AGREEMENT] = agreed or Counts()
     terms = plan.judge
-    return judge(rules(plan, beside=baseline is not None), mine, base, alpha=terms.alpha, beta=terms.beta)
+    return judge(rules(plan, beside=baseline is not None, usual=usual), mine, base, alpha=terms.alpha, beta=terms.beta)
 
 
 def baseline_ratio(plan: ReleasePlan) -> float:

@@ -86,10 +86,10 @@ def probe_well(cloud: SageMaker, plan: ReleasePlan) -> str:
     """One failure in three is what the plan's error rate may allow; three in a row are not."""
     for _ in range(PROBES - 1):
         try:
-            return cloud.probe(plan.endpoint, plan.probe_prompt)
+            return cloud.probe(plan.endpoint, plan.probe_prompt, plan.payload)
         except BadAnswer:
             time.sleep(POLL_SECONDS)
-    return cloud.probe(plan.endpoint, plan.probe_prompt)
+    return cloud.probe(plan.endpoint, plan.probe_prompt, plan.payload)
 
 
 def answer_of(cloud: SageMaker, plan: ReleasePlan) -> tuple[str, bool]:
@@ -156,6 +156,6 @@ def describe(
             "mode": plan.mode,
             "reason": reason,
             "approval": approval,
-            "rehearsal": cloud.describe_rehearsal(),
+            "rehearsal": cloud.describe_rehearsal(plan.endpoint),
         }
     )

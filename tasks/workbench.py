@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import platform
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -96,6 +99,23 @@ def use_threads() -> None:
     import torch
 
     torch.set_num_threads(settings().threads)
+
+
+def machine_here(device: str) -> str:
+    """Names what times are measured on: processor and threads, or the GPU. ``device`` as torch names it."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    return f"{_processor()}, {settings().threads} of {os.cpu_count()} threads"
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def open_model(model: ModelRef) -> Path:

@@ -15,6 +15,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=1, help="how often each stage, and a release, is killed in the kill tests"
     )
+    parser.addoption(
+        "--update-golden", action="store_true", help="write tests/golden/requests anew from what is built now"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

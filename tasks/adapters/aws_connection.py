@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -17,7 +19,10 @@ from botocore.config import Config
 from tasks.adapters.sagemaker_errors import named_errors, no_region
 from tasks.adapters.sagemaker_limits import check_request
 
-Service = Literal["sagemaker", "sagemaker-runtime", "cloudwatch", "s3"]
+Service = Literal[
+    "sagemaker", "sagemaker-runtime", "cloudwatch", "s3", "application-autoscaling",
+    "sts", "iam", "ecr", "service-quotas",
+]  # fmt: skip
 _ATTEMPTS = 6  # botocore's standard mode: exponential back-off with jitter, throttling and 5xx answers only
 
 
@@ -32,10 +37,11 @@ class Connection:
             raise no_region()
         self.region: str = self._session.region_name
         self._clients: dict[tuple[str, int], Any] = {}
-        # Made here, not on demand: making a client is not thread-safe in boto3.
+        self._making = threading.Lock()  # making a client is not thread-safe in boto3
+        # What every release needs; the rest on demand.
         for service, attempts in (
             ("sagemaker", _ATTEMPTS), ("cloudwatch", _ATTEMPTS), ("s3", _ATTEMPTS),
-            ("sagemaker-runtime", _ATTEMPTS), ("sagemaker-runtime", 1),
+            ("sagemaker-runtime", _ATTEMPTS), ("sagemaker-runtime", 1), ("application-autoscaling", _ATTEMPTS),
         ):  # fmt: skip
             self._clients[service, attempts] = self._client(service, attempts)
 
@@ -49,6 +55,20 @@ class Connection:
         )
         with named_errors(f"{service}:*"):
             return self._session.client(service, endpoint_url=self.endpoint_url, config=config)  # type: ignore[call-overload]
+
+    def client(self, service: Service, *, retry: bool = True) -> Any:
+        """boto3's client of a service, made once."""
+        key = (service, _ATTEMPTS if retry else 1)
+        if key not in self._clients:
+            with self._making:
+                if key not in self._clients:
+                    self._clients[key] = self._client(*key)
+        return self._clients[key]
+
+    def regions(self, partition: str) -> list[str]:
+        """Where SageMaker is, as this botocore knows."""
+        found: list[str] = self._session.get_available_regions("sagemaker", partition_name=partition)
+        return found
 
     @property
     def place(self) -> str:
@@ -68,7 +88,7 @@ class Connection:
             NoCredentials, AccessDenied: see ``named_errors``. Everything else is botocore's own error.
         """
         check_request(service, operation, params)
-        client = self._clients[service, _ATTEMPTS if retry else 1]
+        client = self.client(service, retry=retry)
         with named_errors(f"{service.removesuffix('-runtime')}:{operation}"):
             answer: dict[str, Any] = getattr(client, _snake(operation))(**params)
         return answer
@@ -79,8 +99,8 @@ class Connection:
         while True:
             answer = self.call(service, operation, **params, **token)
             yield from answer.get(key, [])
-            if not answer.get("NextToken"):
-                return
+            if answer.get("NextToken") in (None, "", token.get("NextToken")):
+                return  # the same token again would be the same page for ever
             token = {"NextToken": answer["NextToken"]}
 
     def now(self) -> float:
@@ -99,6 +119,17 @@ class Connection:
             return None
         except (KeyError, TypeError, ValueError):
             return None
+
+    def stand_ins(self, endpoint: str) -> list[str]:
+        """Of the embedded stack: a sentence for each image of the endpoint that another program stands in for."""
+        url = f"{self.endpoint_url}/_slimline/fleets/{urllib.parse.quote(endpoint, safe='')}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                fleets = json.load(answer)["fleets"]
+        except urllib.error.HTTPError:  # no such endpoint
+            return []
+        said = {variant["stand_in"] for fleet in fleets for variant in fleet["variants"].values()}
+        return sorted(said - {""})
 
 
 def date_of(answer: dict[str, Any]) -> float:

@@ -7,7 +7,6 @@ one request carry one ``eventId``; where they should not, an ``InferenceId`` tha
 
 from __future__ import annotations
 
-import base64
 import heapq
 import json
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from tasks.adapters.aws_connection import Connection
+from tasks.adapters.captured_lines import text_side
 from tasks.adapters.sagemaker_requests import CHALLENGER, VARIANT
 
 _MOST = 20_000  # answers without a partner that are remembered
@@ -93,15 +93,7 @@ class Captures:
 def _pair(base: dict[str, Any], mine: dict[str, Any]) -> Captured:
     return Captured(
         event=base["eventMetadata"]["eventId"],
-        request=_text(base["captureData"].get("endpointInput")),
-        baseline=_text(base["captureData"]["endpointOutput"]),
-        candidate=_text(mine["captureData"]["endpointOutput"]),
+        request=text_side(base["captureData"].get("endpointInput")),
+        baseline=text_side(base["captureData"]["endpointOutput"]),
+        candidate=text_side(mine["captureData"]["endpointOutput"]),
     )
-
-
-def _text(side: dict[str, str] | None) -> str:
-    if side is None:
-        return ""
-    if side["encoding"] == "BASE64":
-        return base64.b64decode(side["data"]).decode("utf-8", "replace")
-    return side["data"]

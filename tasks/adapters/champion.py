@@ -24,10 +24,8 @@ def read_champion(tracking_uri: str, name: str) -> Champion | None:
     version = Registry(uri).version_by_alias(name, CHAMPION)
     if version is None:
         return None
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    run_id = str(client.get_model_version(name, version).run_id)
-    label = f"{name} {version}"
-    return Champion(label=label, run_id=run_id, scorecard=read_scorecard(client, run_id, label))
+    scorecard, run_id = read_scorecard(uri, name, version)
+    return Champion(label=f"{name} {version}", run_id=run_id, scorecard=scorecard)
 
 
 def fetch_items(tracking_uri: str, run_id: str, scratch: Path) -> Path | None:

@@ -14,7 +14,9 @@ from typing import Literal
 
 from tasks.adapters.owners import is_alive, is_here, owner
 
-Kind = Literal["model", "endpoint-config", "endpoint", "alarm"]
+Kind = Literal[
+    "model", "endpoint-config", "endpoint", "alarm", "scalable-target", "scaling-alarm", "standing-alarm", "dashboard"
+]
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ def read_version(tracking_uri: str, name: str, version: str) -> Picked:
     """
     uri = tracking_uri.rstrip("/")
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    found = _find(client, name, version)
+    found = find_version(client, name, version)
     number, run_id = str(found.version), str(found.run_id)
-    scorecard = read_scorecard(client, run_id, f"{name} {number}")
+    scorecard = _scorecard(client, run_id, f"{name} {number}")
     aliases = [alias for alias in (CHAMPION, CHALLENGER) if alias in found.aliases]
     registered = RegisteredModel(
         name=name,
@@ -42,7 +42,24 @@ def read_version(tracking_uri: str, name: str, version: str) -> Picked:
     return Picked(registered=registered, original=scorecard.baseline_model, data=_dataset(client, run_id))
 
 
-def _find(client: MlflowClient, name: str, version: str) -> ModelVersion:
+def read_scorecard(tracking_uri: str, name: str, version: str) -> tuple[Scorecard, str]:
+    """The scorecard of a version, and the run that it stands in.
+
+    Raises:
+        RefusedModel: there is no such version, or it has none of a language model.
+    """
+    uri = tracking_uri.rstrip("/")
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    run_id = str(find_version(client, name, version).run_id)
+    return _scorecard(client, run_id, f"{name} {version}"), run_id
+
+
+def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
+    """The version by its number or its alias.
+
+    Raises:
+        RefusedModel: there is none.
+    """
     try:
         if version.isdigit():
             return client.get_model_version(name, version)
@@ -58,7 +75,7 @@ def _find(client: MlflowClient, name: str, version: str) -> ModelVersion:
         ) from error
 
 
-def read_scorecard(client: MlflowClient, run_id: str, what: str) -> Scorecard:
+def _scorecard(client: MlflowClient, run_id: str, what: str) -> Scorecard:
     """The scorecard that a run logged; ``what`` names the version in an error.
 
     Raises:
@@ -87,4 +104,10 @@ def _dataset(client: MlflowClient, run_id: str) -> DatasetRef:
         )  # fmt: skip
     source = json.loads(entity.source)
     counts = json.loads(entity.profile)
-    return DatasetRef(uri=source["uri"], digest=source["sha256"], licence=source["licence"], name=entity.name, **counts)
+    return DatasetRef(
+        uri=source["uri"],
+        digest=source["sha256"],
+        licence=source["licence"],
+        name=source.get("name", entity.name),
+        **counts,
+    )

@@ -7,15 +7,17 @@ call can be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tasks.adapters.serving_history import Move, What, moves_on_endpoint, spans, write_move
 from tasks.adapters.tracking import markdown
 from tasks.contracts import ModelRef, RegisteredModel, Scorecard
 from tasks.errors import ArtifactDamaged
@@ -26,14 +28,21 @@ DIGEST = "slimline.digest"
 EXPORTED = "slimline.exported_digest"
 EXPORTED_FOLDER = "onnx"  # of the version's files, below the compressed folder's
 RESTORED = "slimline.restored"
+SERVING_SINCE, SERVING_UNTIL = "slimline.serving_since", "slimline.serving_until"
 _TAG_CHARS = 5000
 
 
 class Registry:
-    """The registered models of one MLflow server. Nothing is asked of it before the first call."""
+    """The registered models of one MLflow server. Nothing is asked of it before the first call.
 
-    def __init__(self, tracking_uri: str) -> None:
-        self._uri = tracking_uri.rstrip("/")
+    Every alias that moves is written down, with the time of ``clock`` and the Prefect flow run ``run`` (see
+    ``serving_history``).
+    """
+
+    def __init__(
+        self, tracking_uri: str, run: str = "", clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._uri, self._run, self._clock = tracking_uri.rstrip("/"), run, clock
         self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     def register(
@@ -91,7 +100,7 @@ class Registry:
         number = str(version.version)
         alias = CHAMPION if self.champion(name) == number else CHALLENGER
         if alias == CHALLENGER:
-            self._client.set_registered_model_alias(name, CHALLENGER, number)
+            self._give(name, CHALLENGER, number, self._aliases(name))
         return RegisteredModel(
             name=name,
             version=number,
@@ -109,16 +118,16 @@ class Registry:
         if earlier != version:
             # previous first: a crash between the two calls then loses nothing, and the repeated call does the rest.
             if earlier is not None:
-                self._client.set_registered_model_alias(name, PREVIOUS, earlier)
-            self._client.set_registered_model_alias(name, CHAMPION, version)
+                self._give(name, PREVIOUS, earlier, aliases)
+            self._give(name, CHAMPION, version, aliases)
         if aliases.get(CHALLENGER) == version:
-            self._client.delete_registered_model_alias(name, CHALLENGER)
+            self._take(name, CHALLENGER, version, "promoted")
 
     def demote(self, name: str, version: str, reason: str) -> None:
         """Take the challenger alias from ``version`` and write why on it. The champion stays."""
         self.tag(name, version, {RESTORED: reason})
         if self._aliases(name).get(CHALLENGER) == version:
-            self._client.delete_registered_model_alias(name, CHALLENGER)
+            self._take(name, CHALLENGER, version, reason)
 
     def take_back(self, name: str, version: str, good: str | None, reason: str) -> None:
         """``version`` served and serves no more: it loses its aliases, and ``good``, where that is registered, is
@@ -127,11 +136,57 @@ class Registry:
         aliases = self._aliases(name)
         self.tag(name, version, {RESTORED: reason})
         if good is not None:
-            self._client.set_registered_model_alias(name, CHAMPION, good)
+            self._give(name, CHAMPION, good, aliases, reason)
         for alias, holder in aliases.items():
             gone = alias in (CHAMPION, CHALLENGER) and holder == version and not (alias == CHAMPION and good)
             if gone or (alias == PREVIOUS and holder in (version, good)):
-                self._client.delete_registered_model_alias(name, alias)
+                self._take(name, alias, holder, reason)
+
+    def begin_serving(
+        self, name: str, version: str, endpoint: str, config: str, variant: str, before: str, why: str = ""
+    ) -> None:
+        """Write that ``version`` has all traffic of ``endpoint`` from now on, on it and on the version that had it.
+        ``before``: the config that served until now. Written again while it serves, nothing changes.
+        """
+        earlier = spans(moves_on_endpoint(self._client, endpoint))
+        now, at = (earlier[-1] if earlier else None), self._clock()
+        if now is not None and (now.name, now.version, now.config) == (name, version, config):
+            return
+        if now is not None and now.version and (now.name, now.version) != (name, version):
+            self._note(now.name, now.version, "serves", False, at, endpoint=endpoint, config=config, why=why)
+            self.tag(now.name, now.version, {SERVING_UNTIL: at.isoformat()})
+        self._note(
+            name, version, "serves", True, at,
+            endpoint=endpoint, config=config, variant=variant, before=before, why=why,
+        )  # fmt: skip
+        where = {
+            "slimline.endpoint": endpoint,
+            "slimline.endpoint_config": config,
+            "slimline.endpoint_variant": variant,
+        }
+        self.tag(name, version, where | {SERVING_SINCE: at.isoformat(), SERVING_UNTIL: ""})
+
+    def end_serving(self, name: str, version: str, endpoint: str, config: str, why: str) -> None:
+        """Write that ``version`` has no traffic of ``endpoint`` any more, and that ``config``, which is of no version
+        of the registry, has. Nothing changes where it did not serve.
+        """
+        earlier = spans(moves_on_endpoint(self._client, endpoint))
+        if earlier and (earlier[-1].name, earlier[-1].version) == (name, version):
+            at = self._clock()
+            self._note(name, version, "serves", False, at, endpoint=endpoint, config=config, why=why)
+            self.tag(name, version, {SERVING_UNTIL: at.isoformat()})
+
+    def _give(self, name: str, alias: str, version: str, aliases: Mapping[str, str], why: str = "") -> None:
+        if aliases.get(alias) != version:
+            self._note(name, version, cast(What, alias), True, self._clock(), why=why)
+        self._client.set_registered_model_alias(name, alias, version)
+
+    def _take(self, name: str, alias: str, version: str, why: str) -> None:
+        self._note(name, version, cast(What, alias), False, self._clock(), why=why)
+        self._client.delete_registered_model_alias(name, alias)
+
+    def _note(self, name: str, version: str, what: What, gained: bool, at: datetime, **more: str) -> None:
+        write_move(self._client, Move(at, name, version, what, gained, run=self._run, **more))
 
     def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags on a version, each cut at 5,000 characters."""

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 from botocore.exceptions import ClientError
 
 from tasks.adapters.aws_connection import Connection
+from tasks.adapters.dashboards import dashboard_name
 from tasks.adapters.ledger import Kind, Ledger, owned_by_another
+from tasks.adapters.sagemaker_alarms import standing_names
 from tasks.adapters.sagemaker_errors import is_absent
 from tasks.adapters.sagemaker_requests import PREVIOUS, WANTED, alarm_names, is_name_of, is_own_name
 from tasks.errors import ReleaseStuck
@@ -49,28 +51,50 @@ def delete_alarms(aws: Connection, names: Iterable[str]) -> None:
 
 
 def sweep(aws: Connection, ledger: Ledger, endpoint: str | None, keep: Iterable[str]) -> list[str]:
-    """Delete the recorded configs, models and alarms that no endpoint uses. Returns ``kind name`` of each.
+    """Delete the recorded configs, models, alarms, dashboards and scalable targets that no endpoint uses. Returns
+    ``kind name`` of each.
 
     Kept: what any endpoint serves or moves to; the configs named in ``keep``, with their models; what another live
     process asked for; with ``endpoint``, what was made for another one, whose previous version is not known here.
-    Alarms are kept while their config is moved to: they have no more to say about one that serves.
+    Alarms are kept while their config is moved to: they have no more to say about one that serves. Standing alarms and
+    dashboards are kept as long as their endpoint is there.
     """
     endpoints, serving, pending = _in_use(aws)
     configs = _with_previous(aws, serving | pending) | set(keep)
     models = _models_of(aws, configs)
     alarms = {alarm for config in pending for alarm in alarm_names(config)}
-    in_use: dict[Kind, set[str]] = {"endpoint-config": configs, "model": models, "alarm": alarms}
+    entries = [entry for entry in ledger.open_entries() if not owned_by_another(entry)]
+    targets = [entry.name for entry in entries if entry.kind == "scalable-target"]
+    scaled = {target for target in targets if target.split("/")[1] in endpoints}
+    standing = {name for each in endpoints for name in _standing(aws, each)}
+    in_use: dict[Kind, set[str]] = {
+        "endpoint-config": configs,
+        "model": models,
+        "alarm": alarms,
+        "scalable-target": scaled,
+        "scaling-alarm": _alarms_of(aws, scaled),
+        "standing-alarm": standing,
+        "dashboard": standing,
+    }
     removals: dict[Kind, Callable[[str], object]] = {
         "alarm": lambda name: aws.call("cloudwatch", "DeleteAlarms", AlarmNames=[name]),
         "endpoint-config": lambda name: aws.call("sagemaker", "DeleteEndpointConfig", EndpointConfigName=name),
         "model": lambda name: aws.call("sagemaker", "DeleteModel", ModelName=name),
+        "scalable-target": lambda name: _deregister(aws, name),
+        "scaling-alarm": lambda name: aws.call("cloudwatch", "DeleteAlarms", AlarmNames=[name]),
+        "standing-alarm": lambda name: aws.call("cloudwatch", "DeleteAlarms", AlarmNames=[name]),
+        "dashboard": lambda name: aws.call("cloudwatch", "DeleteDashboards", DashboardNames=[name]),
     }
-    entries = [entry for entry in ledger.open_entries() if not owned_by_another(entry)]
     for entry in entries:
         if entry.kind == "endpoint" and entry.name not in endpoints:
             ledger.deleted("endpoint", entry.name)  # it was asked for and not made, or a person has deleted it
     if endpoint is not None:
-        entries = [entry for entry in entries if is_name_of(endpoint, entry.name)]
+        own = _standing(aws, endpoint)
+        entries = [
+            entry
+            for entry in entries
+            if is_name_of(endpoint, entry.name) or entry.name.startswith(f"endpoint/{endpoint}/") or entry.name in own
+        ]
     swept = []
     for kind, remove in removals.items():
         for entry in entries:
@@ -79,6 +103,36 @@ def sweep(aws: Connection, ledger: Ledger, endpoint: str | None, keep: Iterable[
                 ledger.deleted(kind, entry.name)
                 swept.append(f"{kind} {entry.name}")
     return swept
+
+
+def _deregister(aws: Connection, resource: str) -> None:
+    """Of an endpoint that is gone: whatever its dimension was."""
+    for target in aws.pages(
+        "application-autoscaling", "DescribeScalableTargets", "ScalableTargets",
+        ServiceNamespace="sagemaker", ResourceIds=[resource],
+    ):  # fmt: skip
+        aws.call(
+            "application-autoscaling", "DeregisterScalableTarget", ServiceNamespace="sagemaker", ResourceId=resource,
+            ScalableDimension=target["ScalableDimension"],
+        )  # fmt: skip
+
+
+def _alarms_of(aws: Connection, resources: Iterable[str]) -> set[str]:
+    """Alarms that run a policy on one of the variants."""
+    return {
+        alarm["AlarmName"]
+        for resource in resources
+        for policy in aws.pages(
+            "application-autoscaling", "DescribeScalingPolicies", "ScalingPolicies",
+            ServiceNamespace="sagemaker", ResourceId=resource,
+        )
+        for alarm in policy.get("Alarms", ())
+    }  # fmt: skip
+
+
+def _standing(aws: Connection, endpoint: str) -> set[str]:
+    """Names of all that may stand guard over the endpoint."""
+    return {*standing_names(endpoint).values(), dashboard_name(endpoint, aws.region)}
 
 
 def _in_use(aws: Connection) -> tuple[set[str], set[str], set[str]]:

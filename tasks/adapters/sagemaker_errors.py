@@ -1,12 +1,9 @@
 """What AWS answers, in words that say what to do.
 
     SlimlineError
-    ├── Refused
-    │   ├── NoCredentials      none found, or expired
-    │   ├── NoRegion           neither an argument nor the profile names one
-    │   └── AccessDenied       the role lacks one action
     ├── EndpointMissing        no endpoint of this name
-    └── BadAnswer              the endpoint did not answer a real inference well
+    ├── BadAnswer              the endpoint did not answer a real inference well
+    └── see aws_refusals       credentials, region, clock, rights, quotas
 
 Lost connections, throttling and 5xx answers stay botocore's own errors: the caller tries those again.
 """
@@ -16,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import (
     ClientError,
+    InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
@@ -26,19 +25,32 @@ from botocore.exceptions import (
     UnauthorizedSSOTokenError,
 )
 
-from tasks.errors import Refused, RefusedRequest, SlimlineError
+from tasks.adapters.aws_refusals import (
+    LOG_IN,
+    AccessDenied,
+    ClockWrong,
+    KeyDenied,
+    NoCredentials,
+    NoRegion,
+    NotReadyYet,
+    QuotaUsedUp,
+    WrongRegion,
+    named,
+)
+from tasks.errors import SlimlineError
 
-
-class NoCredentials(Refused):
-    """AWS credentials are missing or have expired."""
-
-
-class NoRegion(Refused):
-    """No AWS region is set."""
-
-
-class AccessDenied(Refused):
-    """The caller's role does not allow an action."""
+__all__ = [
+    "AccessDenied",
+    "BadAnswer",
+    "ClockWrong",
+    "EndpointMissing",
+    "KeyDenied",
+    "NoCredentials",
+    "NoRegion",
+    "NotReadyYet",
+    "QuotaUsedUp",
+    "WrongRegion",
+]
 
 
 class EndpointMissing(SlimlineError):
@@ -49,19 +61,13 @@ class BadAnswer(SlimlineError):
     """A real inference failed or came back empty or malformed."""
 
 
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
-_INVALID = {"InvalidClientTokenId", "UnrecognizedClientException", "InvalidSignatureException", "SignatureDoesNotMatch"}
-_DENIED = {"AccessDenied", "AccessDeniedException", "403", "Forbidden", "UnauthorizedOperation"}
-
-
 @contextmanager
 def named_errors(action: str) -> Iterator[None]:
     """Turn what time will not mend into a named error. ``action`` is the IAM action: sagemaker:CreateModel.
 
     Raises:
-        NoCredentials, NoRegion, AccessDenied, RefusedRequest: see above; anything else passes unchanged.
+        NoCredentials, NoRegion, AccessDenied, …: see ``aws_refusals``; anything else passes unchanged.
     """
-    log_in = "log in again (`aws sso login`, or new keys), then run again: what was done already is not repeated"
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
@@ -71,25 +77,23 @@ def named_errors(action: str) -> Iterator[None]:
         ) from error  # fmt: skip
     except (TokenRetrievalError, UnauthorizedSSOTokenError) as error:
         raise NoCredentials(
-            "the AWS login has expired", observed=str(error), limit="a valid login", remedy=log_in
+            "the AWS login has expired", observed=str(error), limit="a valid login", remedy=LOG_IN
         ) from error
     except NoRegionError as error:
         raise no_region() from error
+    except InvalidRegionError as error:
+        raise WrongRegion(
+            f"{action}: this is no region's name", observed=str(error), limit="a region such as eu-central-1",
+            remedy="mend AWS_REGION, or region in the profile",
+        ) from error  # fmt: skip
+    except S3UploadFailedError as error:
+        # boto3 keeps of the answer only its text: whether to try again, and why not, the answer within says.
+        if not isinstance(error.__context__, ClientError):
+            raise
+        raise named(action, *error_of(error.__context__)) or error.__context__ from error
     except ClientError as error:
-        code, message = error_of(error)
-        if code in _EXPIRED | _INVALID:
-            cause = "the AWS credentials have expired" if code in _EXPIRED else "AWS does not know these credentials"
-            raise NoCredentials(cause, observed=code, limit="valid credentials", remedy=log_in) from error
-        if code in _DENIED:
-            raise AccessDenied(
-                f"this role may not {action}", observed=f"{code}: {message}", limit=f"a policy that allows {action}",
-                remedy="attach deployments/aws/release-role-policy.json to the role",
-            ) from error  # fmt: skip
-        if code in ("ResourceLimitExceeded", "ServiceQuotaExceededException"):
-            raise RefusedRequest(
-                f"{action}: the account's quota is used up", observed=message, limit="the quota that the message names",
-                remedy="ask for more in Service Quotas, or choose another instance type",
-            ) from error  # fmt: skip
+        if refusal := named(action, *error_of(error)):
+            raise refusal from error
         raise
 
 
@@ -109,7 +113,15 @@ def error_of(error: ClientError) -> tuple[str, str]:
 def is_absent(error: ClientError) -> bool:
     """Whether the answer means that the resource does not exist. SageMaker says so in a ValidationException's text."""
     code, message = error_of(error)
-    if code in ("404", "NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFound", "ResourceNotFoundException"):
+    if code in (
+        "404",
+        "NoSuchKey",
+        "NoSuchBucket",
+        "NotFound",
+        "ResourceNotFound",
+        "ResourceNotFoundException",
+        "ObjectNotFoundException",
+    ):
         return True
     return code == "ValidationException" and ("Could not find" in message or "not found" in message.lower())
 

@@ -168,8 +168,9 @@ def _python_pattern(pattern: str) -> str:
     for java, python in (
         (r"\p{L}\p{Z}\p{N}", r"\w\s"),
         (r"\p{ASCII}", r"[\x00-\x7f]"),
-        (r"\p{Print}", r"\x20-\x7e"),
+        (r"\p{Print}", r"\x20-\x7e" if "[" in pattern else r"[\x20-\x7e]"),
         (r"\z", r"\Z"),
+        (r"\uD800\uDC00-\uDBFF\uDFFF", r"\U00010000-\U0010FFFF"),  # surrogate pairs: what is beyond \uFFFF
     ):
         pattern = pattern.replace(java, python)
     return pattern

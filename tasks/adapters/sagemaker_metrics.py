@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.sagemaker_requests import NAMESPACE
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import DimensionTypeDef, MetricDataQueryTypeDef
 
 _POINTS = 600  # periods a look, so that every query of it stays within GetMetricData's 100,800 values
-_SUMS = {"n": "Invocations", "f": "Invocation5XXErrors", "c": "Invocation4XXErrors", "m": "InvocationModelErrors"}
+_SUMS = {"f": "Invocation5XXErrors", "c": "Invocation4XXErrors", "m": "InvocationModelErrors"}
 _COARSE = [1.6**step for step in range(-5, 24)]  # milliseconds: 0.1 ms to 50 s
 _FINE = [1.03**step for step in range(-10, 11)]  # 0.74 to 1.34 times where the quantile was last seen
 
+_COUNTS = ("n", *_SUMS, "k")
+
+Statistic = Literal["Sum", "SampleCount"]
 Series = dict[float, float]  # value by the time its period starts
 
 
@@ -38,6 +41,13 @@ class Look:
     candidate: Answers
     baseline: Answers | None
     since: float | None
+
+
+def requests_of(asynchronous: bool) -> tuple[str, Statistic]:
+    """(metric, statistic) that counts requests. Asynchronous endpoints publish no Invocations; of the 5xx metric, which
+    they do publish, every request is one sample, 0 or 1 ("Monitor asynchronous endpoint" in the developer guide).
+    """
+    return ("Invocation5XXErrors", "SampleCount") if asynchronous else ("Invocations", "Sum")
 
 
 def bounds(limit_ms: float, *near_ms: float) -> tuple[float, ...]:
@@ -57,6 +67,7 @@ def look(
     now: float,
     limits_ms: Sequence[float],
     baseline_limits_ms: Sequence[float],
+    asynchronous: bool = False,
 ) -> Look:
     """Count what both have answered.
 
@@ -68,9 +79,9 @@ def look(
     # The first whole minute: an earlier trial's challenger, or an earlier try of this config, may have had this one.
     start = math.ceil(since / 60) * 60
     period = 60 * math.ceil(max(60.0, now - start) / 60 / _POINTS)
-    queries = list(metric_queries("new", candidate, limits_ms, period))
+    queries = list(metric_queries("new", candidate, limits_ms, period, asynchronous))
     if baseline:
-        queries += metric_queries("old", baseline, baseline_limits_ms, period)
+        queries += metric_queries("old", baseline, baseline_limits_ms, period, asynchronous)
     found: dict[str, Series] = {query["Id"]: {} for query in queries}
     for result in aws.pages(
         "cloudwatch", "GetMetricData", "MetricDataResults", MetricDataQueries=queries,
@@ -81,10 +92,10 @@ def look(
     first = min((at for at, count in found["new_n"].items() if count), default=None)
     if first is None:
         return Look(Answers(), Answers() if baseline else None, None)
-    mine = _answers("new", found, first, limits_ms)
+    mine = sum_of("new", found, first, math.inf, limits_ms)
     if not baseline:
         return Look(mine, None, first)
-    base = _answers("old", found, first, baseline_limits_ms)
+    base = sum_of("old", found, first, math.inf, baseline_limits_ms)
     # The running minute has not all of its requests yet: only whole ones say how the traffic was split.
     both = [
         at for at, count in sorted(found["new_n"].items()) if count and found["old_n"].get(at) and at + period <= now
@@ -97,7 +108,11 @@ def look(
 
 
 def metric_queries(
-    side: str, dims: list[DimensionTypeDef], limits_ms: Sequence[float], period: int
+    side: str,
+    dims: list[DimensionTypeDef],
+    limits_ms: Sequence[float],
+    period: int,
+    asynchronous: bool = False,
 ) -> Iterator[MetricDataQueryTypeDef]:
     """Counts and the latency's histogram of one side; ``side`` begins the queries' ids."""
 
@@ -109,6 +124,7 @@ def metric_queries(
         }
         return {"Id": f"{side}_{name}", "MetricStat": stat}
 
+    yield query("n", *requests_of(asynchronous))
     for name, metric in _SUMS.items():
         yield query(name, metric, "Sum")
     yield query("k", "ModelLatency", "SampleCount")
@@ -116,9 +132,9 @@ def metric_queries(
         yield query(f"p{index}", "ModelLatency", f"PR(:{round(1000 * limit)})")
 
 
-def _answers(side: str, found: dict[str, Series], first: float, limits_ms: Sequence[float]) -> Answers:
-    """The sum of all periods from ``first`` on."""
-    times = {at for name in (*_SUMS, "k") for at in found[f"{side}_{name}"] if at >= first}
+def sum_of(side: str, found: dict[str, Series], first: float, end: float, limits_ms: Sequence[float]) -> Answers:
+    """What the queries of ``metric_queries`` brought, from ``first`` to before ``end``, added up."""
+    times = {at for name in _COUNTS for at in found[f"{side}_{name}"] if first <= at < end}
     each = [_minute(side, found, at, limits_ms) for at in sorted(times)]
     return Answers(
         requests=sum(one.requests for one in each),

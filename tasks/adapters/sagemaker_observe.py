@@ -12,9 +12,12 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from tasks.adapters.aws_connection import Connection, date_of
+from tasks.adapters.inference_kinds import kind_of
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
+from tasks.adapters.sagemaker_metrics import Statistic, requests_of
 from tasks.adapters.sagemaker_requests import NAMESPACE, alarm_names, dimensions
 from tasks.contracts import FleetShare, Observation
+from tasks.scaling_plan import Inference
 
 _ACTIVE = re.compile(r"capacity of (\d+) instance")
 _MAX_DATAPOINTS = 1440  # of one GetMetricStatistics answer
@@ -39,6 +42,12 @@ class Serving:
     registered: str | None
     version: str | None
     failure_reason: str
+    inference: Inference = "REAL_TIME"
+
+    @property
+    def is_resizing(self) -> bool:
+        """Whether instances come or go (autoscaling, or a person) and no deployment is under way."""
+        return self.status == "Updating" and self.pending_config is None
 
 
 def read_serving(aws: Connection, endpoint: str) -> Serving | None:
@@ -65,6 +74,7 @@ def read_serving(aws: Connection, endpoint: str) -> Serving | None:
         registered=tags.get("slimline:model"),
         version=tags.get("slimline:version"),
         failure_reason=seen.get("FailureReason", ""),
+        inference=kind_of(seen),
     )
 
 
@@ -102,7 +112,10 @@ def observe(aws: Connection, endpoint: str, blue: str | None, green: str, since:
     instances = _instances(seen)
 
     def share(config: str) -> FleetShare:
-        requests, errors = _counts(aws, endpoint, config, since, now, alone_since(seen, config))
+        requests, errors = fleet_totals(
+            aws, endpoint, config, since, now,
+            requests_of(kind_of(seen) == "ASYNC"), ("Invocation5XXErrors", "Sum"), alone=alone_since(seen, config),
+        )  # fmt: skip
         average, p90 = _latency(aws, endpoint, config, since, now)
         return FleetShare(
             config=config,
@@ -169,10 +182,16 @@ def alone_since(seen: Mapping[str, Any], config: str) -> float | None:
     return float(seen["LastModifiedTime"].timestamp())
 
 
-def _counts(
-    aws: Connection, endpoint: str, config: str, since: float, now: float, alone: float | None
-) -> tuple[int, int]:
-    """(requests, 5xx answers) of one fleet between two times of the service's clock.
+def fleet_totals(
+    aws: Connection,
+    endpoint: str,
+    config: str,
+    since: float,
+    now: float,
+    *counted: tuple[str, Statistic],
+    alone: float | None = None,
+) -> tuple[int, ...]:
+    """Sums (or counts of samples) of one fleet's metrics between two times of the service's clock.
 
     From the first whole minute, as the judge counts: an earlier try of this config may have had the one before.
     ``alone``: since when the fleet has had all the traffic, or none.
@@ -181,21 +200,21 @@ def _counts(
     span = max(60.0, now - start)
     period = 60 * math.ceil(span / 60 / _MAX_DATAPOINTS)
 
-    def total(metric: str) -> int:
+    def total(metric: str, statistic: Statistic) -> int:
         def sums(of: str | None) -> dict[float, float]:
             answer = aws.call(
                 "cloudwatch", "GetMetricStatistics", Namespace=NAMESPACE, MetricName=metric,
                 Dimensions=dimensions(endpoint, of), StartTime=datetime.fromtimestamp(start, UTC),
-                EndTime=datetime.fromtimestamp(max(now, start + 60), UTC), Period=period, Statistics=["Sum"],
+                EndTime=datetime.fromtimestamp(max(now, start + 60), UTC), Period=period, Statistics=[statistic],
             )  # fmt: skip
-            return {point["Timestamp"].timestamp(): point["Sum"] for point in answer["Datapoints"]}
+            return {point["Timestamp"].timestamp(): point[statistic] for point in answer["Datapoints"]}
 
         own = sums(config)
         if alone is not None and all(at < alone for at in own):
             own = own_or_whole(own, sums(None), alone)
         return round(sum(own.values()))
 
-    return total("Invocations"), total("Invocation5XXErrors")
+    return tuple(total(*each) for each in counted)
 
 
 def own_or_whole(own: Mapping[float, float], whole: Mapping[float, float], alone: float) -> dict[float, float]:

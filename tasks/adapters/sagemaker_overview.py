@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from botocore.exceptions import ClientError
 
 from tasks.adapters.aws_connection import Connection, date_of
+from tasks.adapters.inference_kinds import kind_of
 from tasks.adapters.sagemaker_errors import is_absent
 from tasks.adapters.sagemaker_history import History, read_history
+from tasks.adapters.sagemaker_metrics import requests_of
 from tasks.adapters.sagemaker_observe import alarm_states, read_tags, traffic_shares
 from tasks.adapters.sagemaker_requests import NAMESPACE, dimensions, is_name_of, is_own_name
+from tasks.adapters.sagemaker_scaling import Scaler, ScalingView
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import DimensionTypeDef
 
 EVIDENCE_SECONDS = 3600.0  # of the service's clock: what the counts cover
-_SERIES = {"n": ("Invocations", "Sum"), "f": ("Invocation5XXErrors", "Sum"), "a": ("ModelLatency", "Average")}
+_SERIES = {"f": ("Invocation5XXErrors", "Sum"), "a": ("ModelLatency", "Average")}
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,23 @@ class EndpointView:
     alarms: Mapping[str, str]
     previous_config: str | None
     open_move: str
+    scaling: tuple[ScalingView, ...] = ()
 
 
-def overview(aws: Connection, only: str | None = None) -> list[EndpointView]:
+def overview(aws: Connection, scaler: Scaler, only: str | None = None) -> list[EndpointView]:
     """Every endpoint of the region and account, or the one called ``only``, by name."""
     names = [only] if only else [each["EndpointName"] for each in aws.pages("sagemaker", "ListEndpoints", "Endpoints")]
     found = []
     for name in sorted(names):
         try:
-            found.append(_endpoint(aws, name))
+            found.append(_endpoint(aws, scaler, name))
         except ClientError as error:
             if not is_absent(error):  # else deleted between the two calls
                 raise
     return found
 
 
-def _endpoint(aws: Connection, name: str) -> EndpointView:
+def _endpoint(aws: Connection, scaler: Scaler, name: str) -> EndpointView:
     seen = aws.call("sagemaker", "DescribeEndpoint", EndpointName=name)
     pending = seen.get("PendingDeploymentSummary", {})
     configs = (seen["EndpointConfigName"], pending.get("EndpointConfigName") or "")
@@ -90,6 +94,7 @@ def _endpoint(aws: Connection, name: str) -> EndpointView:
         alarms={alarm: state for config in sorted(watched) for alarm, state in alarm_states(aws, config).items()},
         previous_config=history.previous,
         open_move=move,
+        scaling=scaler.view(name),
     )
 
 
@@ -108,7 +113,7 @@ def _variants(aws: Connection, name: str, seen: Mapping[str, Any]) -> Iterator[V
             part = 0.0 if shadow else shares.get(config, 0.0) * each.get("CurrentWeight", 0.0) / weights
             # AWS tells fleets apart while a deployment is under way; else the variant's metrics are this fleet's.
             dims = dimensions(name, config if pending else None, each["VariantName"])
-            requests, errors, average = _evidence(aws, dims, now)
+            requests, errors, average = _evidence(aws, dims, now, kind_of(seen) == "ASYNC")
             yield VariantView(
                 config, "shadow" if shadow else role, each["VariantName"], model, version, part,  # type: ignore[arg-type]
                 int(each.get("CurrentInstanceCount", 0)), int(each.get("DesiredInstanceCount", 0)),
@@ -130,8 +135,11 @@ def _version(aws: Connection, config: str) -> tuple[str, str]:
     return tags.get("slimline:model", ""), tags.get("slimline:version", "")
 
 
-def _evidence(aws: Connection, dims: list[DimensionTypeDef], now: float) -> tuple[int, int, float | None]:
+def _evidence(
+    aws: Connection, dims: list[DimensionTypeDef], now: float, asynchronous: bool
+) -> tuple[int, int, float | None]:
     """(requests, 5xx answers, average ModelLatency of the newest minute in milliseconds) of the last hour."""
+    series = {"n": requests_of(asynchronous), **_SERIES}
     queries = [
         {
             "Id": key,
@@ -141,9 +149,9 @@ def _evidence(aws: Connection, dims: list[DimensionTypeDef], now: float) -> tupl
                 "Stat": stat,
             },
         }
-        for key, (metric, stat) in _SERIES.items()
+        for key, (metric, stat) in series.items()
     ]
-    values: dict[str, list[float]] = {key: [] for key in _SERIES}
+    values: dict[str, list[float]] = {key: [] for key in series}
     for result in aws.pages(
         "cloudwatch", "GetMetricData", "MetricDataResults", MetricDataQueries=queries, ScanBy="TimestampDescending",
         StartTime=datetime.fromtimestamp(now - EVIDENCE_SECONDS, UTC), EndTime=datetime.fromtimestamp(now + 60, UTC),

@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.adapters.inference_kinds import capacity, queue
+from tasks.adapters.protection import UNPROTECTED, Protection
+from tasks.adapters.serving_content import container, network_isolation, variant_extras
 from tasks.contracts import ModelPackage
 from tasks.plans import ReleasePlan
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
         CreateEndpointConfigInputTypeDef,
         CreateEndpointInputTypeDef,
         CreateModelInputTypeDef,
+        DataCaptureConfigUnionTypeDef,
         DeploymentConfigUnionTypeDef,
         TagTypeDef,
         TrafficRoutingConfigTypeDef,
@@ -39,7 +43,7 @@ MAX_EXECUTION = 28_800  # seconds; SageMaker's limit of one deployment
 PREVIOUS, WANTED = "slimline:previous", "slimline:wanted"  # tags of a trial's config
 STARTING = 3600  # seconds for instances to start and weights to load
 _ENDPOINT_CHARS = 32  # of a model's or config's name, which AWS ends at 63
-_MADE = re.compile(r"(.+)-v[a-zA-Z0-9-]{1,12}-[0-9a-f]{12}(?:-(?:errors|latency|judge))?")
+_MADE = re.compile(r"(.+)-(?:v[a-zA-Z0-9-]{1,12}-[0-9a-f]{12}(?:-(?:errors|latency|judge))?|scaling-[0-9a-f]{12})")
 FAULT_VARIABLE = "SLIMLINE_FAULT_ERROR_SHARE"
 
 
@@ -54,41 +58,63 @@ class Blueprint:
 
 
 def blueprint(
-    package: ModelPackage, plan: ReleasePlan, role_arn: str, environment: Mapping[str, str], run: str = ""
+    package: ModelPackage,
+    plan: ReleasePlan,
+    role_arn: str,
+    environment: Mapping[str, str],
+    run: str = "",
+    bucket: str = "",
+    protection: Protection = UNPROTECTED,
 ) -> Blueprint:
     """Everything but the endpoint. ``environment`` is for the container; the plan's rehearsed fault is added to it.
-    ``run`` is the flow run that asks.
+    ``run`` is the flow run that asks; requests that the plan's monitoring keeps go to ``bucket``.
 
     The name is made of the endpoint, the version and a digest of both requests; tags are left out, they change nothing.
     """
     faulty = plan.rehearsal.error_share
     variables = dict(environment) | ({FAULT_VARIABLE: str(faulty)} if faulty else {})
     content = {
-        "PrimaryContainer": {
-            "Image": package.image,
-            "ModelDataSource": {
-                "S3DataSource": {"S3Uri": package.s3_uri, "S3DataType": "S3Prefix", "CompressionType": "None"}
-            },
-            "Environment": variables,
-        },
+        "PrimaryContainer": container(package, plan, variables),
         "ExecutionRoleArn": role_arn,
-        "EnableNetworkIsolation": False,
+        "EnableNetworkIsolation": network_isolation(package),
+        **protection.of_model(),
     }
+    encrypted = protection.of_config(plan.instance_type)
     variant = {
         "VariantName": VARIANT,
-        "InitialInstanceCount": plan.instances,
-        "InstanceType": plan.instance_type,
+        **capacity(plan),
         "InitialVariantWeight": 1.0,
+        **variant_extras(package, plan),
     }
-    name = content_name(plan.endpoint, package.registered.version, [package.digest, content, variant])
+    extra = queue(plan, package.s3_uri.split("/")[2])
+    percent = plan.monitoring.capture_percent
+    capture: Any = {}
+    if percent:
+        capture = {"DataCaptureConfig": {**capture_config(percent, bucket), **protection.of_capture()}}
+    made_of: list[object] = [package.digest, content, variant, *filter(None, (extra, capture, encrypted))]
+    name = content_name(plan.endpoint, package.registered.version, made_of)
     tags = _tags(package, plan, run)
     model: Any = {"ModelName": name, **content, "Tags": tags}
     config: Any = {
         "EndpointConfigName": name,
         "ProductionVariants": [{**variant, "ModelName": name}],
+        **extra,
+        **encrypted,
         "Tags": tags,
+        **capture,
     }
     return Blueprint(name, model, config, tags)
+
+
+def capture_config(percent: int, bucket: str) -> DataCaptureConfigUnionTypeDef:
+    """Requests and answers, as text, of ``percent`` of the requests."""
+    return {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": percent,
+        "DestinationS3Uri": f"s3://{bucket}/captures",
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+    }
 
 
 def create_endpoint(endpoint: str, made: Blueprint) -> CreateEndpointInputTypeDef:
@@ -96,7 +122,12 @@ def create_endpoint(endpoint: str, made: Blueprint) -> CreateEndpointInputTypeDe
 
 
 def update_endpoint(endpoint: str, config: str, plan: ReleasePlan, *, retain: bool) -> UpdateEndpointInputTypeDef:
-    """Blue/green by ``plan``. ``retain`` keeps the instance counts that autoscaling has reached."""
+    """Blue/green by ``plan``. ``retain`` keeps the instance counts that autoscaling has reached.
+
+    Guardrails are for endpoints with instances: of a serverless one there is no DeploymentConfig.
+    """
+    if plan.inference == "SERVERLESS":
+        return {"EndpointName": endpoint, "EndpointConfigName": config}
     return {
         "EndpointName": endpoint,
         "EndpointConfigName": config,
@@ -224,14 +255,16 @@ def _alarm(
 def content_name(endpoint: str, version: str, content: list[object]) -> str:
     """A name of at most 59 characters that the same request always has."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{_short(endpoint)}-v{version[:12]}").strip("-")
+    words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{short_name(endpoint)}-v{version[:12]}").strip("-")
     return f"{words}-{digest}"
 
 
 def is_name_of(endpoint: str, name: str) -> bool:
-    """Whether ``content_name`` made ``name`` for this endpoint, or it is that of an alarm on such a config."""
+    """Whether ``content_name`` made ``name`` for this endpoint, or it is that of an alarm on such a config or of its
+    autoscaling (``scaling_requests.scaling_name``).
+    """
     found = _MADE.fullmatch(name)
-    return found is not None and found[1] == _short(endpoint)
+    return found is not None and found[1] == short_name(endpoint)
 
 
 def is_own_name(name: str) -> bool:
@@ -239,7 +272,7 @@ def is_own_name(name: str) -> bool:
     return _MADE.fullmatch(name) is not None
 
 
-def _short(endpoint: str) -> str:
+def short_name(endpoint: str) -> str:
     """Two long names that begin alike stay two."""
     if len(endpoint) <= _ENDPOINT_CHARS:
         return endpoint

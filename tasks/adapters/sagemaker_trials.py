@@ -14,15 +14,24 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from tasks.adapters.aws_connection import Connection, date_of
+from tasks.adapters.protection import UNPROTECTED, Protection
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
 from tasks.adapters.sagemaker_make import Maker
-from tasks.adapters.sagemaker_requests import CHALLENGER, PREVIOUS, VARIANT, WANTED, Blueprint, content_name
+from tasks.adapters.sagemaker_requests import (
+    CHALLENGER,
+    PREVIOUS,
+    VARIANT,
+    WANTED,
+    Blueprint,
+    capture_config,
+    content_name,
+)
+from tasks.adapters.sagemaker_scaling import Scaler
 from tasks.plans import ReleasePlan
 
 if TYPE_CHECKING:
     from mypy_boto3_sagemaker.type_defs import (
         CreateEndpointConfigInputTypeDef,
-        DataCaptureConfigUnionTypeDef,
         UpdateEndpointInputTypeDef,
         UpdateEndpointWeightsAndCapacitiesInputTypeDef,
     )
@@ -56,7 +65,13 @@ class Trial:
 
 
 def trial_config(
-    made: Blueprint, serving: Mapping[str, Any], previous: str, instances: int, plan: ReleasePlan, bucket: str
+    made: Blueprint,
+    serving: Mapping[str, Any],
+    previous: str,
+    instances: int,
+    plan: ReleasePlan,
+    bucket: str,
+    protection: Protection = UNPROTECTED,
 ) -> CreateEndpointConfigInputTypeDef:
     """Both versions in one config: the old model under its own variant's name, the new one as ``challenger``.
 
@@ -72,11 +87,9 @@ def trial_config(
     new["InitialVariantWeight"] = 1.0 if shadow else 0.0  # of a shadow: copies of every request
     variants: Any = {"ProductionVariants": [old, new]}
     if shadow:
-        variants = {
-            "ProductionVariants": [old],
-            "ShadowProductionVariants": [new],
-            "DataCaptureConfig": capture_config(plan, bucket),
-        }
+        capture = {**capture_config(plan.capture_percent, bucket), **protection.of_capture()}
+        variants = {"ProductionVariants": [old], "ShadowProductionVariants": [new], "DataCaptureConfig": capture}
+    variants |= protection.of_config(old["InstanceType"], new["InstanceType"])
     version = next(tag["Value"] for tag in made.tags if tag["Key"] == "slimline:version")
     tags = [*made.tags, {"Key": PREVIOUS, "Value": previous}, {"Key": WANTED, "Value": made.name}]
     request: Any = {
@@ -85,17 +98,6 @@ def trial_config(
         **variants,
     }
     return request  # type: ignore[no-any-return]
-
-
-def capture_config(plan: ReleasePlan, bucket: str) -> DataCaptureConfigUnionTypeDef:
-    """Requests and answers of both variants, as text."""
-    return {
-        "EnableCapture": True,
-        "InitialSamplingPercentage": plan.capture_percent,
-        "DestinationS3Uri": f"s3://{bucket}/captures",
-        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
-        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
-    }
 
 
 def weights(endpoint: str, percent: int) -> UpdateEndpointWeightsAndCapacitiesInputTypeDef:
@@ -121,8 +123,11 @@ def replace(endpoint: str, config: str, *, retain: bool = False) -> UpdateEndpoi
 class Trials:
     """Trials of one connection."""
 
-    def __init__(self, aws: Connection, maker: Maker, bucket: str) -> None:
+    def __init__(
+        self, aws: Connection, maker: Maker, bucket: str, scaler: Scaler, protection: Protection = UNPROTECTED
+    ) -> None:
         self._aws, self._maker, self._bucket = aws, maker, bucket
+        self._scaler, self._protection = scaler, protection
 
     def standing(self, endpoint: str) -> Standing:
         """What the endpoint says.
@@ -173,9 +178,10 @@ class Trials:
         variant = before["ProductionVariants"][0]
         instances = seen.instances.get(variant["VariantName"], 0) or int(variant["InitialInstanceCount"])
         self._maker.fleet(made)
-        request = trial_config(made, variant, seen.config, instances, plan, self._bucket)
+        request = trial_config(made, variant, seen.config, instances, plan, self._bucket, self._protection)
         name = request["EndpointConfigName"]
         self._maker.config(request)
+        self._scaler.hold(endpoint)
         self._move(endpoint, replace(endpoint, name))
         found = self.read(name)
         assert found is not None
@@ -206,4 +212,5 @@ class Trials:
             return wanted in (seen.config, seen.pending_config)
 
         if not happened():
+            self._scaler.make_way(endpoint, self.standing(endpoint).config, wanted)
             self._maker.ask("UpdateEndpoint", request, happened)

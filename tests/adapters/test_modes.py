@@ -5,6 +5,7 @@ Each mode has an endpoint of its own and the modes run beside each other: most o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -16,7 +17,8 @@ from tasks.errors import ReleaseStuck
 from tasks.following import follow_trial, second_look, wait_until_serving
 from tasks.plans import Mode
 from tasks.trial import end_other_trial, finish_trial, start_trial
-from tests.adapters.releasing import LENIENT, Desk, plan_of, story
+from tests.adapters.releasing import LENIENT, SPEED, Desk, plan_of, story
+from tests.local.stack import until
 
 MODES: tuple[Mode, ...] = ("CANARY", "LINEAR", "ALL_AT_ONCE", "ROLLING", "WEIGHTS", "AB_TEST", "SHADOW")
 FAULTS = {
@@ -163,6 +165,17 @@ def test_a_version_that_calls_valid_requests_invalid_is_taken_back(desk: Desk) -
     plan = plan_of("m-refusing", "AB_TEST")
     first = desk.serve(plan)
     rollout = desk.release(plan, "2", ECHO_ERROR_SHARE="0.5", ECHO_STATUS="400")
+    assert (rollout.phase, rollout.config) == ("restored", first), story(rollout)
+    assert rollout.reason.startswith("4xx is worse"), story(rollout)
+
+
+def test_where_nothing_stands_beside_it_the_old_versions_last_hour_does(desk: Desk) -> None:
+    plan = plan_of("m-at-once", "ALL_AT_ONCE", bake_seconds=600)
+    first = desk.serve(plan)
+    with desk.load(plan.endpoint) as before:
+        until(lambda: before[200], lambda count: count >= 150)
+    time.sleep(60 / SPEED)
+    rollout = desk.release(plan, "2", ECHO_ERROR_SHARE="0.9", ECHO_STATUS="400")
     assert (rollout.phase, rollout.config) == ("restored", first), story(rollout)
     assert rollout.reason.startswith("4xx is worse"), story(rollout)
 

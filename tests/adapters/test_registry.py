@@ -12,11 +12,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from typer.testing import CliRunner
 
+from deployments.cli import app
 from tasks.adapters.champion import EVIDENCE, read_champion
 from tasks.adapters.registry import Registry
 from tasks.adapters.store import Store
@@ -27,6 +30,7 @@ from tasks.evaluation_recipes import EvaluationChoice
 from tasks.evidence_contracts import Evidence, ItemsRef
 from tasks.find_champion import find_champion
 from tasks.measure import measure_champion
+from tasks.plans import Mode
 from tasks.recipes import Gate
 from tasks.settings import settings
 
@@ -409,3 +413,32 @@ def test_a_server_that_is_not_there_is_an_error_not_silence(monkeypatch: pytest.
         Tracking("http://127.0.0.1:9", "nowhere").open_run("flow-1", "balanced", {}, {})
     with pytest.raises(MlflowException, match=r"Connection refused|Max retries"):
         Registry("http://127.0.0.1:9").champion("nothing")
+
+
+def test_what_a_registered_version_costs_is_answered_from_its_scorecard(
+    registry: Registry, tracking: Tracking, folder: Path, mlflow_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMLINE_MLFLOW_URL", mlflow_url)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    run_id = tracking.open_run("cost", "run", {}, {})
+    tracking.log_scorecard(run_id, SCORECARD.model_copy(update={"compression_seconds": 7200.0, "machine": "a laptop"}))
+    made = registry.register(run_id, "costed", folder, MODEL, SCORECARD, {})
+
+    def said(*arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, ["cost", "costed", made.version, "--aws", *arguments])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    text = said("-t", "ml.m5.xlarge")
+    assert "$0.26" in text and "$0.19" in text and "decode rate of a laptop" in text and "SHADOW" in text
+    [facts] = json.loads(said("-t", "ml.m5.xlarge", "--load", "1e9", "--json"))["by_instance_type"]
+    # 250 and 333 tokens a second, 60 % of 730 hours: 394 and 526 million a month of one instance.
+    assert facts["instances"] == {"original": 3, "compressed": 2}
+    assert facts["usd_a_month"]["original"] == pytest.approx(3 * 0.23 * 730)
+    assert facts["tokens"]["compression_usd"] == pytest.approx(0.46)
+    assert [each["mode"] for each in facts["rollouts"]] == list(get_args(Mode))
+    given = said("-t", "ml.g5.xlarge", "--rate", "2000", "--baseline-rate", "1000", "--concurrency", "16")
+    assert "where you measured, 16 requests at a time" in given
+    assert "there is no price for ml.x9.huge in us-east-1" in said("-t", "ml.x9.huge", code=1)
+    assert "only one of the two rates" in said("--rate", "5", code=1)
+    assert "MLflow has no version" in CliRunner().invoke(app, ["cost", "costed", "99", "--aws"]).output

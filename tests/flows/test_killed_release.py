@@ -193,9 +193,12 @@ def assert_coherent(line: Line, endpoint: str) -> str:
     models = sagemaker.list_models(NameContains=f"{endpoint}-v")["Models"]
     assert {entry["ModelName"] for entry in models} == wanted
     assert line.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"{endpoint}-v")["MetricAlarms"] == []
-    assert ledger(line, endpoint) == {("endpoint", endpoint)} | {
+    guards = {entry for entry in ledger(line, endpoint) if f"{endpoint}-standing-" in entry[1]}
+    assert ledger(line, endpoint) - guards == {("endpoint", endpoint)} | {
         (kind, name) for name in wanted for kind in ("model", "endpoint-config")
     }
+    standing = line.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"{endpoint}-standing-")["MetricAlarms"]
+    assert {alarm["AlarmName"] for alarm in standing} <= {name for _, name in guards}
     return version
 
 

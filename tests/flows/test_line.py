@@ -132,6 +132,30 @@ def test_mlflow_has_the_lineage(line: Line, released: Finished) -> None:
     assert metrics["decode_speedup"] > 0 and metrics["packed_bytes"] != metrics["candidate_bytes"]
 
 
+def test_costs_are_on_the_run_page_in_mlflow_and_in_the_terminal(line: Line, released: Finished) -> None:
+    artifacts = line.artifacts(released.flow_run_id)
+    planned = artifacts["rollout-cost"]["data"]
+    assert "the new fleet of 2 beside the old one, 2 bakes of 120 s" in planned
+    assert "ml.m5.xlarge in us-east-1: $0.23 an hour" in planned
+    assert "instance-hours seen beside the old fleet" in artifacts["release"]["data"]
+    assert "$ per million tokens, ml.m5.xlarge" in artifacts["verdict"]["data"]
+    assert "Dollars are at the decode rate of" in released.text and "this rollout added $" in released.text
+    version = line.mlflow_version("slimline-tiny", line.alias("slimline-tiny", "champion") or "")
+    metrics = {each["key"]: each["value"] for each in line.mlflow_run(version["run_id"])["data"]["metrics"]}
+    assert metrics["candidate_usd_per_million_tokens.ml.m5.xlarge"] == pytest.approx(
+        0.23 / 3.6 * metrics["candidate_per_token_ms"], rel=1e-3
+    )
+    assert metrics["compression_usd.ml.m5.xlarge"] > 0
+    live = line.slimline(
+        "cost", "slimline-tiny", "champion", "-t", "ml.m5.xlarge", "--json", "--concurrency", "2",
+        "--endpoint", "slimline-tiny", "--baseline-endpoint", "slimline-tiny",
+    )  # fmt: skip
+    assert live.code == 0, live.text
+    [facts] = json.loads(live.text[live.text.index("{") :])["by_instance_type"]
+    assert "live endpoint slimline-tiny on the embedded stack" in facts["tokens"]["machine"]
+    assert facts["tokens"]["candidate_rate"] > 0 and facts["tokens"]["concurrency"] == 2
+
+
 def test_what_is_served_is_the_exported_folder_that_was_scored(line: Line, released: Finished) -> None:
     """Endpoint → version → exported digest → compressed digest, each of them a folder that is there."""
     version = line.alias(MODEL, "champion") or ""

@@ -14,7 +14,7 @@ from deployments.local.endpoint_service.scaling.decisions import breach, stepped
 from deployments.local.endpoint_service.scaling.schedules import next_time
 from deployments.local.endpoint_service.wire import AwsError
 from tests.local.load import load
-from tests.local.stack import Deck, policy, until
+from tests.local.stack import Deck, policy, until, variant
 from tests.local.test_restart import now
 from tests.local.test_rollouts import update
 
@@ -164,6 +164,49 @@ def test_target_tracking_scales_in_unless_told_not_to(deck: Deck) -> None:
     assert scaled.count() == 2
     scaled.client.delete_scaling_policy(**scaled.where, PolicyName="other")
     scaled.reached(1)
+
+
+def test_target_tracking_follows_metric_math(deck: Deck) -> None:
+    endpoint = deck.endpoint(deck.config())
+    scaled, waiting, done = Scaled(deck, endpoint, 1, 3), Gauge(deck), Gauge(deck)
+    waiting.put(10.0)
+    done.put(2.0)
+
+    def stat(gauge: Gauge) -> dict[str, Any]:
+        return {"Metric": {"Namespace": "Rehearsal", "MetricName": gauge.name}, "Stat": "Average"}
+
+    queries: list[dict[str, Any]] = [
+        {"Id": "w", "MetricStat": stat(waiting), "ReturnData": False},
+        {"Id": "d", "MetricStat": stat(done), "ReturnData": False},
+        {"Id": "share", "Expression": "w / d", "ReturnData": True},
+    ]
+    high, low = scaled.track(goal=2.0, CustomizedMetricSpecification={"Metrics": queries})
+    shown = deck.cloudwatch.describe_alarms(AlarmNames=[high, low])["MetricAlarms"]
+    assert [query.get("MetricStat", {}).get("Period") for query in shown[0]["Metrics"]] == [60, 60, None]
+    scaled.reached(3)  # 5 a target of 2: two and a half times as many
+    for wrong, message in (
+        ([*queries, {"Id": "other", "Expression": "w + d"}], "Exactly one element of Metrics must return data"),
+        ([{"Id": "share", "Expression": "w / d"}], "Unknown metric"),
+        ([{"Id": "share", "Expression": "w / "}], "Error in expression 'share'"),
+    ):
+        with pytest.raises(ClientError, match=message):
+            scaled.track("wrong", goal=2.0, CustomizedMetricSpecification={"Metrics": wrong})
+    with pytest.raises(ClientError, match="must not be specified together"):
+        scaled.track("both", goal=2.0, CustomizedMetricSpecification={"Metrics": queries, **waiting.spec})
+
+
+def test_an_update_may_change_a_scaled_variants_model_and_nothing_else(deck: Deck) -> None:
+    endpoint = deck.endpoint(deck.config())
+    scaled = Scaled(deck, endpoint, 1, 2)
+    other = variant("main", deck.model()) | {"InstanceType": "ml.m5.xlarge"}
+    for config in (deck.config(other), deck.config(variant("second", deck.model()))):
+        with pytest.raises(ClientError, match=r'The variant "main" .* is a scalable target'):
+            deck.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+    update(deck, endpoint, deck.config())
+    deck.settled(endpoint)
+    scaled.client.deregister_scalable_target(**scaled.where)
+    update(deck, endpoint, deck.config(other))
+    deck.settled(endpoint)
 
 
 def test_an_alarm_runs_step_policies_and_cooldowns_hold_them(deck: Deck) -> None:

@@ -145,6 +145,7 @@ def test_the_clock_jumps_once(deck: Deck, faults: Any) -> None:
         ({"kind": "errors", "share": 1.5}, "share must be a number above 0 and at most 1"),
         ({"kind": "errors", "seconds": 1}, "errors has no seconds"),
         ({"kind": "latency"}, "latency needs seconds"),
+        ({"kind": "refusal"}, "refusal needs code"),
         ({"kind": "errors", "status": 200}, "status must be 400 to 599"),
         ({"kind": "throttling", "operation": 3}, "operation must be a name"),
         ([], "must be a JSON object"),

@@ -13,7 +13,7 @@ import requests
 from botocore.exceptions import ClientError
 
 from deployments.local.endpoint_service.transform.records import TooLong, assembled, output_key, payloads
-from tests.local.stack import Deck, until
+from tests.local.stack import ROLE, Deck, until
 
 SECOND = {"InvocationsTimeoutInSeconds": 1, "InvocationsMaxRetries": 0}
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/batch:1"
@@ -154,6 +154,39 @@ def test_what_makes_a_job_fail(jobs: Jobs, body: bytes, change: dict[str, Any], 
     assert found["TransformJobStatus"] == "Failed"
     assert reason in found["FailureReason"], found["FailureReason"]
     assert jobs.out() == {}
+
+
+def test_faults_reach_jobs(jobs: Jobs, faults: Any) -> None:
+    jobs.put(one=b"a\nb\nc\nd")
+    lines = {"source": {"SplitType": "Line"}, "BatchStrategy": "SingleRecord"}
+    once = {"ModelClientConfig": {"InvocationsMaxRetries": 0}}
+    faults("errors", endpoint="an-endpoint")
+    faults("errors", job="another")
+    assert jobs.ended(jobs.start(**lines))["TransformJobStatus"] == "Completed"
+    for kind, more, change, reason in (
+        ("errors", {"share": 0.5}, once, "AlgorithmError: See job logs"),
+        ("errors", {"status": 400, "times": 1}, {}, "Bad HTTP status received from algorithm: 400"),
+        ("dead_model", {}, once, "Unable to get response from algorithm"),
+        ("failed_start", {"times": 1}, {}, "The model server did not become healthy"),
+    ):
+        job = jobs.request(**lines, **change)
+        faults(kind, job=job["TransformJobName"], **more)
+        jobs.deck.sagemaker.create_transform_job(**job)
+        found = jobs.ended(job["TransformJobName"])
+        assert found["TransformJobStatus"] == "Failed" and reason in found["FailureReason"], (kind, found)
+    job = jobs.request(**lines)
+    faults("errors", job=job["TransformJobName"], times=2)  # asked for again, three times in all
+    jobs.deck.sagemaker.create_transform_job(**job)
+    assert jobs.ended(job["TransformJobName"])["TransformJobStatus"] == "Completed"
+
+
+def test_a_model_of_an_s3_prefix_is_refused(jobs: Jobs) -> None:
+    name = f"m-{uuid.uuid4().hex[:8]}"
+    source = {"S3Uri": f"s3://{jobs.bucket}/m/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+    container = {"Image": IMAGE, "ModelDataSource": {"S3DataSource": source}}
+    jobs.deck.sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=ROLE)
+    with pytest.raises(ClientError, match="ModelDataSource, which batch transform does not support"):
+        jobs.start(ModelName=name)
 
 
 def test_a_job_is_stopped_and_its_model_server_ends(jobs: Jobs) -> None:

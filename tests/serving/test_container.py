@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,18 @@ from typing import Any
 
 import pytest
 
+from tasks.serving.options import Options
 from tests.serving.tiny_folder import CONTEXT, write_tiny_folder
 
 START_SECONDS = 240
+SERVE = ("-m", "tasks.serving.container", "serve")
+# The same program with SageMaker's 60 s for an answer made one: the test has not the time.
+IMPATIENT = """
+import sys
+from tasks.serving import container, worker
+worker.RESPONSE_SECONDS = 1
+sys.exit(container.main(["serve"]))
+"""
 
 
 @dataclass
@@ -63,7 +72,7 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, log: Path, **variables: str) -> Iterator[Running]:
+def running(folder: Path, log: Path, program: Sequence[str] = SERVE, **variables: str) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -72,9 +81,7 @@ def running(folder: Path, log: Path, **variables: str) -> Iterator[Running]:
         "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0",
     } | variables  # fmt: skip
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.serving.container", "serve"], env=environment, stdout=output, stderr=output
-        )
+        process = subprocess.Popen([sys.executable, *program], env=environment, stdout=output, stderr=output)
     try:
         yield Running(process, port, log)
     finally:
@@ -246,13 +253,15 @@ def test_too_large_wrong_type_wrong_path(server: Running) -> None:
 def test_ping_answers_while_the_model_generates(server: Running) -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(server.invoke, "hello", max_new_tokens=300)
-        pings = 0
+        took = []
         while not answer.done():
+            before = time.monotonic()
             assert server.ask("GET", "/ping")[0] == 200
-            pings += 1
+            took.append(time.monotonic() - before)
         assert answer.result()[0] == 200
     # One thread for all would have answered a single ping, after the generation.
-    assert pings > 5
+    assert len(took) > 5
+    assert max(took) < 2, "SageMaker waits two seconds for a ping"
 
 
 def test_a_full_queue_answers_503_with_its_limit(server: Running) -> None:
@@ -291,6 +300,46 @@ def test_sigterm_answers_what_is_under_way_and_exits_with_0(folder: Path, tmp_pa
             server.process.send_signal(signal.SIGTERM)
             assert answer.result()[0] == 200
         assert server.process.wait(30) == 0, server.log.read_text()
+
+
+def test_sigterm_ends_it_within_thirty_seconds_whatever_is_under_way(folder: Path, tmp_path: Path) -> None:
+    """More than it can answer by then: SageMaker would kill it, and an answer that is half told with it."""
+    with running(folder, tmp_path / "log", SLIMLINE_MAX_NEW_TOKENS="1500") as server:
+        server.wait_ready()
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            asked = [pool.submit(server.invoke, "hello", max_new_tokens=1500) for _ in range(24)]
+            while server.ask("GET", "/ping")[1].get("generating") is not True:
+                time.sleep(0.01)
+            before = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(35) == 0, server.log.read_text()
+            took = time.monotonic() - before
+            ends = [each.exception() or each.result()[0] for each in asked]
+        assert took < 30
+        assert ends.count(200) >= 1, "what could be answered was"
+
+
+def test_an_answer_that_sagemaker_would_no_longer_take_is_given_up(folder: Path, tmp_path: Path) -> None:
+    """And the model is free for the next request."""
+    with running(folder, tmp_path / "log", ("-c", IMPATIENT), SLIMLINE_MAX_NEW_TOKENS="1500") as server:
+        server.wait_ready()
+        before = time.monotonic()
+        status, answer = server.invoke("hello", max_new_tokens=1500)
+        assert (status, time.monotonic() - before < 10) == (500, True), answer
+        assert server.ask("GET", "/ping")[0] == 200
+        assert server.invoke("hello", max_new_tokens=1)[0] == 200
+
+
+def test_without_settings_it_is_where_sagemaker_looks_for_it() -> None:
+    found = Options.read({})
+    assert (found.host, found.port, found.model_dir) == ("0.0.0.0", 8080, Path("/opt/ml/model"))
+
+
+@pytest.mark.parametrize("arguments", [["train"], []])
+def test_it_is_started_with_serve_and_with_nothing_else(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "tasks.serving.container", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "limit: serve" in done.stderr
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no config", "cut weights"])

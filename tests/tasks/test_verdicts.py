@@ -98,6 +98,15 @@ def test_without_an_old_version_beside_it_the_alarms_limits_decide() -> None:
     assert [finding.baseline_requests for finding in findings(slow)] == [0, 0]
 
 
+def test_without_an_old_version_beside_it_what_that_called_invalid_before_is_the_reference() -> None:
+    alone = plan("ALL_AT_ONCE").model_copy(update={"max_error_rate": 0.05, "max_latency_ms": 300.0})
+    refusing = answers().model_copy(update={"client_errors": 600})
+    said = judge_answers(alone, refusing, None, usual=Counts(3, 1000))
+    assert said.verdict is Verdict.RESTORE and said.reason.startswith("4xx is worse")
+    assert judge_answers(alone, refusing, None, usual=Counts(600, 2000)).verdict is not Verdict.RESTORE
+    assert judge_answers(alone, refusing, None, usual=Counts(0, 99)).verdict is Verdict.PROMOTE, "too few to compare"
+
+
 def test_a_shadow_must_agree() -> None:
     shadow = plan("SHADOW", min_agreement=0.8)
     assert judge_answers(shadow, answers(seed=1), answers(), Counts(285, 300)).verdict is Verdict.PROMOTE

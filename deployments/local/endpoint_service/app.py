@@ -186,6 +186,8 @@ class App:
             raise not_implemented(f"{prefix}.{operation}")
         if self._faults.hit("throttling", operation=operation):
             raise AwsError("ThrottlingException", "Rate exceeded")
+        if refusal := self._faults.hit("refusal", operation=operation):
+            raise AwsError(refusal.code, refusal.message)
         request = read()
         code = "ValidationError" if prefix == _CLOUDWATCH else "ValidationException"
         validation.check(_SERVICES[prefix], operation, request, code)

@@ -47,6 +47,8 @@ class Endpoints:
             "UpdateEndpoint": self.update_endpoint,
             "UpdateEndpointWeightsAndCapacities": self.update_weights,
         }
+        # Asked before an update; raises where what is registered for autoscaling forbids it.
+        self.may_update: Callable[[Endpoint, EndpointConfig], None] = lambda endpoint, config: None
 
     def create_endpoint(self, request: Json) -> Json:
         name = request["EndpointName"]
@@ -118,6 +120,7 @@ class Endpoints:
                 raise invalid("DeploymentConfig must not be specified when RetainDeploymentConfig is true.")
             deployment = endpoint.deployment
         config = self._retained(endpoint, config, request)
+        self.may_update(endpoint, config)
         assert endpoint.blue is not None
         if endpoint.blue.config.asynchronous != config.asynchronous:
             raise not_implemented("UpdateEndpoint: between a real-time and an asynchronous configuration")

@@ -30,19 +30,21 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "silent_rollback": ("a deployment goes back at its end, without an alarm or a reason", ()),
     "inf1_fallback": ("a deployment moves all traffic at once and bakes nothing, as on Inf1", ()),
     "throttling": ("control-plane calls answer ThrottlingException", ("share",)),
+    "refusal": ("control-plane calls answer the error `code` with `message`", ("share", "code", "message")),
     "clock_jump": ("the service's clock goes forward by `seconds` (virtual), once", ("seconds",)),
 }
 _PLACES = {
-    "errors": ("endpoint", "config"),
-    "latency": ("endpoint", "config"),
-    "dead_model": ("endpoint", "config"),
-    "connection_reset": ("endpoint", "config"),
-    "slow_start": ("endpoint", "config"),
-    "stuck_creating": ("endpoint", "config"),
-    "failed_start": ("endpoint", "config"),
+    "errors": ("endpoint", "config", "job"),
+    "latency": ("endpoint", "config", "job"),
+    "dead_model": ("endpoint", "config", "job"),
+    "connection_reset": ("endpoint", "config", "job"),
+    "slow_start": ("endpoint", "config", "job"),
+    "stuck_creating": ("endpoint", "config", "job"),
+    "failed_start": ("endpoint", "config", "job"),
     "silent_rollback": ("endpoint", "config"),
     "inf1_fallback": ("endpoint", "config"),
     "throttling": ("operation",),
+    "refusal": ("operation",),
     "clock_jump": (),
 }
 
@@ -53,7 +55,8 @@ class BadFault(Exception):
 
 @dataclass
 class Fault:
-    """One fault. A place that is empty means every place; ``times`` left to happen, none is without end.
+    """One fault. Without a place it is everywhere, in transform jobs (``job``) too; ``times`` left to happen,
+    none is without end.
 
     ``considered`` and ``happened`` count how often it could have happened and did.
     """
@@ -63,15 +66,20 @@ class Fault:
     endpoint: str = ""
     config: str = ""
     operation: str = ""
+    job: str = ""
     share: float = 1.0
     status: int = 500
     seconds: float = 0.0
+    code: str = ""
+    message: str = ""
     times: int | None = None
     considered: int = 0
     happened: int = 0
 
     def at(self, places: dict[str, str]) -> bool:
-        return all(getattr(self, name) in ("", value) for name, value in places.items())
+        return all(
+            getattr(self, name) in ("", places.get(name, "")) for name in ("endpoint", "config", "job", "operation")
+        )
 
     def happens(self) -> bool:
         """Whether it happens this time; the count goes on."""
@@ -147,6 +155,8 @@ def _parsed(request: Any, name: str) -> Fault:
             raise BadFault(f"{field} must be {rule}, not {value!r}")
     if "seconds" in KINDS[kind][1] and "seconds" not in request:
         raise BadFault(f"{kind} needs seconds")
+    if kind == "refusal" and not request.get("code"):
+        raise BadFault("refusal needs code, an error code of AWS such as ResourceLimitExceeded")
     known = {field.name for field in fields(Fault)}
     return Fault(id=name, **{key: value for key, value in request.items() if key in known})
 

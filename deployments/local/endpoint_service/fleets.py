@@ -7,6 +7,7 @@ take part, and the variant's share of the traffic is ``active / instances``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 from collections.abc import Coroutine, Iterable, Mapping
@@ -23,9 +24,12 @@ from deployments.local.endpoint_service.metrics import Metrics
 from deployments.local.endpoint_service.modeldata import ModelData, NoModelData
 from deployments.local.endpoint_service.reaper import Reaper
 from deployments.local.endpoint_service.recorder import Recorder
+from deployments.local.endpoint_service.stand_ins import CannotStart, check_container
 from deployments.local.endpoint_service.state import EndpointConfig, Model
 from deployments.local.endpoint_service.wire import Json
 from deployments.local.endpoint_service.workers import Program, Worker, WorkerFailed
+
+log = logging.getLogger("slimline.fleets")
 
 STARTUP_SECONDS = 480.0  # ContainerStartupHealthCheckTimeoutInSeconds when the variant names none
 _STUCK_LOOK = 0.1  # wall seconds between looks whether a rehearsed fault still stands
@@ -139,7 +143,15 @@ class Fleet:
             for variant in self.variants.values():
                 wanted = variant.spec.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS)
                 variant.program = await program(self._tools, variant.model, float(wanted))
-        except (NoRuntime, NoModelData, OSError) as error:
+                if self._stand_in(variant):
+                    log.warning("%s, %s: %s", self.endpoint, self.config.name, self._stand_in(variant))
+                    await asyncio.to_thread(
+                        check_container,
+                        variant.model.container,
+                        variant.spec["InstanceType"],
+                        variant.program.model_dir,
+                    )
+        except (CannotStart, NoRuntime, NoModelData, OSError) as error:
             raise FleetFailed(str(error)) from error
 
     async def resize(self, name: str, count: int) -> None:
@@ -197,15 +209,12 @@ class Fleet:
         return Worker(variant.name, program, log, self._tools.reaper)
 
     async def _launch(self, worker: Worker) -> None:
-        faults, where = self._tools.faults, {"endpoint": self.endpoint, "config": self.config.name}
-        if slow := faults.hit("slow_start", **where):
-            await asyncio.sleep(slow.seconds)
-        while faults.standing("stuck_creating", **where):
-            await asyncio.sleep(_STUCK_LOOK)
-        if faults.hit("failed_start", **where):
-            raise WorkerFailed("The primary container did not pass the ping health check. (A rehearsed fault)")
+        await rehearsed_start(self._tools.faults, endpoint=self.endpoint, config=self.config.name)
         async with self._tools.starts:
             await worker.start(self._tools.client)
+
+    def _stand_in(self, variant: Variant) -> str:
+        return self._tools.images.stand_in(variant.model.container["Image"])
 
     def summary(self) -> Json:
         """For people: weights, instances, requests and errors since the fleet started."""
@@ -216,6 +225,7 @@ class Fleet:
                 "shadow": variant.shadow,
                 "model": variant.model.name,
                 "image": variant.model.container["Image"],
+                "stand_in": self._stand_in(variant),
                 "active_instances": variant.active,
                 "instances": [_seen(worker) for worker in variant.workers],
                 **variant.recorder.counts(),
@@ -256,6 +266,16 @@ async def program(
     command = tools.images.command(container["Image"])
     folder = await tools.data.place(container)
     return Program(command, folder, container.get("Environment", {}) | environment, min(seconds, tools.startup_limit))
+
+
+async def rehearsed_start(faults: Faults, **where: str) -> None:
+    """What a fault does to the start of an instance of this endpoint or job. Raises ``WorkerFailed``."""
+    if slow := faults.hit("slow_start", **where):
+        await asyncio.sleep(slow.seconds)
+    while faults.standing("stuck_creating", **where):
+        await asyncio.sleep(_STUCK_LOOK)
+    if faults.hit("failed_start", **where):
+        raise WorkerFailed("The primary container did not pass the ping health check. (A rehearsed fault)")
 
 
 async def all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:

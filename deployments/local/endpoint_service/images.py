@@ -12,6 +12,12 @@ import sys
 from collections.abc import Iterable
 
 OWN_IMAGE = "slimline-inference"
+#: AWS's images whose model folders our own program can serve too. It stands in for them, and says so.
+STAND_INS = {
+    "djl-inference": "LMI (vLLM)",
+    "huggingface-pytorch-inference": "the Hugging Face container",
+    "huggingface-pytorch-tgi-inference": "Hugging Face's TGI",
+}
 _OWN_PROGRAM = (sys.executable, "-m", "tasks.serving.container", "serve")
 
 
@@ -33,8 +39,9 @@ class Images:
 
     def command(self, image: str) -> tuple[str, ...]:
         """The program for an image, by its repository name: ``<registry>/<path>/NAME:tag`` or ``NAME@digest``."""
-        name = image.partition("@")[0].rpartition("/")[2].partition(":")[0]
-        found = self._commands.get(name) or (self._commands[OWN_IMAGE] if OWN_IMAGE in name else None)
+        name = _repository(image)
+        ours = OWN_IMAGE in name or name in STAND_INS
+        found = self._commands.get(name) or (self._commands[OWN_IMAGE] if ours else None)
         if found is None:
             known = ", ".join(sorted(self._commands))
             raise NoRuntime(
@@ -42,3 +49,17 @@ class Images:
                 f"Map it with --runtime {name}=COMMAND."
             )
         return found
+
+    def stand_in(self, image: str) -> str:
+        """A sentence where Slimline's own program runs in an AWS image's place; empty otherwise."""
+        name = _repository(image)
+        if name not in STAND_INS or name in self._commands:
+            return ""
+        return (
+            f"Slimline's local engine, on this machine's CPU, stands in for {STAND_INS[name]} ({name}): its answers "
+            "are the model's, its speed and memory are not that container's."
+        )
+
+
+def _repository(image: str) -> str:
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[0]

@@ -19,6 +19,10 @@ from deployments.local.endpoint_service.wire import Answer, Json, json_answer
 DIFFERS = [
     "Instance types are names: every instance is one local process.",
     "A container image is mapped to a local program; an image without one makes the endpoint Failed.",
+    "LMI, Hugging Face and TGI images are served by Slimline's own engine in their place, which each fleet says; it "
+    "answers in Hugging Face's shape, a list, where LMI answers an object.",
+    "The public hub holds one stand-in document of the documented shape (hub_documents/); its files are "
+    "yours to put into S3.",
     "Waiting (bakes, alarm periods) runs on a virtual clock; model start and latency take wall time, unscaled.",
     "ModelLatency and OverheadLatency are this machine's, in microseconds of wall time.",
     "Metrics are visible to alarms at once; AWS may take a minute or more.",
@@ -137,6 +141,7 @@ def _endpoint(seen: Json) -> str:
             errors = variant["errors_4xx"] + variant["errors_5xx"]
             rows.append(
                 f"<tr><td>{esc(fleet['config'])} <span class=dim>({fleet['role']})</span><td>{esc(name)}"
+                f"<div class=dim>{esc(variant['stand_in'])}</div>"
                 f"<td>{width}{100 * variant['traffic']:.0f} %<td class=n>{variant['weight']:g}"
                 f"<td class=n>{variant['active_instances']} of {healthy} healthy<td class=n>{variant['requests']}"
                 f"<td class='n {'warn' if errors else ''}'>{errors}<td>{esc(stage[0])} "

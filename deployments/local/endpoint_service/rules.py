@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from deployments.local.endpoint_service.state import EndpointConfig
 from deployments.local.endpoint_service.wire import Json, invalid, not_implemented
+from tasks.adapters.instances import instance
 
 # Members whose effect does not exist here. Accepting them silently would be a made-up success.
 _MODEL = ("InferenceExecutionConfig",)
@@ -25,6 +26,7 @@ _CONFIG = (
     "MetricsConfig",
     "CrossRegionTrafficConfig",
 )
+_GATED = "s3://jumpstart-private-cache-prod-"
 _VARIANT = (
     "AcceleratorPartitionLayouts",
     "AcceleratorType",
@@ -58,6 +60,9 @@ def model_container(request: Json) -> Json:
             raise not_implemented(f"CreateModel: S3DataSource.{name}")
     if source.get("S3DataType") == "S3Prefix" and not source["S3Uri"].endswith("/"):
         raise invalid(f"S3DataSource.S3Uri {source['S3Uri']} must end with a forward slash for S3DataType S3Prefix.")
+    gated, accepted = source.get("S3Uri", "").startswith(_GATED), source.get("ModelAccessConfig", {}).get("AcceptEula")
+    if gated and not accepted:
+        raise invalid(f"The model at {source['S3Uri']} requires ModelAccessConfig.AcceptEula to be true.")
     if source and (source["S3DataType"] == "S3Object") != (source["CompressionType"] == "Gzip"):
         raise not_implemented(
             "CreateModel: this pair of S3DataType and CompressionType", "Use S3Prefix with None or S3Object with Gzip."
@@ -112,6 +117,12 @@ def _variant(variant: Json) -> None:
     for member in ("InitialInstanceCount", "InstanceType"):
         if not variant.get(member):
             raise invalid(f"{member} is required for production variant {name}.")
+    where = instance(variant["InstanceType"])
+    if variant.get("VolumeSizeInGB") and where.store:
+        raise invalid(f"VolumeSizeInGB cannot be given for {where.name}, which has local storage (variant {name}).")
+    ami = variant.get("InferenceAmiVersion", "")
+    if ami and ("-gpu-" in ami) != (where.device == "gpu"):
+        raise invalid(f"InferenceAmiVersion {ami} is not supported for instance type {where.name} (variant {name}).")
     if variant.get("RoutingConfig", {}).get("RoutingStrategy") in ("PREFIX_AWARE", "KV_AWARE"):
         raise not_implemented(f"CreateEndpointConfig: RoutingStrategy {variant['RoutingConfig']['RoutingStrategy']}")
 

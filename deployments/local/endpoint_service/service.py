@@ -30,6 +30,7 @@ from deployments.local.endpoint_service.dashboards import Dashboards
 from deployments.local.endpoint_service.endpoints import Endpoints
 from deployments.local.endpoint_service.faults import Faults
 from deployments.local.endpoint_service.fleets import Tools
+from deployments.local.endpoint_service.hub import Hub
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference, Passed
 from deployments.local.endpoint_service.joined import Protocol
@@ -120,7 +121,10 @@ async def serve(options: Options, listener: socket.socket) -> None:
             transforms = TransformJobs(state, tools, s3)
             app = App(
                 clock,
-                Control(state, clock).operations | endpoints.operations | transforms.operations,
+                Control(state, clock).operations
+                | Hub(options.region).operations
+                | endpoints.operations
+                | transforms.operations,
                 CloudWatch(clock, metrics).operations
                 | Alarms(clock, metrics, alarms, state.alarm_arn).operations
                 | dashboards.operations,
@@ -210,7 +214,7 @@ class _Running:
         beside += [asyncio.create_task(self.journal.follow())]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         gc.collect()
-        gc.set_threshold(10_000, 10, 10)  # a request leaves hundreds of objects that die by themselves
+        gc.set_threshold(100_000, 20, 100)  # a request leaves hundreds of objects that die by themselves
         gc.freeze()  # service models and code live as long as the process: no collection need look at them again
         host, port = listener.getsockname()
         print(f"slimline-endpoint-service listening on http://{host}:{port} (clock {self.clock.speed:g}x)", flush=True)

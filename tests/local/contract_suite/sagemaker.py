@@ -32,6 +32,15 @@ def new_config(world: World, **change: Any) -> dict[str, Any]:
     }
 
 
+def hub_content(world: World, **change: Any) -> dict[str, Any]:
+    return {
+        "HubName": "SageMakerPublicHub",
+        "HubContentType": "Model",
+        "HubContentName": "stand-in-textgeneration",
+        **change,
+    }
+
+
 def weights(world: World, **change: Any) -> dict[str, Any]:
     wanted = {"VariantName": "main", "DesiredWeight": 2.0, "DesiredInstanceCount": 2} | change
     return {"EndpointName": world.ready(), "DesiredWeightsAndCapacities": [wanted]}
@@ -125,6 +134,19 @@ ROWS = [
         "DeleteEndpoint",
         lambda w: {"EndpointName": w.deck.endpoint(w.deck.config(), keep=True)},
         rule=lambda w: {"EndpointName": "absent"},
+    ),
+    # the public hub
+    Row("sagemaker", "DescribeHubContent", hub_content),
+    Row(
+        "sagemaker", "DescribeHubContent", lambda w: hub_content(w, HubContentVersion="9.9.9"), "ResourceNotFound", 400
+    ),
+    Row(
+        "sagemaker",
+        "DescribeHubContent",
+        lambda w: hub_content(w, HubContentType="Poem"),
+        "ValidationException",
+        400,
+        model=False,
     ),
     # tags
     *sagemaker(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from deployments.local.endpoint_service.alarms import ACTIONS, AlarmBook
 from deployments.local.endpoint_service.clock import Clock
-from deployments.local.endpoint_service.metric_queries import metric_name
+from deployments.local.endpoint_service.metric_queries import check, metric_name
 from deployments.local.endpoint_service.paging import page
 from deployments.local.endpoint_service.scaling.book import (
     DIMENSION,
@@ -24,7 +24,7 @@ from deployments.local.endpoint_service.scaling.book import (
 from deployments.local.endpoint_service.scaling.decisions import check_steps
 from deployments.local.endpoint_service.scaling.scaler import Scaler
 from deployments.local.endpoint_service.scaling.targets import PAGE
-from deployments.local.endpoint_service.wire import Json, epoch, invalid, not_implemented
+from deployments.local.endpoint_service.wire import AwsError, Json, epoch, invalid, not_implemented
 
 # Predefined metrics of a variant: CloudWatch's metric, its statistic, and the high alarm's period in seconds.
 _PREDEFINED = {
@@ -93,7 +93,7 @@ class Policies:
         if predefined := config.get("PredefinedMetricSpecification"):
             _check_predefined(predefined["PredefinedMetricType"])
         elif config["CustomizedMetricSpecification"].get("Metrics"):
-            raise not_implemented("PutScalingPolicy: CustomizedMetricSpecification.Metrics", "One metric is.")
+            _check_math(config["CustomizedMetricSpecification"])
         elif missing := [
             key
             for key in ("MetricName", "Namespace", "Statistic")
@@ -125,7 +125,9 @@ class Policies:
                 "Threshold": threshold,
                 "ComparisonOperator": comparison,
             }
-            key = metric_name(metric["Namespace"], metric)
+            if "Metrics" in metric:  # the queries say their period
+                del request["Period"]
+            key = metric_name(metric.get("Namespace", ""), metric)
             self._alarms.put(name, self._arn(f"alarm:{name}"), request, key, self._clock.now())
             policy.alarms.append(name)
 
@@ -218,9 +220,31 @@ def _check_predefined(kind: str) -> None:
         raise invalid(f"Predefined metric type {kind} is not supported for scalable dimension {DIMENSION}.")
 
 
+def _check_math(custom: Json) -> None:
+    """Metric math in the place of one metric: the queries fit together, and one of them is tracked."""
+    if one := [key for key in ("MetricName", "Namespace", "Dimensions", "Statistic", "Unit") if custom.get(key)]:
+        raise invalid(f"{one[0]} and Metrics must not be specified together in CustomizedMetricSpecification.")
+    try:
+        returned = check(_queries(custom)).returned
+    except AwsError as error:
+        raise error if error.status == 501 else invalid(error.message) from error
+    if len(returned) != 1:
+        raise invalid(f"Exactly one element of Metrics must return data, not {len(returned)}.")
+
+
+def _queries(custom: Json) -> list[Json]:
+    """As PutMetricAlarm takes them. Target tracking looks at minutes, and its metrics name no period."""
+    return [
+        query | ({"MetricStat": {"Period": 60, **query["MetricStat"]}} if "MetricStat" in query else {})
+        for query in custom["Metrics"]
+    ]
+
+
 def _metric(target: Target, config: Json) -> tuple[Json, int]:
     """The alarms' metric, as PutMetricAlarm names it, and the high alarm's period."""
     if custom := config.get("CustomizedMetricSpecification"):
+        if custom.get("Metrics"):
+            return {"Metrics": _queries(custom)}, 60
         members = ("MetricName", "Namespace", "Dimensions", "Statistic", "Unit")
         return {key: custom[key] for key in members if key in custom}, 60
     name, statistic, period = _PREDEFINED[config["PredefinedMetricSpecification"]["PredefinedMetricType"]]

@@ -24,8 +24,8 @@ from deployments.local.endpoint_service.scaling.book import (
 )
 from deployments.local.endpoint_service.scaling.decisions import breach, stepped, tracked
 from deployments.local.endpoint_service.scaling.schedules import next_time
-from deployments.local.endpoint_service.state import DELETING, IN_SERVICE, State
-from deployments.local.endpoint_service.wire import AwsError, Json, timestamp
+from deployments.local.endpoint_service.state import DELETING, IN_SERVICE, Endpoint, EndpointConfig, State
+from deployments.local.endpoint_service.wire import AwsError, Json, invalid, timestamp
 
 log = logging.getLogger("slimline.scaling")
 
@@ -42,6 +42,7 @@ class Scaler:
         self._alarms = alarms
         self._clock = clock
         alarms.listener = self.on_alarm
+        endpoints.may_update = self.check_update
 
     def tick(self) -> None:
         """What time brings: the end of activities, schedules, moves that waited, targets whose endpoint is gone."""
@@ -62,6 +63,20 @@ class Scaler:
             endpoint = self._state.endpoints.get(target.endpoint)
             if endpoint is None or endpoint.status == DELETING:
                 self.deregister(target)
+
+    def check_update(self, endpoint: Endpoint, config: EndpointConfig) -> None:
+        """An update may change a scaled variant's model, but not its instance type, and must not remove it."""
+        running = endpoint.blue.config.request["ProductionVariants"] if endpoint.blue else []
+        before, after = (
+            {each["VariantName"]: each.get("InstanceType") for each in variants}
+            for variants in (running, config.request["ProductionVariants"])
+        )
+        for target in self._book.targets.values():
+            if target.endpoint == endpoint.name and before.get(target.variant) != after.get(target.variant):
+                raise invalid(
+                    f'The variant "{target.variant}" of endpoint "{endpoint.arn}" is a scalable target. Deregister it '
+                    "from Application Auto Scaling before it is removed or its instance type is changed."
+                )
 
     def deregister(self, target: Target) -> None:
         """Forget a target with its policies, their alarms, and its scheduled actions."""

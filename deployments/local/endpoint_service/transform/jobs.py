@@ -57,6 +57,10 @@ class TransformJobs:
                 f"exists ({arn})",
             )
         model = self._state.model(request["ModelName"])
+        if model.container.get("ModelDataSource"):
+            raise invalid(
+                f"Model {model.name} has a ModelDataSource, which batch transform does not support. Use ModelDataUrl."
+            )
         count = request["TransformResources"]["InstanceCount"]
         quota(self._state, self._tools, count, "transform job usage")
         self._state.set_tags(arn, request.get("Tags", []))

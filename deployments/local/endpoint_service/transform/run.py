@@ -21,7 +21,7 @@ import aiohttp
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deployments.local.endpoint_service.fleets import STARTUP_SECONDS, Tools, all_of, program
+from deployments.local.endpoint_service.fleets import STARTUP_SECONDS, Tools, all_of, program, rehearsed_start
 from deployments.local.endpoint_service.images import NoRuntime
 from deployments.local.endpoint_service.modeldata import NoModelData, list_objects, split
 from deployments.local.endpoint_service.state import STOPPING, TransformJob
@@ -156,6 +156,7 @@ class Run:
             raise Failed(f"AlgorithmError: {_LOGS}. (The model server did not become healthy: {self._log})") from error
 
     async def _launch(self, worker: Worker) -> None:
+        await rehearsed_start(self._tools.faults, job=self._job.name)
         async with self._tools.starts:
             await worker.start(self._tools.client)
 
@@ -249,14 +250,7 @@ class Run:
             for attempt in range(self._retries + 1):
                 if attempt:
                     await asyncio.sleep(_BACK_OFF * 2 ** (attempt - 1))
-                try:
-                    async with self._tools.client.post(
-                        f"{worker.url}/invocations", data=body, headers=given, timeout=self._timeout
-                    ) as answer:
-                        content = await answer.read()
-                        status = answer.status
-                except (aiohttp.ClientError, TimeoutError) as error:
-                    status, content = 0, f"no answer: {error or type(error).__name__}".encode()
+                status, content = await self._rehearsed() or await self._answer(worker, body, given)
                 if 200 <= status < 300:
                     return content
                 if 400 <= status < 500:
@@ -266,6 +260,27 @@ class Run:
             f"Bad HTTP status received from algorithm: {status}" if status else "Unable to get response from algorithm"
         )
         raise ObjectFailed("ClientError" if 400 <= status < 500 else "AlgorithmError", f"{key}: {what}: {text}")
+
+    async def _answer(self, worker: Worker, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """(status, body) of the model's answer; 0 where there was none."""
+        try:
+            async with self._tools.client.post(
+                f"{worker.url}/invocations", data=body, headers=headers, timeout=self._timeout
+            ) as answer:
+                return answer.status, await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return 0, f"no answer: {error or type(error).__name__}".encode()
+
+    async def _rehearsed(self) -> tuple[int, bytes] | None:
+        """What a fault answers in the model's place; none where none does. One of latency takes its time here."""
+        faults, job = self._tools.faults, self._job.name
+        if slow := faults.hit("latency", job=job):
+            await asyncio.sleep(slow.seconds)
+        if fault := faults.hit("errors", job=job):
+            return fault.status, b'{"error": "a rehearsed fault"}'
+        if faults.hit("dead_model", job=job) or faults.hit("connection_reset", job=job):
+            return 0, b"no answer: a rehearsed fault"
+        return None
 
     def _say(self, text: str) -> None:
         """A line of the job's log, which AWS writes as ``[sagemaker logs]`` into CloudWatch."""

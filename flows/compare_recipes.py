@@ -1,0 +1,124 @@
+"""Many recipes side by side under budgets: try, look, give up early what is hopeless, choose one with its reasons."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.compress import compress
+from flows.stages import run_stage
+from tasks.adapters.optimiser import Optimiser
+from tasks.choosing import bytes_ratio, choose, front_of, hopeless, objectives, overruns, recipe_at
+from tasks.contracts import DatasetRef, ModelRef
+from tasks.errors import SlimlineError
+from tasks.evaluate import evaluate
+from tasks.export import export
+from tasks.fetch import digest_text, fetch, locate
+from tasks.preflight import check_fit, preflight
+from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
+from tasks.record import record_data, recorded_run
+from tasks.require import require_sound
+from tasks.screen import screen
+from tasks.search import record_comparison, record_tried
+from tasks.search_contracts import Comparison, Stage, Tried
+from tasks.search_plan import Budgets, SearchPlan, SearchSpace
+
+
+@flow(name="compare-recipes", flow_run_name="compare-{model.source}-{search.recipes}")
+def compare_recipes(
+    model: ModelChoice = ModelChoice(),
+    data: DataChoice = DataChoice(),
+    base: Recipe = Recipe(name="base", cpu_export="none"),
+    space: SearchSpace = SearchSpace(),
+    budgets: Budgets = Budgets(),
+    search: SearchPlan = SearchPlan(),
+    registered_name: ModelName = "slimline",
+    register_chosen: bool = False,
+) -> Comparison:
+    """Try many recipes on one model, and choose the one that keeps within the budgets.
+
+    Args:
+        model: The model to compress.
+        data: The text for calibration, training and held-out evaluation.
+        base: What all recipes have in common.
+        space: What differs from recipe to recipe.
+        budgets: What the chosen recipe must keep within.
+        search: How many recipes, what is preferred among those within the budgets, and when to give one up.
+        registered_name: Name of the registered model in MLflow.
+        register_chosen: Run the chosen recipe through `compress` too, with the budgets as its gate, so that it is
+            registered. Its stages are in the cache by then.
+    """
+    preflight(model, data, base)
+    with recorded_run(f"{model.source}-search", base) as tracked:
+        original = locate(model)
+        check_fit(base, original)
+        blocks = fetch(data, digest_text(data), original)
+        record_data(tracked, blocks)
+
+        speed = bool(budgets.max_token_ms) or search.prefer == "speed"
+        optimiser, tried = Optimiser(space, 3 if speed else 2, search.seed), list[Tried]()
+        while len(tried) < search.recipes and (asked := optimiser.ask()) is not None:
+            number, point = asked
+            tried.append(try_recipe(number, recipe_at(point, base), original, blocks, budgets, search))
+            optimiser.tell(number, objectives(tried[-1], speed))
+            record_tried(tracked, tried[-1])
+
+        chosen, reason = choose(tried, search.prefer)
+        comparison = Comparison(
+            original=original, data=blocks, tried=tuple(tried), front=front_of(tried), chosen=chosen, reason=reason,
+            tracked=tracked,
+        )  # fmt: skip
+        record_comparison(comparison, budgets)
+    if register_chosen and chosen is not None:
+        compress(model, data, comparison.of(chosen).recipe, gate_of(budgets), registered_name)
+    return comparison
+
+
+def try_recipe(
+    number: int, recipe: Recipe, original: ModelRef, data: DatasetRef, budgets: Budgets, search: SearchPlan
+) -> Tried:
+    """Run a recipe's stages and measure it; stop as soon as what is half made is hopeless. Its failure is its own."""
+    stages: list[Stage] = []
+    candidate = original
+    tried = Tried(number=number, recipe=recipe, stages=(), outcome="failed")
+    ratio: float | None = None
+    try:
+        for index, stage in enumerate(recipe.order):
+            rest = recipe.order[index + 1 :]
+            state = run_stage(stage, candidate, original, data, recipe, rest[0] if rest else None)
+            done = state.result()
+            stages.append(Stage(name=stage, reused=state.name == "Cached", seconds=done.seconds))
+            require_sound(done, recipe.max_fallback_share)
+            candidate = done.model
+            ratio = screen(candidate, original, data, search.screen_blocks).perplexity_ratio
+            if why := hopeless(candidate, original, ratio, rest, budgets, search.hopeless):
+                tried = tried.model_copy(update={"outcome": "stopped", "reason": why})
+                break
+        else:
+            exported = export(candidate, recipe.cpu_export).model if recipe.cpu_export != "none" else None
+            measured = evaluate(candidate, exported, original, data, return_state=True)
+            scorecard = measured.result()
+            stages.append(Stage(name="evaluate", reused=measured.name == "Cached"))
+            ratio = scorecard.candidate.perplexity / scorecard.baseline.perplexity
+            over = overruns(scorecard, budgets)
+            candidate = scorecard.served_model
+            tried = tried.model_copy(update={"outcome": "measured", "scorecard": scorecard, "over": over})
+    except SlimlineError as error:
+        tried = tried.model_copy(update={"reason": str(error)})
+    made = candidate if stages else None
+    return tried.model_copy(
+        update={
+            "stages": tuple(stages),
+            "model": made,
+            "bytes_ratio": bytes_ratio(made, original) if made else None,
+            "perplexity_ratio": ratio,
+        }
+    )
+
+
+def gate_of(budgets: Budgets) -> Gate:
+    """The budgets as a gate."""
+    return Gate(
+        max_perplexity_ratio=budgets.max_perplexity_ratio,
+        min_agreement=budgets.min_agreement,
+        max_bytes_ratio=budgets.max_bytes_ratio,
+    )

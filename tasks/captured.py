@@ -1,0 +1,198 @@
+"""Text out of requests that an endpoint has captured: what users really ask, to calibrate the next model on.
+
+``capture://ENDPOINT`` or ``capture://ENDPOINT/VARIANT`` reads what a release with ``plan.monitoring.capture_percent``
+(or a shadow release) has left in Slimline's bucket; ``s3://BUCKET/PREFIX`` any JSON lines that SageMaker has captured.
+``?answers=true`` takes each answer with its request. New requests arrive all the time, so what was read is kept under
+its digest, and the stage that cuts it into blocks reads that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tasks.adapters.captured_lines import Exchange, captured, first_object
+from tasks.adapters.sagemaker_requests import VARIANT
+from tasks.adapters.texts import Text, text_of
+from tasks.cloud import sagemaker
+from tasks.errors import ArtifactDamaged, RefusedData
+from tasks.settings import settings
+
+SCHEMES = ("capture://", "s3://")
+MOST_DOCUMENTS = 100_000  # the newest ones
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+_FORMS = "capture://ENDPOINT, capture://ENDPOINT/VARIANT or s3://BUCKET/PREFIX, with ?answers=true where wanted"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where captures lie. ``name``: what a person calls it."""
+
+    bucket: str
+    prefix: str
+    answers: bool
+    name: str
+
+
+def is_captured(source: str) -> bool:
+    return source.startswith(SCHEMES)
+
+
+def place_of(source: str) -> Place:
+    """Read a source's address; no call is made.
+
+    Raises:
+        RefusedData: with the accepted forms.
+    """
+    parts = urlsplit(source)
+    asked = parse_qs(parts.query, keep_blank_values=True)
+    answers = asked.pop("answers", ["false"])
+    if asked or parts.fragment or len(answers) != 1 or answers[0] not in ("true", "false"):
+        raise _refused(source, f"?{parts.query}", "?answers=true or nothing")
+    wanted = answers[0] == "true"
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise _refused(source, "no bucket", _FORMS)
+        return Place(parts.netloc, parts.path.lstrip("/"), wanted, f"{parts.netloc}{parts.path}".rstrip("/"))
+    variant = parts.path.strip("/") or VARIANT
+    if not _NAME.fullmatch(parts.netloc) or not _NAME.fullmatch(variant):
+        raise _refused(source, f"endpoint {parts.netloc!r}, variant {variant!r}", _FORMS)
+    name = f"captures-of-{parts.netloc}" + ("" if variant == VARIANT else f"-{variant}")
+    return Place(settings().bucket, f"captures/{parts.netloc}/{variant}/", wanted, name)
+
+
+def check_captured(source: str) -> None:
+    """Refuse a source that cannot work, by one call: a wrong address, or nothing captured there.
+
+    Raises:
+        RefusedData: with what was seen.
+    """
+    place = place_of(source)
+    if first_object(sagemaker().connection, place.bucket, place.prefix) is None:
+        raise _nothing(source, place, "no object")
+
+
+def read_captured(source: str) -> Text:
+    """Every text that was captured, exact duplicates dropped, and kept under its digest for ``captured_again``.
+
+    Raises:
+        RefusedData: nothing is there, nothing of it is text, or a line is no capture.
+    """
+    place = place_of(source)
+    texts: dict[str, None] = {}
+    for exchange in captured(sagemaker().connection, place.bucket, place.prefix):
+        for text in documents_of(exchange, answers=place.answers):
+            texts.pop(text, None)  # asked again: as new as its last time
+            texts[text] = None
+        while len(texts) > MOST_DOCUMENTS:
+            del texts[next(iter(texts))]
+    if not texts:
+        raise _nothing(source, place, "no request with a text in it")
+    found = text_of(place.name, "users' own words (captured requests)", texts)
+    _keep(found)
+    return found
+
+
+def captured_again(source: str, digest: str) -> Text:
+    """What ``read_captured`` has read with this digest, here; elsewhere it is read once more.
+
+    Raises:
+        ArtifactDamaged: what is captured by now is something else.
+    """
+    kept = _kept(digest)
+    if not kept.exists():
+        found = read_captured(source)
+        if found.digest != digest:
+            raise ArtifactDamaged(
+                f"what {source} holds has changed since it was read", observed=found.digest, limit=digest,
+                remedy="run again: the newer requests are another data set",
+            )  # fmt: skip
+        return found
+    said = json.loads(kept.read_text(encoding="utf-8"))
+    found = text_of(said["name"], said["licence"], said["documents"])
+    if found.digest != digest:
+        raise ArtifactDamaged(
+            "the kept text is not what was read", observed=found.digest, limit=digest,
+            remedy=f"remove {kept} and run again",
+        )  # fmt: skip
+    return found
+
+
+def documents_of(exchange: Exchange, *, answers: bool) -> Iterator[str]:
+    """Each prompt of a request; with ``answers`` what was said to it goes on behind it."""
+    prompts = list(_prompts(exchange.request))
+    said = list(_answers(exchange.answer)) if answers else []
+    if len(said) != len(prompts):  # no answer, or one that is not text
+        yield from prompts
+        return
+    for prompt, answer in zip(prompts, said, strict=True):
+        # TGI's return_full_text gives the prompt again.
+        yield answer if answer.startswith(prompt) else prompt + answer
+
+
+def _prompts(body: str) -> Iterator[str]:
+    """Of ``inputs`` (Hugging Face, LMI), ``prompt`` (OpenAI) and ``messages``; of a body that is no JSON, itself."""
+    try:
+        asked: Any = json.loads(body)
+    except ValueError:
+        yield from (text for text in [body.strip()] if text)
+        return
+    if isinstance(asked, dict):
+        given = asked.get("inputs", asked.get("prompt"))
+        if given is None and isinstance(asked.get("messages"), list):
+            given = "\n".join(_strings(message.get("content") for message in asked["messages"] if message))
+        asked = given
+    yield from _strings(asked if isinstance(asked, list) else [asked])
+
+
+def _answers(body: str) -> Iterator[str]:
+    """Of ``generated_text``, and of ``choices`` with ``text`` or a message."""
+    try:
+        said: Any = json.loads(body)
+    except ValueError:
+        return
+    if isinstance(said, dict) and isinstance(said.get("choices"), list):
+        said = said["choices"]
+    for each in said if isinstance(said, list) else [said]:
+        if isinstance(each, dict):
+            message = each.get("message")
+            texts = (each.get("generated_text"), each.get("text"), message.get("content") if message else None)
+            yield from list(_strings(texts))[:1]
+
+
+def _strings(values: Any) -> Iterator[str]:
+    yield from (value for value in values if isinstance(value, str) and value.strip())
+
+
+def _kept(digest: str) -> Path:
+    return settings().downloads / "captured" / f"{digest}.json"
+
+
+def _keep(text: Text) -> None:
+    """Beside, then renamed: whole or not there."""
+    kept = _kept(text.digest)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{uuid.uuid4().hex}")
+    said = {"name": text.name, "licence": text.licence, "documents": text.documents}
+    part.write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
+    part.replace(kept)
+
+
+def _nothing(source: str, place: Place, observed: str) -> RefusedData:
+    return RefusedData(
+        f"nothing to read in {source}", observed=f"{observed} below s3://{place.bucket}/{place.prefix}",
+        limit="at least one captured request with a text",
+        remedy="release with plan.monitoring.capture_percent above 0, let users ask, and try again",
+    )  # fmt: skip
+
+
+def _refused(source: str, observed: str, limit: str) -> RefusedData:
+    return RefusedData(
+        f"text {source!r} cannot be used", observed=observed, limit=limit, remedy=f"write it as one of: {_FORMS}"
+    )

@@ -1,0 +1,125 @@
+"""From points to recipes, and from measured recipes to a front and a choice: no calls, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tasks.contracts import ModelRef, Scorecard
+from tasks.recipes import PruneRecipe, QuantizeRecipe, Recipe
+from tasks.search_contracts import Tried
+from tasks.search_plan import Budgets, Preference
+
+
+def recipe_at(point: Mapping[str, str | int | float], base: Recipe) -> Recipe:
+    """The base recipe with what the point says. Its name says what the point is."""
+    order = tuple(str(point["order"]).split(" + "))
+    given = base.model_dump() | {"order": order}
+    quantize = base.quantize.model_dump() | {
+        "method": point["quantize"], "bits": point["bits"], "group_size": point["group_size"]
+    }  # fmt: skip
+    name = [f"{point['quantize']}{point['bits']}-g{point['group_size']}"]
+    if "prune" in order:
+        prune = base.prune.model_dump() | {"method": point["prune"], "sparsity": point["sparsity"]}
+        given["prune"] = PruneRecipe.model_validate(prune)
+        name.insert(0, f"{point['prune']}{100 * float(point['sparsity']):.0f}")
+    if "distill" in order:
+        name.insert(order.index("distill"), "distil")
+    given["quantize"] = QuantizeRecipe.model_validate(quantize)
+    return Recipe.model_validate(given | {"name": "-".join(name)[:41].rstrip("-")})
+
+
+def bytes_ratio(model: ModelRef, original: ModelRef) -> float:
+    """The folder's bytes, as a part of the original's weights in float32."""
+    return model.bytes / (4 * original.parameters)
+
+
+def overruns(scorecard: Scorecard, budgets: Budgets) -> tuple[str, ...]:
+    """The budgets that a measured candidate is over, each in words; empty where it keeps within all."""
+    mine, base = scorecard.candidate, scorecard.baseline
+    size, ratio = mine.bytes / (4 * scorecard.baseline_model.parameters), mine.perplexity / base.perplexity
+    checks = [
+        (size > budgets.max_bytes_ratio, f"bytes ratio {size:.3f} > {budgets.max_bytes_ratio:g}"),
+        (ratio > budgets.max_perplexity_ratio, f"perplexity ratio {ratio:.3f} > {budgets.max_perplexity_ratio:g}"),
+        (mine.agreement < budgets.min_agreement, f"agreement {mine.agreement:.3f} < {budgets.min_agreement:g}"),
+        (
+            bool(budgets.max_token_ms) and mine.per_token_ms > budgets.max_token_ms,
+            f"{mine.per_token_ms:.1f} ms a token > {budgets.max_token_ms:g}",
+        ),
+    ]
+    return tuple(text for is_over, text in checks if is_over)
+
+
+def hopeless(
+    model: ModelRef, original: ModelRef, ratio: float | None, rest: Sequence[str], budgets: Budgets, factor: float
+) -> str:
+    """Why work on a half-made model should stop, or nothing.
+
+    Args:
+        ratio: Its perplexity ÷ the original's on a few training blocks; none where nobody has looked.
+        rest: The stages that are still to come. Only quantize makes the folder smaller.
+        factor: How far over the budget its perplexity may be, for later stages may repair some of it.
+    """
+    size = bytes_ratio(model, original)
+    if "quantize" not in rest and size > budgets.max_bytes_ratio:
+        return f"bytes ratio {size:.3f} > {budgets.max_bytes_ratio:g}, and no later stage makes it smaller"
+    limit = factor * budgets.max_perplexity_ratio
+    if ratio is not None and ratio > limit:
+        return f"perplexity ratio {ratio:.2f} on training blocks > {limit:.2f}"
+    return ""
+
+
+def objectives(tried: Tried, speed: bool) -> list[float] | None:
+    """What the optimiser minimises: bytes, log perplexity ratio, and where speed counts log milliseconds a token.
+
+    A stopped recipe counts with what it showed: bad, and not forgotten. None where there is nothing to go by.
+    """
+    if tried.bytes_ratio is None or tried.perplexity_ratio is None:
+        return None
+    found = [tried.bytes_ratio, math.log(tried.perplexity_ratio)]
+    if speed:
+        if tried.token_ms is None:
+            return None
+        found.append(math.log(tried.token_ms))
+    return found
+
+
+def front_of(tried: Sequence[Tried]) -> tuple[int, ...]:
+    """Numbers of the measured recipes that no other one beats in bytes and in perplexity, the smallest first."""
+    measured = [each for each in tried if each.outcome == "measured"]
+    ordered = sorted(measured, key=lambda each: (each.bytes_ratio, each.perplexity_ratio))
+    found: list[int] = []
+    best = math.inf
+    for each in ordered:
+        ratio = each.perplexity_ratio
+        if ratio is not None and ratio < best:
+            found.append(each.number)
+            best = ratio
+    return tuple(found)
+
+
+def choose(tried: Sequence[Tried], prefer: Preference) -> tuple[int | None, str]:
+    """The recipe to take, and why, in a sentence."""
+    fits = [each for each in tried if each.fits]
+    if not fits:
+        return None, _nearest(tried)
+    keys = {
+        "bytes": lambda each: (each.bytes_ratio, each.perplexity_ratio),
+        "quality": lambda each: (each.perplexity_ratio, each.bytes_ratio),
+        "speed": lambda each: (each.token_ms, each.perplexity_ratio),
+    }
+    best = min(fits, key=keys[prefer])
+    what = {"bytes": "the smallest folder", "quality": "the lowest perplexity", "speed": "the fewest milliseconds"}
+    return best.number, (
+        f"{best.recipe.name} has {what[prefer]} of the {len(fits)} recipes within every budget: "
+        f"{best.bytes_ratio:.3f} of the bytes, {best.perplexity_ratio:.3f} times the perplexity, "
+        f"{best.agreement:.1%} same next tokens, {best.token_ms:.1f} ms a token"
+    )
+
+
+def _nearest(tried: Sequence[Tried]) -> str:
+    measured = [each for each in tried if each.outcome == "measured"]
+    if not measured:
+        return "no recipe came as far as being measured: widen the space, or the budgets"
+    nearest = min(measured, key=lambda each: (len(each.over), each.perplexity_ratio))
+    return f"no recipe keeps within every budget; nearest is {nearest.recipe.name}: {'; '.join(nearest.over)}"

@@ -1,0 +1,84 @@
+"""Write the report of a compress run, and add each release of its version to it."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from datetime import UTC, datetime
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.runtime import flow_run
+
+from tasks.contracts import Made, RegisteredModel, Rollout, Tracked
+from tasks.lineage import lineage_of, markdown_of
+from tasks.lineage_tree import clock
+from tasks.provenance import data_facts, surroundings
+from tasks.recipes import Recipe
+from tasks.record import tracking
+from tasks.report_contracts import ReleaseNote, Report
+from tasks.report_page import lineage_svg, report_html
+from tasks.retrying import network_task
+from tasks.runpages import was_cached
+
+PAGE, FACTS, PICTURE, TREE = "report/report.html", "report/report.json", "lineage/lineage.svg", "lineage/lineage.md"
+
+
+@network_task("record-report")
+def record_report(tracked: Tracked, recipe: Recipe, made: Made, registered: RegisteredModel | None = None) -> None:
+    """The report in MLflow, with a link to it on the run page, and the lineage as a picture on both."""
+    facts = data_facts(made.data)
+    names = [stage.stage for stage in made.stages] + (["export"] if made.exported else [])
+    answers = {name: was_cached(name) for name in names}
+    report = Report(
+        title=str(flow_run.name or made.scorecard.candidate_model.name),
+        at=clock(datetime.now(UTC)),
+        recipe=recipe,
+        original=made.original,
+        data=made.data,
+        splits=facts.splits,
+        text_digest=facts.text,
+        card=json.loads(facts.card),
+        stages=made.stages,
+        cached={name: "unknown" if cached is None else str(cached).lower() for name, cached in answers.items()},
+        exported=made.exported,
+        scorecard=made.scorecard,
+        registered=registered,
+        tracked=tracked,
+        prefect_url=flow_run.ui_url or "",
+        surroundings=dataclasses.asdict(surroundings()),
+    )
+    _publish(report)
+
+
+@network_task("report-{rollout.phase}")
+def report_rollout(rollout: Rollout) -> None:
+    """Add the release to the report of the run that made its version. The original has none, nor has a version of
+    before there were reports.
+    """
+    run_id = rollout.registered.run_id
+    text = tracking().read_file(run_id, FACTS) if run_id else None
+    if text is None:
+        return
+    report, url = Report.model_validate_json(text), flow_run.ui_url or ""
+    note = ReleaseNote(rollout=rollout, at=clock(datetime.now(UTC)), prefect_url=url)
+    others = tuple(each for each in report.releases if not url or each.prefect_url != url)  # written again by a retry
+    _publish(report.model_copy(update={"registered": rollout.registered, "releases": (*others, note)}))
+
+
+def _publish(report: Report) -> None:
+    books, run_id = tracking(), report.tracked.run_id
+    picture = lineage_svg(report)
+    registered = report.registered
+    tree = markdown_of(lineage_of(f"{registered.name}/{registered.version}")) if registered else ""
+    files = {PAGE: report_html(report), FACTS: report.model_dump_json(), PICTURE: picture}
+    books.log_files(run_id, files | ({TREE: tree} if tree else {}))
+    create_link_artifact(
+        books.file_url(run_id, PAGE), "Report", key="report",
+        description="Scorecard, layers, trade, rollout, lineage, recipe and environment on one page",
+    )  # fmt: skip
+    image = base64.b64encode(picture.encode()).decode()
+    create_markdown_artifact(
+        f"![Lineage of {report.title}](data:image/svg+xml;base64,{image})\n\n{tree}",
+        key="lineage", description="From the data to what serves it",
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""The report and the lineage picture as text: one HTML file that asks nothing of any server, and one SVG."""
+
+from __future__ import annotations
+
+import base64
+import json
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from tasks.contracts import Rollout
+from tasks.evidence_tables import evidence_tables, gate_table
+from tasks.figures import HEAD, figures, megabytes
+from tasks.findings import last_word
+from tasks.lineage_picture import HEIGHT, WIDTH, picture
+from tasks.report_contracts import Report
+from tasks.report_plots import curve, grids, trade
+from tasks.report_text import summary
+from tasks.reporting import rollout_rows
+from tasks.timeline import draw_timeline
+
+
+def report_html(report: Report) -> str:
+    """The whole page. Every text is escaped; images are inline."""
+    releases = [(note, _timeline(note.rollout) if note.rollout.observations else "") for note in report.releases]
+    return _environment().get_template("report.html.j2").render(
+        report=report,
+        summary=summary(report),
+        head=HEAD,
+        figures=figures(report.scorecard),
+        tables=[gate_table(report.scorecard.checks), *evidence_tables(report.scorecard)],
+        trade=trade(report.scorecard),
+        stages=[(stage, grids(stage), curve(stage.losses)) for stage in report.stages],
+        releases=releases,
+        rows=rollout_rows,
+        last_word=last_word,
+        picture=picture(report),
+        width=WIDTH,
+        height=HEIGHT,
+        recipe=json.dumps(report.recipe.model_dump(mode="json"), indent=2),
+        megabytes=megabytes,
+    )  # fmt: skip
+
+
+def lineage_svg(report: Report) -> str:
+    """The lineage picture alone."""
+    template = _environment().get_template("lineage.svg.j2")
+    return template.render(picture=picture(report), width=WIDTH, height=HEIGHT)
+
+
+def _timeline(rollout: Rollout) -> str:
+    """As a data address: the pictures of two releases would share their elements' names."""
+    return base64.b64encode(draw_timeline(rollout).encode()).decode()
+
+
+@cache
+def _environment() -> Environment:
+    # Everything is HTML here, the SVG too, whatever the template's name ends with.
+    return Environment(
+        loader=PackageLoader("tasks"),
+        autoescape=select_autoescape(default=True, default_for_string=True, enabled_extensions=("j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,184 @@
+"""Whether a version can be made again: what re-runs showed, the band that they span, and where the recorded value is.
+
+The band of a figure is a prediction interval: where one more run would lie with 99 % probability if the figures of
+runs are normal, mean ± k·sd with k = t(0.995, n − 1)·√(1 + 1/n) (Hahn & Meeker, Statistical Intervals, 4.8). Re-runs
+that are equal bit for bit have no spread, and neither has a single one: then the band is the value itself.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from tasks.contracts import Made, Scorecard, Value
+from tasks.evaluation_recipes import EvaluationChoice
+from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
+
+CONFIDENCE = 0.99
+
+
+class Recorded(Value):
+    """A version as its own run left it."""
+
+    name: str
+    version: str
+    run_id: str
+    url: str
+    model: ModelChoice
+    data: DataChoice
+    recipe: Recipe
+    gate: Gate
+    evaluation: EvaluationChoice = EvaluationChoice()
+    scorecard: Scorecard
+    text_digest: str
+    surroundings: str = Field(description="As in surroundings.json of its run")
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+class Repeat(Value):
+    """One re-run: what it made, and its figures."""
+
+    run_id: str
+    url: str
+    digest: str
+    exported_digest: str
+    dataset_digest: str
+    figures: dict[str, float]
+    earlier: bool = Field(default=False, description="Made by an earlier reproduction, in the same surroundings")
+
+
+class Band(Value):
+    """One figure: recorded, and where re-runs are. ``k`` is 0 where the band has no width."""
+
+    figure: str
+    recorded: float
+    mean: float
+    low: float
+    high: float
+    k: float
+
+    @property
+    def inside(self) -> bool:
+        return self.low <= self.recorded <= self.high
+
+
+class Reproduction(Value):
+    """A version, made once more or several times, beside what was recorded of it."""
+
+    name: str
+    version: str
+    url: str
+    digest: str
+    repeats: tuple[Repeat, ...]
+    bands: tuple[Band, ...]
+    changed: tuple[str, ...] = Field(description="What can move a figure and is not as it was, one line each")
+
+    @property
+    def identical(self) -> bool:
+        """Whether every re-run made the same bytes."""
+        return all(repeat.digest == self.digest for repeat in self.repeats)
+
+    @property
+    def inside(self) -> bool:
+        return bool(self.bands) and all(band.inside for band in self.bands)
+
+    @property
+    def verdict(self) -> str:
+        count = len(self.repeats)
+        runs = "1 re-run" if count == 1 else f"{count} re-runs"
+        if self.identical and self.inside:
+            return f"reproduced bit for bit by {runs}"
+        return f"{'inside' if self.inside else 'OUTSIDE'} the bands of {runs}, not bit for bit"
+
+
+def figures_of(scorecard: Scorecard) -> dict[str, float]:
+    """What a re-run is compared on. Times are not: they are the machine's."""
+    now, packed = scorecard.candidate, scorecard.packed
+    found = {"perplexity": now.perplexity, "agreement": now.agreement, "KL": now.kl, "bytes": float(now.bytes)}
+    if packed is not None:
+        found |= {
+            "compressed folder: perplexity": packed.perplexity,
+            "compressed folder: agreement": packed.agreement,
+            "compressed folder: bytes": float(packed.bytes),
+        }
+    return found
+
+
+def repeat_of(made: Made, run_id: str, url: str) -> Repeat:
+    scorecard = made.scorecard
+    exported = scorecard.exported_model
+    return Repeat(
+        run_id=run_id,
+        url=url,
+        digest=scorecard.candidate_model.digest,
+        exported_digest=exported.digest if exported else "",
+        dataset_digest=made.data.digest,
+        figures=figures_of(scorecard),
+    )
+
+
+def bands(recorded: Mapping[str, float], repeats: Sequence[Repeat]) -> tuple[Band, ...]:
+    """The band of each recorded figure that every re-run has too."""
+    return tuple(
+        _band(name, value, [repeat.figures[name] for repeat in repeats])
+        for name, value in recorded.items()
+        if repeats and all(name in repeat.figures for repeat in repeats)
+    )
+
+
+def _band(name: str, recorded: float, values: Sequence[float]) -> Band:
+    count = len(values)
+    if min(values) == max(values):  # not by the mean: that of equal floats may differ from them in its last bit
+        return Band(figure=name, recorded=recorded, mean=values[0], low=values[0], high=values[0], k=0.0)
+    from scipy.stats import t
+
+    mean, spread = statistics.fmean(values), statistics.stdev(values)
+    k = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * math.sqrt(1 + 1 / count)
+    return Band(figure=name, recorded=recorded, mean=mean, low=mean - k * spread, high=mean + k * spread, k=k)
+
+
+def markdown(found: Reproduction) -> str:
+    """For the run page."""
+    lines = [
+        f"# {found.name} {found.version}: {found.verdict}",
+        "",
+        "| figure | recorded | re-runs, mean | band | |",
+        "|---|---|---|---|---|",
+        *("| " + " | ".join(row) + " |" for row in rows(found)),
+        "",
+        f"Recorded digest `{found.digest}`.",
+        "",
+        "| re-run | digest | |",
+        "|---|---|---|",
+        *(
+            f"| [{repeat.run_id[:8]}]({repeat.url}){' (earlier)' if repeat.earlier else ''} | `{repeat.digest}` | "
+            f"{'identical' if repeat.digest == found.digest else 'other bytes'} |"
+            for repeat in found.repeats
+        ),
+        "",
+    ]
+    if found.changed:
+        return "\n".join(
+            [*lines, "Not as it was when the version was made:", "", *(f"- {line}" for line in found.changed)]
+        )
+    return "\n".join([*lines, "Code, numerical packages, processor and threads are as they were."])
+
+
+def rows(found: Reproduction) -> list[tuple[str, str, str, str, str]]:
+    """(figure, recorded, mean, band, verdict), as people read them."""
+    return [
+        (
+            band.figure,
+            f"{band.recorded:.6g}",
+            f"{band.mean:.6g}",
+            f"{band.low:.6g} to {band.high:.6g}" if band.k else "exactly that",
+            "inside" if band.inside else "OUTSIDE",
+        )
+        for band in found.bands
+    ]

@@ -1,0 +1,99 @@
+"""A search over recipes, written down for people: on the run page, and in MLflow."""
+
+from __future__ import annotations
+
+import base64
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from tasks.contracts import Tracked
+from tasks.pareto import draw_front
+from tasks.record import tracking
+from tasks.retrying import network_task
+from tasks.search_contracts import Comparison, Tried
+from tasks.search_plan import Budgets
+
+
+@network_task("record-{tried.recipe.name}")
+def record_tried(tracked: Tracked, tried: Tried) -> None:
+    """One recipe: a child run in MLflow."""
+    figures = {
+        "bytes_ratio": tried.bytes_ratio,
+        "perplexity_ratio": tried.perplexity_ratio,
+        "agreement": tried.agreement,
+        "per_token_ms": tried.token_ms,
+        "reused_stages": float(sum(stage.reused for stage in tried.stages)),
+    }
+    tracking().log_stage(
+        tracked.run_id,
+        f"recipe-{tried.number}-{tried.recipe.name}",
+        params={f"recipe.{key}": value for key, value in tried.recipe.model_dump(mode="json").items()},
+        metrics={name: value for name, value in figures.items() if value is not None},
+        tags={
+            "slimline.outcome": tried.outcome,
+            "slimline.reason": tried.reason,
+            "slimline.over": "; ".join(tried.over),
+        },
+        status="FAILED" if tried.outcome == "failed" else "FINISHED",
+    )
+
+
+@network_task("record-comparison")
+def record_comparison(comparison: Comparison, budgets: Budgets) -> None:
+    """The table of all recipes, the Pareto picture and the choice: on the run page, and in MLflow."""
+    create_table_artifact(rows(comparison), key="recipes", description=summary(comparison))
+    text = choice_markdown(comparison)
+    create_markdown_artifact(text, key="choice", description="Which recipe, and why")
+    books = tracking()
+    books.log_files(comparison.tracked.run_id, {"comparison.json": comparison.model_dump_json(indent=2)})
+    if any(each.bytes_ratio is not None and each.perplexity_ratio is not None for each in comparison.tried):
+        picture = draw_front(comparison, budgets)
+        image = base64.b64encode(picture.encode()).decode()
+        create_markdown_artifact(
+            f"![bytes against perplexity](data:image/svg+xml;base64,{image})",
+            key="pareto-front",
+            description="Every recipe: bytes against perplexity, with the budgets",
+        )
+        books.log_files(comparison.tracked.run_id, {"pareto.svg": picture})
+
+
+def summary(comparison: Comparison) -> str:
+    """How much was tried, and how much of it was there already."""
+    count = {name: sum(each.outcome == name for each in comparison.tried) for name in ("measured", "stopped", "failed")}
+    return (
+        f"{len(comparison.tried)} recipes: {count['measured']} measured, {count['stopped']} stopped half way, "
+        f"{count['failed']} failed; {comparison.computed} stages computed, {comparison.reused} reused"
+    )
+
+
+def rows(comparison: Comparison) -> list[dict[str, object]]:
+    """One row a recipe, the smallest first; those without a size come last."""
+
+    def shown(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    ordered = sorted(
+        comparison.tried, key=lambda each: (each.bytes_ratio is None, each.bytes_ratio or 0.0, each.number)
+    )
+    return [
+        {
+            "recipe": each.recipe.name,
+            "bytes ratio": shown(each.bytes_ratio, ".3f"),
+            "perplexity ratio": shown(each.perplexity_ratio, ".3f"),
+            "agreement": shown(each.agreement, ".1%"),
+            "ms a token": shown(each.token_ms, ".1f"),
+            "outcome": "chosen" if each.number == comparison.chosen else "; ".join(each.over) or each.reason or "fits",
+            "front": "yes" if each.number in comparison.front else "",
+            "stages": ", ".join(f"{stage.name}{' (reused)' if stage.reused else ''}" for stage in each.stages),
+        }
+        for each in ordered
+    ]
+
+
+def choice_markdown(comparison: Comparison) -> str:
+    head = "# No recipe fits" if comparison.chosen is None else f"# {comparison.of(comparison.chosen).recipe.name}"
+    lines = [head, f"{comparison.reason[:1].upper()}{comparison.reason[1:]}.", "", f"{summary(comparison)}."]
+    if comparison.chosen is not None:
+        recipe = comparison.of(comparison.chosen).recipe.model_dump_json(indent=2, exclude_defaults=True)
+        lines += ["", "The recipe, for the form of `compress`:", "", "```json", recipe, "```"]
+    return "\n".join(lines)
