@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
-from tasks.adapters.texts import check_text_source
 from tasks.adapters.tracking import reachable
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
@@ -16,6 +15,7 @@ from tasks.plans import ReleasePlan
 from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe
 from tasks.retrying import network_task
 from tasks.settings import settings
+from tasks.text_sources import check_source_of
 
 _NOT_EXPORTED = ("smoothquant", "fp8", "float16", "bfloat16")
 
@@ -34,7 +34,7 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
         Refused: with what was seen, what is allowed, and what to change.
     """
     check_source(model.source)
-    check_text_source(data.source)
+    check_source_of(data)
     check_recipe(recipe)
     if release is not None:
         check_served(recipe, release)

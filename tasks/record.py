@@ -14,6 +14,8 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks import reporting
+from tasks.adapters.store import Store
+from tasks.adapters.tokens import read_account
 from tasks.adapters.tracking import Tracking
 from tasks.bench import new_pairs
 from tasks.cloud import sagemaker
@@ -29,10 +31,12 @@ from tasks.contracts import (
     Shift,
     Tracked,
 )
+from tasks.data_card import data_card
+from tasks.data_contracts import DataText
 from tasks.findings import Tally, report_pairs
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
-from tasks.recipes import Recipe
+from tasks.recipes import DataChoice, Recipe
 from tasks.retrying import network_task
 from tasks.runpages import was_cached
 from tasks.settings import settings
@@ -77,6 +81,14 @@ def open_record(name: str, recipe: Recipe | ReaderRecipe) -> Tracked:
 def record_data(tracked: Tracked, data: DatasetRef | QuestionsRef, context: str = "calibration") -> None:
     """Log the data set and its digest as the run's input."""
     tracking().log_dataset(tracked.run_id, data, context)
+
+
+@network_task("record-card-{blocks.name}")
+def record_card(tracked: Tracked, choice: DataChoice, data: DataText, blocks: DatasetRef) -> None:
+    """The data card: on the run page, and ``data_card.md`` in MLflow."""
+    card = data_card(choice, data, blocks, read_account(Store(settings().store).open(blocks.uri, blocks.digest)))
+    reporting.report_data(card)
+    tracking().log_card(tracked.run_id, card)
 
 
 @network_task("record-{step.stage}")

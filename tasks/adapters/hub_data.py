@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HTTPError,
+    HTTPError,  # type: ignore[attr-defined]  # httpx's or httpx2's, as its client is
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
