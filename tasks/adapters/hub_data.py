@@ -27,7 +27,7 @@ from tasks.adapters.texts import Text, text_of_files
 from tasks.errors import RefusedData
 
 _NAME = re.compile(
-    r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?"
+    r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>\w[\w.-]*(?:/\w[\w.-]*)*))?"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 #: Of data sets that many people calibrate on: the configuration where none is named, and whether rows make articles.
@@ -147,6 +147,11 @@ def _remote(name: HubName, places: HubPlaces) -> _Repository:
     """The repository at the commit that the revision means now."""
     info = HfApi(endpoint=places.address).dataset_info(name.id, revision=name.revision or None, timeout=30)
     commit = str(info.sha)
+    # What the revision meant, for a day without the hub: its cache notes that only of what is asked for by that name.
+    meant = places.downloads / "hub" / _folder_of(name) / "refs" / (name.revision or "main")
+    if name.revision != commit:
+        meant.parent.mkdir(parents=True, exist_ok=True)
+        meant.write_text(commit, encoding="utf-8")
 
     def bring(file: str) -> Path:
         try:
@@ -167,7 +172,7 @@ def _remote(name: HubName, places: HubPlaces) -> _Repository:
 def _cached(name: HubName, places: HubPlaces) -> _Repository | None:
     """What lies in a cache of this revision; none where none of it does. It may be a part of the repository."""
     for cache in (places.downloads / "hub", *places.caches):
-        if not (cache / f"datasets--{name.id.replace('/', '--')}").is_dir():
+        if not (cache / _folder_of(name)).is_dir():
             continue
         try:
             snapshot = Path(
@@ -179,6 +184,11 @@ def _cached(name: HubName, places: HubPlaces) -> _Repository | None:
             continue
         return _folder(snapshot, snapshot.name)
     return None
+
+
+def _folder_of(name: HubName) -> str:
+    """Of a data set in a cache of the hub (https://huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
+    return f"datasets--{name.id.replace('/', '--')}"
 
 
 def _absent(name: HubName, error: BaseException) -> RefusedData | None:

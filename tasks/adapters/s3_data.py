@@ -80,7 +80,7 @@ def _objects(source: str, aws: Connection) -> list[_Object]:
             raise
         for item in listed.get("Contents", []):
             seen += 1
-            below = item["Key"][len(prefix) :]
+            below = item["Key"][len(prefix.rpartition("/")[0]) :].lstrip("/")
             hidden = any(part.startswith((".", "_")) for part in PurePosixPath(below).parts)  # _SUCCESS, _temporary
             if item["Size"] and format_of(item["Key"]) and not hidden:
                 found.append(_Object(item["Key"], item["ETag"].strip('"')))

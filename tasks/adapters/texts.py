@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -131,7 +131,8 @@ def text_of_files(
             yield from documents_of(chain([first], records), called, chosen[0])
 
     documents = _articles(taken()) if articles else taken()
-    return text_of(name, licence, documents, most=most, revision=revision, extract=chosen)
+    text = text_of(name, licence, documents, most=most, revision=revision, extract=chosen)
+    return replace(text, unit="an article") if articles else text
 
 
 def python_docs(most: int = MOST_DOCUMENTS) -> Text:
