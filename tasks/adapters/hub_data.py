@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HTTPError,  # type: ignore[attr-defined]  # httpx's or httpx2's, as its client is
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -29,6 +28,7 @@ from tasks.errors import RefusedData
 _NAME = re.compile(
     r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>\w[\w.-]*(?:/\w[\w.-]*)*))?"
 )
+_HTTP_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's, as its client is
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 #: Of data sets that many people calibrate on: the configuration where none is named, and whether rows make articles.
 _DEFAULTS = {"Salesforce/wikitext": "wikitext-2-raw-v1", "allenai/c4": "en"}
@@ -112,7 +112,7 @@ def _find(name: HubName, places: HubPlaces) -> _Repository:
         return cached
     try:
         return _remote(name, places)
-    except (HTTPError, OSError) as error:
+    except (_HTTP_ERROR, OSError) as error:
         missing = _absent(name, error)
         if missing is not None:
             raise missing from error
@@ -161,7 +161,7 @@ def _remote(name: HubName, places: HubPlaces) -> _Repository:
                     endpoint=places.address,
                 )
             )  # fmt: skip
-        except (HTTPError, OSError) as error:
+        except (_HTTP_ERROR, OSError) as error:
             raise _absent(name, error) or _refused(
                 name, f"{file} did not come: {_first_line(error)}", "a hub that answers", "run again"
             ) from error

@@ -81,7 +81,7 @@ def decoded_lines(raw: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
         try:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            said = "utf-16" if number == 1 and line[:2] in _UTF16 else "the encoding that it is in"
+            said = "utf-16" if number == 1 and line[:2] in _UTF16 else "latin1"
             raise RefusedData(
                 f"{name} is not UTF-8",
                 observed=f"byte 0x{line[error.start]:02x} in line {number}, byte {error.start + 1} of that line",

@@ -179,7 +179,7 @@ def text_of(
             limit="at least 1",
             remedy="give a file with paragraphs, or a named text",
         )
-    taken = extract[0] if extract else Extract("a text of the source", False, str)
+    taken = extract[0] if extract else Extract("", False, str)
     content = (["chat"] if taken.chat else []) + list(kept)
     digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
     return Text(name, licence, tuple(kept), digest, taken.chat, revision, taken.unit, duplicates, cut)
