@@ -10,11 +10,19 @@ from tasks.convert import convert
 from tasks.engines import engines_of, prepare_engine
 from tasks.evaluate import evaluate, judge, require_passed, require_sound
 from tasks.export import export
-from tasks.fetch import digest_text, fetch, locate
+from tasks.fetch import fetch, locate, read_data, require_apart
 from tasks.preflight import check_fit, preflight
 from tasks.pricing import priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
-from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
+from tasks.record import (
+    record_card,
+    record_data,
+    record_export,
+    record_stage,
+    record_verdict,
+    record_version,
+    recorded_run,
+)
 from tasks.register import register
 from tasks.report import record_report
 
@@ -59,12 +67,15 @@ def compress(
 
 def shrink(tracked: Tracked, model: ModelChoice, data: DataChoice, recipe: Recipe, gate: Gate) -> Made:
     """Every stage of the recipe and the judged scorecard, recorded in the run ``tracked``. Nothing is registered."""
+    text = read_data(data)
     original = locate(model)
     check_fit(recipe, original)
+    blocks = fetch(data, text, original)
+    record_data(tracked, blocks)
+    record_card(tracked, data, text, blocks)
+    require_apart(data, blocks)
     for engine in engines_of(recipe):
         prepare_engine(engine)
-    blocks = fetch(data, digest_text(data), original)
-    record_data(tracked, blocks)
 
     stages: list[Compressed] = []
     candidate = original

@@ -25,8 +25,17 @@ COMMANDS = {
     "round_trips": ["--rows", "w8a8"],
     "router": [],
     "students": [],
+    "texts": [],
 }
-ROW_COUNTS = {"compression_stages": 3, "methods": 1, "round_trips": 1, "students": 3, "memory": 6, "router": 8}
+ROW_COUNTS = {
+    "compression_stages": 3,
+    "methods": 1,
+    "round_trips": 1,
+    "students": 3,
+    "memory": 6,
+    "router": 8,
+    "texts": 4,
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
