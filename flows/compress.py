@@ -10,13 +10,21 @@ from tasks.convert import convert
 from tasks.engines import engines_of, prepare_engine
 from tasks.evaluation_recipes import EvaluationChoice
 from tasks.export import export
-from tasks.fetch import digest_text, fetch, locate
+from tasks.fetch import fetch, locate, read_data, require_apart
 from tasks.gate import judge
 from tasks.measure import measure, measure_champion
 from tasks.preflight import check_fit, preflight
 from tasks.pricing import priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
-from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
+from tasks.record import (
+    record_card,
+    record_data,
+    record_export,
+    record_stage,
+    record_verdict,
+    record_version,
+    recorded_run,
+)
 from tasks.register import register
 from tasks.report import record_report
 from tasks.require import require_passed, require_sound
@@ -75,12 +83,15 @@ def shrink(
 
     ``registered_name``: whose champion the gate may ask for; none where it is the original alone.
     """
+    text = read_data(data)
     original = locate(model)
     check_fit(recipe, original)
+    blocks = fetch(data, text, original)
+    record_data(tracked, blocks)
+    record_card(tracked, data, text, blocks)
+    require_apart(data, blocks)
     for engine in engines_of(recipe):
         prepare_engine(engine)
-    blocks = fetch(data, digest_text(data), original)
-    record_data(tracked, blocks)
 
     stages: list[Compressed] = []
     candidate = original

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from tasks.adapters.store import Store
-from tasks.adapters.tokens import TokenSplits, end_token, read_dataset
+from tasks.adapters.tokens import TokenSplits, read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import DatasetRef, ModelRef, Scorecard
 from tasks.evaluation_recipes import EvaluationChoice
 from tasks.evidence_contracts import AnswerFigures, Evidence, Generation, ItemsRef, SliceScore
 from tasks.retrying import compute_task
-from tasks.score_blocks import Shards, loaded
+from tasks.score_blocks import Shards, document_end, loaded
 from tasks.settings import settings
 from tasks.workbench import Progress, machine_here, open_model, use_threads
 
@@ -78,7 +78,7 @@ def evaluate(
         scores = score_blocks(
             {CANDIDATE: served[0], BASELINE: original[0]} | {name: model for name, (model, _) in beside.items()},
             torch.from_numpy(splits.evaluation).long(),
-            end=end_token(open_model(baseline) / "tokenizer.json"),
+            end=document_end(baseline),
             advance=progress.advance,
         )
     times = time_pair(served[0], original[0], ids, repeats=choice.timed_repeats, advance=progress.advance)

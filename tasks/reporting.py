@@ -57,6 +57,11 @@ def report_stage(step: Compressed) -> None:
     )
 
 
+def report_data(card: str) -> None:
+    """The data card."""
+    create_markdown_artifact(card, key="data-card", description="What the model is calibrated, taught and measured on")
+
+
 def report_export(exported: Exported) -> None:
     """What was exported, or why nothing was."""
     create_markdown_artifact(export_markdown(exported), key="export", description="What a CPU container serves")

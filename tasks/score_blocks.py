@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Annotated
 
+from tokenizers import Tokenizer
+
+from tasks.adapters.dealing import end_of_text
 from tasks.adapters.store import Store
-from tasks.adapters.tokens import end_token, read_dataset
+from tasks.adapters.tokens import read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import DatasetRef, ModelRef, Place, Value
 from tasks.evidence_contracts import ItemsRef
@@ -73,13 +76,19 @@ def score_shard(
         forms = {CANDIDATE: loaded(exported or candidate, device)[0], BASELINE: loaded(baseline, device)[0]}
         if exported:
             forms[PACKED] = loaded(candidate, device)[0]
-        end = end_token(open_model(baseline) / "tokenizer.json")
+        end = document_end(baseline)
         scores = score_blocks(forms, torch.from_numpy(blocks).long(), first=first, end=end)
     with store.draft("evaluations") as draft:
         draft.made_from = {"candidate": candidate.digest, "baseline": baseline.digest, "data": data.digest}
         write_scores(draft.path, scores)
     stored, positions = draft.stored, int(scores.counts().sum())
     return ItemsRef(uri=stored.uri, digest=stored.digest, items=len(scores.items), positions=positions)
+
+
+def document_end(model: ModelRef) -> int:
+    """The token that stands between the documents of a block, as the blocks were cut."""
+    file = open_model(model) / "tokenizer.json"
+    return end_of_text(Tokenizer.from_file(str(file)), file)
 
 
 def loaded(model: ModelRef, device: torch.device) -> tuple[Scored, int]:

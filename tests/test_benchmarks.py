@@ -26,6 +26,7 @@ COMMANDS = {
     "round_trips": ["--rows", "w8a8"],
     "router": [],
     "students": [],
+    "texts": [],
 }
 ROW_COUNTS = {
     "compression_stages": 3,
@@ -35,6 +36,7 @@ ROW_COUNTS = {
     "students": 3,
     "memory": 6,
     "router": 8,
+    "texts": 4,
 }
 
 

@@ -93,6 +93,10 @@ class Tracking:
         )
         self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
+    def log_card(self, run_id: str, card: str) -> None:
+        """``data_card.md``, Markdown."""
+        self._client.log_text(run_id, card, "data_card.md")
+
     def log_stage(
         self,
         run_id: str,

@@ -63,6 +63,12 @@ def test_the_run_page_has_progress_tables_a_verdict_and_links(line: Line, releas
     assert "Gate: PASSED" in artifacts["verdict"]["data"]
     assert artifacts["mlflow-run"]["data"].startswith(f"[MLflow run]({line.stack.mlflow_url}")
     assert {"registered-version", "endpoint"} <= artifacts.keys()
+    card = artifacts["data-card"]["data"]
+    assert (
+        card.startswith("# Data: python-docs") and "Licence: PSF-2.0" in card and "| evaluation | 16 | 1,024 |" in card
+    )
+    run_id = line.mlflow_version(MODEL, line.alias(MODEL, "champion") or "")["run_id"]
+    assert "data_card.md" in {file["path"] for file in line.mlflow_get("artifacts/list", run_id=run_id)["files"]}
     steps = values(artifacts["rollout-steps"])
     assert any(row["old : new"] == "50% : 50%" for row in steps), steps
     assert steps[-1]["old : new"] == "0% : 100%"
