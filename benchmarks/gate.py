@@ -1,10 +1,10 @@
 """How often the gate is wrong, and how many items it takes: ``python -m benchmarks.gate``.
 
 Simulated evaluations. An item is a block of held-out text with its own mean loss of quality; candidates differ in the
-true mean over all texts. Three kinds of per-block differences in log likelihood, of the same spread: normal; skewed as
-real ones are (a gamma distribution of shape 1: most blocks lose little, a few lose much); and heavy-tailed (log-normal,
-sigma 1). Agreement is beta-binomial: blocks differ in how easily their tokens are agreed on (intraclass correlation
-0.02, 255 tokens a block).
+true mean over all texts. Three kinds of per-block differences in log likelihood, of the same spread: normal (16 real
+blocks of SmolLM2-135M in 4 bits have a standard deviation of 0.05 and a skewness of -0.2); skewed (a gamma distribution
+of shape 1: most blocks lose little, a few lose much); and heavy-tailed (log-normal, sigma 1). Agreement is
+beta-binomial: blocks differ in how easily their tokens are agreed on (intraclass correlation 0.02, 255 tokens a block).
 
 ``pass`` counts how often a candidate passes the gate. At the limit itself, that is the chance that one which is not
 good enough gets through, promised to be at most 1 − confidence; ``allowed`` says so. Methods:
@@ -46,7 +46,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Figure:
-    """One kind of candidate under one method. ``allowed``: the promised bound on ``rate`` where a pass is wrong."""
+    """One kind of candidate under one method. ``allowed``: what ``rate`` is aimed at where a pass is wrong."""
 
     metric: str
     items: int
