@@ -123,7 +123,8 @@ def test_mlflow_has_the_lineage(line: Line, released: Finished) -> None:
     version = line.mlflow_version(MODEL, line.alias(MODEL, "champion") or "")
     run = line.mlflow_run(version["run_id"])
     assert run["info"]["status"] == "FINISHED"
-    assert len(run["inputs"]["dataset_inputs"]) == 1
+    contexts = {each["tags"][0]["value"] for each in run["inputs"]["dataset_inputs"]}
+    assert contexts == {"calibration", "training", "evaluation"}
     tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
     assert any(run_id in tags["slimline.prefect_run_url"] for run_id in line.family(released.flow_run_id))
     experiment = run["info"]["experiment_id"]
