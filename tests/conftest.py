@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# Each shares servers that are started once. The flows' tests mostly wait: two stacks beside each other take half the time.
+# Each shares servers that are started once. The flows mostly wait: two stacks beside each other take half the time.
 FLOWS_BESIDE = ("automations", "observe", "reader_line", "release_modes", "scaling", "slots")
 TOGETHER = ("flows", "flows-beside", "local")
 
