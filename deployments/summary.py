@@ -102,6 +102,7 @@ def _print_lines(markdown: str, console: Console) -> None:
 def _print_comparison(comparison: Comparison, console: Console) -> None:
     shown = ("recipe", "bytes ratio", "perplexity ratio", "agreement")
     table = Table(*shown, "outcome", title="Recipes, the smallest first")
+    table.columns[0].no_wrap = True  # the name is what a person looks for
     for row in search.rows(comparison):
         front = "  ← front" if row["front"] else ""
         table.add_row(*(str(row[name]) for name in shown), f"{row['outcome']}{front}")

@@ -71,8 +71,8 @@ def check_captured(source: str) -> None:
         raise _nothing(source, place, "no object")
 
 
-def read_captured(source: str) -> Text:
-    """Every text that was captured, exact duplicates dropped.
+def read_captured(source: str, most: int = MOST_DOCUMENTS) -> Text:
+    """Every text that was captured, exact duplicates dropped, the newest ``most``.
 
     Raises:
         RefusedData: nothing is there, nothing of it is text, or a line is no capture.
@@ -83,7 +83,7 @@ def read_captured(source: str) -> Text:
         for text in documents_of(exchange, answers=place.answers):
             texts.pop(text, None)  # asked again: as new as its last time
             texts[text] = None
-        while len(texts) > MOST_DOCUMENTS:
+        while len(texts) > most:
             del texts[next(iter(texts))]
     if not texts:
         raise _nothing(source, place, "no request with a text in it")

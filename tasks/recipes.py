@@ -75,7 +75,10 @@ class DataChoice(Choice):
         "a text with names in braces, such as {instruction}\\n{response}. Empty: the usual names",
     )
     most_documents: Annotated[int, Place] = Field(
-        50_000, ge=1, le=2_000_000, description="Documents read at most, the first ones; the seed draws from these"
+        50_000,
+        ge=1,
+        le=2_000_000,
+        description="Documents read at most: the first ones, of captures the newest; the seed draws from them",
     )
     evaluation_source: Annotated[str, Place] = Field(
         "", title="Held-out text", description="Another text for the held-out blocks; empty: held out of the same one"

@@ -164,7 +164,7 @@ def _check_captured(choice: DataChoice) -> None:
 
 
 def _read_captured(choice: DataChoice) -> Text:
-    return read_captured(choice.source)
+    return read_captured(choice.source, choice.most_documents)
 
 
 READERS: dict[str, Reader] = {

@@ -99,6 +99,8 @@ def test_what_was_read_stays_what_it_is_while_new_requests_come(desk: Desk, tmp_
     second = read_captured(source)
     assert second.documents == ("two", "three", "one") and second.digest != first.digest, "newest last"
     assert read_captured(f"{source}?answers=true").documents == ("one more", "two more", "three", "one")
+    newest = read_source(choice.model_copy(update={"most_documents": 2}))
+    assert text_again(choice, newest).documents == ("three", "one")
     for kept in (settings().downloads / "texts").iterdir():
         kept.unlink()
     with pytest.raises(ArtifactDamaged, match="has changed since"):
