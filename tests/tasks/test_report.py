@@ -116,7 +116,7 @@ def test_a_gate_that_stopped_the_run_has_a_report_too() -> None:
     stopped = REPORT.model_copy(update={"scorecard": scorecard, "registered": None, "releases": ()})
     assert "nothing was registered and nothing released" in " ".join(summary(stopped))
     page = report_html(stopped)
-    assert "gate failed" in page and "try use more bits" in page and 'id="releases"' not in page
+    assert "gate failed" in page and "failed: use more bits" in page and 'id="releases"' not in page
     assert "not registered" in lineage_svg(stopped)
 
 
