@@ -23,7 +23,7 @@ from tasks.search_contracts import Comparison, Stage, Tried
 from tasks.search_plan import Budgets, SearchPlan, SearchSpace
 
 
-@flow(name="compare-recipes", flow_run_name="compare-{model.source}-{search.recipes}")
+@flow(name="compare-recipes", flow_run_name="compare-{model.short}-{search.recipes}recipes")
 def compare_recipes(
     model: ModelChoice = ModelChoice(),
     data: DataChoice = DataChoice(),
@@ -48,7 +48,7 @@ def compare_recipes(
             registered. Its stages are in the cache by then.
     """
     preflight(model, data, base)
-    with recorded_run(f"{model.source}-search", base) as tracked:
+    with recorded_run(f"{model.short}-search", base) as tracked:
         text = read_data(data)
         original = locate(model)
         check_fit(base, original)

@@ -19,7 +19,7 @@ from tasks.contracts import (
     Settled,
     Tracked,
 )
-from tasks.evidence_tables import evidence_tables, gate_table
+from tasks.evidence_tables import evidence_tables, fenced, gate_table
 from tasks.figures import HEAD, cost_notes, figures, megabytes, release_cost_lines
 from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
@@ -91,16 +91,28 @@ def _versions(step: Compressed) -> str:
 def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     """The scorecard and the gate's verdict as Markdown, and a link to the MLflow run."""
     create_markdown_artifact(
-        verdict_markdown(scorecard), key="verdict", description="Does it still answer like the original?"
-    )
+        f"{verdict_markdown(scorecard)}\n\n{_run_link(tracked)}",
+        key="verdict", description="Does it still answer like the original?",
+    )  # fmt: skip
     _report_run(tracked)
 
 
 def report_reader(scorecard: ReaderScorecard, tracked: Tracked) -> None:
     """As ``report_verdict``, of a reader."""
-    text = f"# Gate: {'PASSED' if scorecard.passed else 'FAILED'}\n{scorecard.markdown()}"
-    create_markdown_artifact(text, key="verdict", description="Does it still answer like its teacher?")
+    create_markdown_artifact(
+        f"{reader_markdown(scorecard)}\n{_run_link(tracked)}",
+        key="verdict", description="Does it still answer like its teacher?",
+    )  # fmt: skip
     _report_run(tracked)
+
+
+def reader_markdown(scorecard: ReaderScorecard) -> str:
+    """As ``verdict_markdown``, of a reader."""
+    return f"# Gate: {'PASSED' if scorecard.passed else 'FAILED'}\n{scorecard.markdown()}"
+
+
+def _run_link(tracked: Tracked) -> str:
+    return f"[MLflow run]({tracked.url}): every layer, every item, the model's lineage"
 
 
 def _report_run(tracked: Tracked) -> None:
@@ -129,7 +141,7 @@ def verdict_markdown(scorecard: Scorecard) -> str:
         lines += ["", *table.markdown()]
     lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []
     if scorecard.sample:
-        lines += ["", "The compressed model writes:", "", *(f"> {line}" for line in scorecard.sample.splitlines())]
+        lines += ["", "## What the compressed model writes", "", *fenced(scorecard.sample)]
     return "\n".join(lines)
 
 
@@ -228,7 +240,7 @@ def release_markdown(rollout: Rollout) -> str:
         f"# Release: {rollout.phase}",
         ends[rollout.phase],
         "",
-        *([f"- {last_word(rollout)}"] if rollout.reason else []),
+        *([f"- {word}"] if (word := last_word(rollout)) else []),
         *([f"- a person said: {rollout.approval.reason}"] if rollout.approval else []),
         f"- endpoint `{rollout.endpoint}` serves `{rollout.config}` (before: `{rollout.previous_config or 'nothing'}`)",
         f"- version: {registered.name} {registered.version}",
