@@ -18,7 +18,11 @@ def tell_verdict(scorecard: Scorecard | ReaderScorecard, tracked: Tracked) -> No
     checks = "; ".join(f"{check.metric} {said(check)}, {check.sense} {check.limit:g}" for check in scorecard.checks)
     get_run_logger().info("Gate %s: %s. MLflow run: %s", _word(scorecard), checks, tracked.url)
     page = reader_markdown(scorecard) if isinstance(scorecard, ReaderScorecard) else verdict_markdown(scorecard)
-    tell_parent("outcome-gate", f"{page}\n\n{_links(tracked)}", "Does it still answer like the original?")
+    tell_parent(
+        "outcome-gate",
+        f"{page}\n\n{_links(tracked)}",
+        f"Gate {_word(scorecard)}: does it still answer like the original?",
+    )
 
 
 def tell_version(registered: RegisteredModel) -> None:
@@ -36,7 +40,11 @@ def tell_release(rollout: Rollout, endpoint_page: str | None) -> None:
     links += [f"[Endpoint {rollout.endpoint}]({endpoint_page})"] if endpoint_page else []
     registered = rollout.registered
     links += [f"[{registered.name} version {registered.version}]({registered.url})"] if registered.url else []
-    tell_parent("outcome-release", f"{release_markdown(rollout)}\n\n{' · '.join(links)}", "How the release ended")
+    tell_parent(
+        "outcome-release",
+        f"{release_markdown(rollout)}\n\n{' · '.join(links)}",
+        f"How the release ended: {rollout.phase}",
+    )
 
 
 def _word(scorecard: Scorecard | ReaderScorecard) -> str:

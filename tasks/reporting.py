@@ -5,6 +5,7 @@ stage is on its page too.
 from __future__ import annotations
 
 import base64
+from textwrap import fill
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
@@ -92,7 +93,7 @@ def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     """The scorecard and the gate's verdict as Markdown, and a link to the MLflow run."""
     create_markdown_artifact(
         f"{verdict_markdown(scorecard)}\n\n{_run_link(tracked)}",
-        key="verdict", description="Does it still answer like the original?",
+        key="verdict", description=f"Gate {scorecard.verdict.upper()}: does it still answer like the original?",
     )  # fmt: skip
     _report_run(tracked)
 
@@ -141,8 +142,13 @@ def verdict_markdown(scorecard: Scorecard) -> str:
         lines += ["", *table.markdown()]
     lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []
     if scorecard.sample:
-        lines += ["", "## What the compressed model writes", "", *fenced(scorecard.sample)]
+        lines += ["", "## What the compressed model writes", "", *fenced(_wrapped(scorecard.sample))]
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    """A fence does not wrap by itself."""
+    return "\n".join(fill(line, 96) for line in text.splitlines())
 
 
 def report_registered(registered: RegisteredModel) -> None:
@@ -169,7 +175,9 @@ def report_release(rollout: Rollout, endpoint_page: str | None, timeline: str | 
     create_table_artifact(
         rollout_rows(rollout), key=ROLLOUT_STEPS, description=f"Traffic on **{rollout.endpoint}**, step by step"
     )
-    create_markdown_artifact(release_markdown(rollout), key="release", description="How the release ended")
+    create_markdown_artifact(
+        release_markdown(rollout), key="release", description=f"How the release ended: {rollout.phase}"
+    )
     _link_endpoint(rollout.endpoint, endpoint_page)
 
 

@@ -1,0 +1,55 @@
+"""A headless Chromium on Prefect's and MLflow's own pages, as a person would use them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(FOUND is None, reason="no Chromium here: apt-get install chromium, or Google Chrome")
+expect.set_options(timeout=30_000)  # milliseconds: two processes beside each other on two cores
+
+
+@contextmanager
+def browser(width: int = 1400, height: int = 1000) -> Iterator[Page]:
+    """A page of a browser that knows nothing yet."""
+    with sync_playwright() as playwright:
+        # The sandbox needs a user of its own; these pages are ours.
+        chromium = playwright.chromium.launch(executable_path=FOUND, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield chromium.new_page(viewport={"width": width, "height": height})
+        finally:
+            chromium.close()
+
+
+def open_form(page: Page, prefect_url: str, deployment: str) -> None:
+    """From the list of deployments to the form of one."""
+    page.goto(f"{prefect_url}/deployments")
+    page.get_by_placeholder("Search deployments").fill(deployment)
+    page.get_by_role("link", name=deployment, exact=True).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run").click()
+    expect(page.get_by_role("button", name="Submit")).to_be_visible()
+
+
+def field(page: Page, title: str) -> Locator:
+    """The innermost part of the form that has this title."""
+    label = page.get_by_text(re.compile(rf"^{re.escape(title)}( \(Optional\))?$"))
+    found = page.locator(".schema-form-property").filter(has=label).last
+    expect(found).to_be_visible()
+    return found
+
+
+def choose(page: Page, title: str, value: str) -> None:
+    """Pick from a menu of the form. By the keyboard: a click that scrolls closes the menu again."""
+    field(page, title).locator("button.p-select-button__control").press("ArrowDown")
+    page.locator(".p-select-option").filter(has_text=re.compile(rf"^{re.escape(value)}$")).click()
+
+
+def tab(page: Page, name: str) -> None:
+    page.locator(".p-tab, [role=tab]").filter(has_text=re.compile(rf"^{name}$")).click()
