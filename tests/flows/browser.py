@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, TimeoutError, expect, sync_playwright
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(FOUND is None, reason="no Chromium here: apt-get install chromium, or Google Chrome")
@@ -53,3 +54,33 @@ def choose(page: Page, title: str, value: str) -> None:
 
 def tab(page: Page, name: str) -> None:
     page.locator(".p-tab, [role=tab]").filter(has_text=re.compile(rf"^{name}$")).click()
+
+
+def seen(page: Page, what: Locator, under: str = "", seconds: float = 150) -> Locator:
+    """Wait for it, on the tab ``under`` where it is on one, and load the page anew now and then, as a person does: a
+    busy server answers some requests with 503.
+
+    Raises:
+        TimeoutError: of Playwright; it has not come.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        if under:  # a page that is loaded anew begins with its first tab
+            tab(page, under)
+        try:
+            what.wait_for(timeout=8_000)
+            return what
+        except TimeoutError:
+            if time.monotonic() > deadline:
+                raise
+            page.reload()
+
+
+def follow(page: Page, link: Locator) -> Page:
+    """Click a link; the page it leads to, be it in a tab of its own or in this one."""
+    if link.get_attribute("target") != "_blank":
+        link.click()
+        return page
+    with page.expect_popup() as opened:
+        link.click()
+    return opened.value

@@ -7,10 +7,10 @@ import re
 import httpx
 from playwright.sync_api import Page
 
-from tests.flows.browser import browser, choose, expect, field, needs_browser, open_form, tab
+from tests.flows.browser import browser, choose, expect, field, follow, needs_browser, open_form, seen
 from tests.flows.conftest import Line
 
-WORKING = 120_000  # milliseconds that a stage may take beside all else that runs here
+BLOCKS = 12  # of its own: what other tests look for in the cache stays as it is
 
 
 def submit(page: Page) -> str:
@@ -34,40 +34,29 @@ def test_from_the_form_to_the_verdict_to_mlflow_and_back(line: Line) -> None:
         blocks.locator("input").fill("9999")
         page.get_by_role("button", name="Submit").click()
         expect(page.get_by_text("9999 is greater than the maximum of 4096").first).to_be_visible()
-        blocks.locator("input").fill("12")  # of its own: what other tests look for in the cache stays as it is
+        blocks.locator("input").fill(str(BLOCKS))
         run_id = submit(page)
-        page.locator(f"a[href*='/runs/flow-run/{run_id}']").first.click()
-        page.wait_for_url(f"**/runs/flow-run/{run_id}*")
-        tab(page, "Subflow Runs")
-        compress = page.get_by_role("link", name="compress-tiny-from-the-form")
-        expect(compress.first).to_be_visible(timeout=WORKING)
-        compress.first.click()
-        expect(page.get_by_text("Running", exact=True).first).to_be_visible()
-        tab(page, "Artifacts")
-        expect(page.get_by_text("quantize-progress")).to_be_visible(timeout=WORKING)
+        seen(page, page.locator(f"a[href*='/runs/flow-run/{run_id}']").first).click()
 
-        page.goto(f"{line.stack.prefect_url}/runs/flow-run/{run_id}")
-        tab(page, "Artifacts")
-        card = page.get_by_text("outcome-gate")
-        expect(card).to_be_visible(timeout=WORKING)
+        seen(page, page.get_by_role("link", name="compress-tiny-from-the-form").first, "Subflow Runs").click()
+        seen(page, page.get_by_text(re.compile(r"quantize: \d+ of 14 layers")), "Artifacts")
+
+        page.get_by_role("link", name="tiny-from-the-form-CANARY").first.click()
+        card = seen(page, page.get_by_text("outcome-gate"), "Artifacts")
         expect(page.get_by_text("Gate PASSED: does it still answer like the original?")).to_be_visible()
         card.click()
         expect(page.get_by_role("heading", name="Gate: PASSED")).to_be_visible()
         expect(page.get_by_role("row", name="next-token agreement").first).to_contain_text("at least 0.85")
 
-        with page.expect_popup() as opened:
-            page.get_by_role("link", name="MLflow run").click()
-        mlflow = opened.value
+        mlflow = follow(page, page.get_by_role("link", name="MLflow run"))
         expect(mlflow.get_by_text("Gate passed")).to_be_visible()
         expect(mlflow.get_by_text("tiny-from-the-form").first).to_be_visible()
-        mlflow.get_by_role("link", name="Prefect run").click()
-        back = mlflow if "/flow-run/" in mlflow.url else mlflow.context.pages[-1]
-        expect(back.get_by_text("compress-tiny-from-the-form").first).to_be_visible()
+        back = follow(mlflow, mlflow.get_by_role("link", name="Prefect run"))
+        seen(back, back.get_by_text("compress-tiny-from-the-form").first)
 
         back.get_by_role("link", name="tiny-from-the-form-CANARY").first.click()
-        expect(back.get_by_text("Completed", exact=True).first).to_be_visible(timeout=WORKING)
-        tab(back, "Artifacts")
-        expect(back.get_by_text("How the release ended: promoted")).to_be_visible()
+        seen(back, back.get_by_text("How the release ended: promoted"), "Artifacts")
+        seen(back, back.get_by_text("Completed", exact=True).first)
     chosen = line.prefect_get(f"flow_runs/{run_id}")["parameters"]
-    assert (chosen["recipe"]["quantize"]["bits"], chosen["data"]["calibration_blocks"]) == (8, 12)
+    assert (chosen["recipe"]["quantize"]["bits"], chosen["data"]["calibration_blocks"]) == (8, BLOCKS)
     assert chosen["plan"]["endpoint"] == "slimline-tiny", "what nobody touched is the preset's"
