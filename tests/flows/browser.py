@@ -84,3 +84,14 @@ def follow(page: Page, link: Locator) -> Page:
     with page.expect_popup() as opened:
         link.click()
     return opened.value
+
+
+def approve(page: Page, prefect_url: str, run_id: str, reason: str) -> None:
+    """Answer yes in the form of a paused release."""
+    page.goto(f"{prefect_url}/runs/flow-run/{run_id}")
+    seen(page, page.get_by_role("button", name="Resume")).click()
+    field(page, "Reason").locator("textarea").fill(reason)
+    field(page, "Approve").locator(".p-toggle__control, [role=switch]").first.click()
+    with page.expect_response(re.compile("/resume$")) as answered:
+        page.get_by_role("button", name="Submit").click()
+    assert answered.value.json()["status"] == "ACCEPT", answered.value.text()
