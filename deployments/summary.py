@@ -56,6 +56,18 @@ def print_outcome(outcome: Result, console: Console) -> None:
         _print_rollout(outcome.rollout, console)
 
 
+def code_name(outcome: Result) -> str:
+    """How a run that completed ends the command, by the name of its exit code: an observation and a search complete
+    with an answer that may be no.
+    """
+    if isinstance(outcome, Observed):
+        return {"healthy": "DONE", "degraded": "NO", "no data": "NO_VERDICT"}[outcome.state]
+    if isinstance(outcome, Comparison):
+        return "DONE" if outcome.chosen is not None else "NO"
+    rollout = outcome.rollout if isinstance(outcome, Outcome) else outcome
+    return "NO" if isinstance(rollout, Rollout) and rollout.phase == "restored" else "DONE"
+
+
 def _print_reproduction(found: Reproduction, console: Console) -> None:
     table = Table("figure", "recorded", "re-runs, mean", "band", "", title=f"{found.name} {found.version}")
     for row in rows(found):
