@@ -112,7 +112,8 @@ def _look(
 
 
 def _at_work(tasks: list[TaskRun], run: FlowRun) -> str:
-    names = sorted(each.name for each in tasks if each.state is not None and each.state.is_running())
+    running = (each for each in tasks if each.state is not None and each.state.is_running())
+    names = sorted(each.name for each in running if each.state and not each.state.state_details.child_flow_run_id)
     if names:
         return ", ".join(names)
     waits = run.state is None or run.state.is_scheduled() or run.state.is_pending()
@@ -197,10 +198,13 @@ def _failure(run: FlowRun, page: str, facts: dict[str, str]) -> RunFailed:
     message = message.removeprefix("Flow run encountered an exception: ")
     ours = _FOUR_PARTS.fullmatch(message)
     if ours:
-        cause, observed, limit, remedy = (part.strip() for part in ours.groups())
-        failed = RunFailed(cause, observed=observed, limit=limit, remedy=f"{remedy}\n  page:     {page}")
-        kind = cause.partition(": ")[0]
-        failed.kind = kind if kind.isidentifier() else ""
+        said, observed, limit, remedy = (part.strip() for part in ours.groups())
+        kind, _, cause = said.partition(": ")
+        named = bool(cause) and kind.isidentifier()
+        paged = f"{remedy}\n  page:     {page}"
+        failed = RunFailed(cause if named else said, observed=observed, limit=limit, remedy=paged)
+        failed.remedy = remedy  # for programs, which have the page beside it
+        failed.kind = kind if named else ""
     else:
         failed = RunFailed(
             f"run {run.name} ended as {state.name if state else 'unknown'}",

@@ -125,10 +125,11 @@ def _endpoint(ledger: Books, endpoint: str) -> Node:
     views = sagemaker().overview(endpoint)
     past = spans(ledger.endpoint_moves(endpoint))
     if not views and not past:
+        named = [view.name for view in sagemaker().overview()]
         raise RefusedRequest(
             f"nothing is known of {endpoint!r}", observed="no endpoint, and no release ever moved one of that name",
             limit="an endpoint, model/version, or at least eight hex digits of a digest",
-            remedy="`slimline status` lists the endpoints, MLflow the models",
+            remedy=f"MLflow lists the models; endpoints are {', '.join(named) or 'none'}",
         )  # fmt: skip
     children = []
     for view in views:

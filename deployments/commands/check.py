@@ -28,7 +28,7 @@ def check(
     target: Annotated[str | None, typer.Option(help=", ".join(TARGETS), autocompletion=one_of(*TARGETS))] = None,
     instance_type: Annotated[str | None, typer.Option(help="Such as ml.g5.xlarge")] = None,
     mode: Annotated[str | None, typer.Option(help=", ".join(MODES), autocompletion=one_of(*MODES))] = None,
-    instances: Annotated[int | None, typer.Option(min=1)] = None,
+    instances: Annotated[int | None, typer.Option(help="Of the new fleet", min=1)] = None,
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="More of the plan: target.lmi.max_model_len=4096")
     ] = None,

@@ -44,6 +44,11 @@ def stages_run() -> list[str]:
     return sorted(path.stem for path in settings().keys.glob("*.jsonl"))
 
 
+def runs_of(stage: str) -> int:
+    """How often the stage has run here."""
+    return len((settings().keys / f"{stage}.jsonl").read_text().splitlines())
+
+
 def endpoint_names(incomplete: str) -> Names:
     """Endpoints of the embedded stack."""
     target = {"X-Amz-Target": "SageMaker.ListEndpoints", "Content-Type": "application/x-amz-json-1.1"}
@@ -60,7 +65,8 @@ def model_names(incomplete: str) -> Names:
 
 def version_names(context: typer.Context, incomplete: str) -> Names:
     """Numbers of the model that the line names already, and the aliases."""
-    model = context.params.get("model")
+    # Behind an option that lacks its value, the words before it are not parsed.
+    model = context.params.get("model") or next((word for word in context.args if not word.startswith("-")), None)
     aliases: Names = [(alias, "alias") for alias in ALIASES]
     found = _mlflow("model-versions/search", f"filter=name%3D%27{model}%27").get("model_versions", []) if model else []
     numbers: Names = [(str(each["version"]), "version") for each in found]

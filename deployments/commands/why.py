@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.commands.names import stage_names, stages_run
+from deployments.commands.names import runs_of, stage_names, stages_run
 from deployments.commands.terminal import AsJson, BasePort, guarded, out, show_json, use_stack
 from tasks.errors import RefusedRequest
 
@@ -35,6 +35,7 @@ def why(
 
         lines = changes(stage)
         if as_json:
-            show_json({"stage": stage, "changed": lines})
+            runs = runs_of(stage)
+            show_json({"stage": stage, "runs": runs, "changed": lines if runs > 1 else []})
         else:
             out.print("\n".join(lines) if lines else f"{stage}: same key as the run before, so it is cached")
