@@ -101,10 +101,10 @@ def _look(
             ticker.must_know(f"  ‖ waits for a person: {prefect_url}/runs/flow-run/{each.id} (Resume)")
     family = [each.id for each in runs]
     tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=family)))
-    for line in _news(tasks, told):
-        ticker.line(line)
     for stage, share, text in _progress(client, family):
         ticker.progress(stage, share, text)
+    for line in _news(tasks, told):
+        ticker.line(line)
     if run.state is None or not run.state.is_final():
         ticker.at_work(_at_work(tasks, run))
         time.sleep(POLL_SECONDS)
