@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -210,3 +211,20 @@ def test_bash_completes_commands_options_deployments_and_values(tmp_path: Path) 
 def test_zsh_and_fish_have_scripts_too(shell: str, said: str) -> None:
     done = CliRunner().invoke(app, ["completion", shell])
     assert done.exit_code == 0 and said in done.stdout and "_SLIMLINE_COMPLETE" in done.stdout
+
+
+def test_the_pages_tell_to_type_what_exists() -> None:
+    for page in ("docs/quick-start.md", "docs/cli.md"):
+        text = (ROOT / page).read_text()
+        typed = re.findall(r"^(?:\$ )?(slimline [a-z].*?)(?: +#.*| > .*)?$", text, re.MULTILINE)
+        assert page == "docs/cli.md" or len(typed) > 10
+        for line in [*typed, *re.findall(r"`(slimline [a-z][^`…]*)`", text)]:
+            words = shlex.split(line.partition(" > ")[0])[1:]
+            if "COMMAND" in words or words[-1].isupper():
+                continue
+            with contextlib.suppress(typer.Exit):  # --help
+                GROUP.commands[words[0]].make_context(words[0], words[1:])
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (ROOT / "docs" / link).exists(), (page, link)
+    offered = {name for name in GROUP.commands if name != "help"}
+    assert offered <= set(re.findall(r"`([a-z]+)", (ROOT / "docs" / "cli.md").read_text()))
