@@ -80,14 +80,15 @@ def task_block(each: Described) -> str:
     """What it does, and how Prefect runs it."""
     says = (inspect.getdoc(each.task.fn) or "").partition("Raises:")[0]
     does = "\n\n".join(" ".join(part.split()) for part in says.strip().split("\n\n")).replace("``", "`")
-    delays = ", ".join(f"{seconds:g}" for seconds in each.task.retry_delay_seconds)  # type: ignore[union-attr]
+    delays = " and ".join(f"{seconds:g}" for seconds in each.task.retry_delay_seconds)  # type: ignore[union-attr]
+    times = "once" if each.task.retries == 1 else f"{each.task.retries} times"
     rows = [
         f"| signature | `{_signature(each)}` |",
         f"| run name | `{each.task.task_run_name}` |",
         f"| cached by | {_key(each.task)} |",
-        f"| tried again | {each.task.retries} times at most, after {delays} s, on transient errors only |",
+        f"| tried again | {times} at most, after {delays} s, on transient errors only |",
     ]
-    return "\n".join(filter(None, [does, "" if not does else "\n| | |", "|---|---|", *rows]))
+    return "\n".join([*([does, ""] if does else []), "| | |", "|---|---|", *rows])
 
 
 def _signature(each: Described) -> str:
