@@ -86,9 +86,10 @@ def test_block_by_block_is_the_model(folders: dict[str, Path], family: str) -> N
     decoder = Decoder(checkpoint)
     states, calls = decoder.embed(tokens), decoder.calls(tokens.shape[1])
     assert len(calls) == len(wanted) == checkpoint.blocks
+    near = 1e-5 if compute_device() == HOST else 1e-4  # a device sums in another order
     for index, expected in enumerate(wanted):
         states = calls[index](decoder.take_block(index), states.to(compute_device())).to(HOST)
-        torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(states, expected, rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
