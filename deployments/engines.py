@@ -6,15 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tasks.adapters.engine_kinds import ENGINES, Engine, check_engine_place
+from tasks.adapters.engine_kinds import ENGINES, EVALUATORS, Engine, check_engine_place
 from tasks.adapters.engines import build_environment, environment_bytes, find_environment, read_constraints
 from tasks.adapters.sagemaker_sdk import SDK
 from tasks.errors import RefusedRecipe
 
 
 def _known() -> dict[str, Engine]:
-    """Every environment that can be built: the engines that a recipe can choose, and the SageMaker SDK."""
-    return {**ENGINES, SDK.name: SDK}
+    """Every environment that can be built: engines that a recipe can choose, evaluators, and the SageMaker SDK."""
+    return {**ENGINES, **EVALUATORS, SDK.name: SDK}
 
 
 def build_engine(name: str, home: Path, console: Console) -> None:
@@ -50,7 +50,7 @@ def _row(engine: Engine, home: Path) -> dict[str, str]:
     return {
         "engine": engine.name,
         "prunes": ", ".join(engine.prunes) or "–",
-        "quantizes": ", ".join(engine.quantizes) or "–",
+        "quantizes": ", ".join(engine.quantizes) or ("evaluates" if engine.name in EVALUATORS else "–"),
         "version": next((pins[name] for name in engine.packages if name in pins), "–"),
         "transformers": pins.get("transformers", "–"),
         "environment": f"built, {environment_bytes(found) / 1e9:.1f} GB" if found else f"about {engine.gigabytes:g} GB",

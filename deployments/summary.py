@@ -18,6 +18,7 @@ from tasks.observe_report import OBSERVED_HEAD, observed_markdown, observed_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
 from tasks.reproduction import Reproduction, rows
+from tasks.require import said
 from tasks.search_contracts import Comparison
 
 
@@ -85,9 +86,9 @@ def _print_reader(scorecard: ReaderScorecard, console: Console) -> None:
 
 def _print_checks(checks: tuple[GateCheck, ...], console: Console) -> None:
     for check in checks:
-        verdict = ("passed", "green") if check.passed else ("failed", "red")
+        verdict = (check.said, "green" if check.passed else "red")
         console.print(
-            Text.assemble(f"Gate        {check.metric} {check.observed:.3f}, {check.sense} {check.limit:g}: ", verdict)
+            Text.assemble(f"Gate        {check.metric} {said(check)}, {check.sense} {check.limit:g}: ", verdict)
         )
 
 
@@ -101,6 +102,7 @@ def _print_lines(markdown: str, console: Console) -> None:
 def _print_comparison(comparison: Comparison, console: Console) -> None:
     shown = ("recipe", "bytes ratio", "perplexity ratio", "agreement")
     table = Table(*shown, "outcome", title="Recipes, the smallest first")
+    table.columns[0].no_wrap = True  # the name is what a person looks for
     for row in search.rows(comparison):
         front = "  ← front" if row["front"] else ""
         table.add_row(*(str(row[name]) for name in shown), f"{row['outcome']}{front}")

@@ -10,12 +10,13 @@ from tasks.adapters.optimiser import Optimiser
 from tasks.choosing import bytes_ratio, choose, front_of, hopeless, objectives, overruns, recipe_at
 from tasks.contracts import DatasetRef, ModelRef
 from tasks.errors import SlimlineError
-from tasks.evaluate import evaluate, require_sound
+from tasks.evaluate import evaluate
 from tasks.export import export
-from tasks.fetch import digest_text, fetch, locate
+from tasks.fetch import fetch, locate, read_data, require_apart
 from tasks.preflight import check_fit, preflight
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
-from tasks.record import record_data, recorded_run
+from tasks.record import record_card, record_data, recorded_run
+from tasks.require import require_sound
 from tasks.screen import screen
 from tasks.search import record_comparison, record_tried
 from tasks.search_contracts import Comparison, Stage, Tried
@@ -48,10 +49,13 @@ def compare_recipes(
     """
     preflight(model, data, base)
     with recorded_run(f"{model.source}-search", base) as tracked:
+        text = read_data(data)
         original = locate(model)
         check_fit(base, original)
-        blocks = fetch(data, digest_text(data), original)
+        blocks = fetch(data, text, original)
         record_data(tracked, blocks)
+        record_card(tracked, data, text, blocks)
+        require_apart(data, blocks)
 
         speed = bool(budgets.max_token_ms) or search.prefer == "speed"
         optimiser, tried = Optimiser(space, 3 if speed else 2, search.seed), list[Tried]()

@@ -8,15 +8,26 @@ from flows.stages import run_stage
 from tasks.contracts import Compressed, Exported, Made, Outcome, Tracked
 from tasks.convert import convert
 from tasks.engines import engines_of, prepare_engine
-from tasks.evaluate import evaluate, judge, require_passed, require_sound
+from tasks.evaluation_recipes import EvaluationChoice
 from tasks.export import export
-from tasks.fetch import digest_text, fetch, locate
+from tasks.fetch import fetch, locate, read_data, require_apart
+from tasks.gate import judge
+from tasks.measure import measure, measure_champion
 from tasks.preflight import check_fit, preflight
 from tasks.pricing import priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
-from tasks.record import record_data, record_export, record_stage, record_verdict, record_version, recorded_run
+from tasks.record import (
+    record_card,
+    record_data,
+    record_export,
+    record_stage,
+    record_verdict,
+    record_version,
+    recorded_run,
+)
 from tasks.register import register
 from tasks.report import record_report
+from tasks.require import require_passed, require_sound
 
 
 @flow(name="compress", flow_run_name="compress-{model.source}-{recipe.name}")
@@ -26,6 +37,7 @@ def compress(
     recipe: Recipe = Recipe(),
     gate: Gate = Gate(),
     registered_name: ModelName = "slimline",
+    evaluation: EvaluationChoice = EvaluationChoice(),
 ) -> Outcome:
     """Shrink one model, prove that it still answers like the original, and register it.
 
@@ -35,10 +47,11 @@ def compress(
         recipe: Which stages run, in which order, and how strongly.
         gate: What the candidate must hold on the held-out items.
         registered_name: Name of the registered model in MLflow.
+        evaluation: What else is measured on both models: generated answers, latency under load, tasks.
     """
     preflight(model, data, recipe)
     with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
-        made = shrink(tracked, model, data, recipe, gate)
+        made = shrink(tracked, model, data, recipe, gate, evaluation, registered_name)
         if not made.scorecard.passed:
             record_report(tracked, recipe, made)
         require_passed(made.scorecard)
@@ -57,14 +70,28 @@ def compress(
     )
 
 
-def shrink(tracked: Tracked, model: ModelChoice, data: DataChoice, recipe: Recipe, gate: Gate) -> Made:
-    """Every stage of the recipe and the judged scorecard, recorded in the run ``tracked``. Nothing is registered."""
+def shrink(
+    tracked: Tracked,
+    model: ModelChoice,
+    data: DataChoice,
+    recipe: Recipe,
+    gate: Gate,
+    evaluation: EvaluationChoice,
+    registered_name: str | None,
+) -> Made:
+    """Every stage of the recipe and the judged scorecard, recorded in the run ``tracked``. Nothing is registered.
+
+    ``registered_name``: whose champion the gate may ask for; none where it is the original alone.
+    """
+    text = read_data(data)
     original = locate(model)
     check_fit(recipe, original)
+    blocks = fetch(data, text, original)
+    record_data(tracked, blocks)
+    record_card(tracked, data, text, blocks)
+    require_apart(data, blocks)
     for engine in engines_of(recipe):
         prepare_engine(engine)
-    blocks = fetch(data, digest_text(data), original)
-    record_data(tracked, blocks)
 
     stages: list[Compressed] = []
     candidate = original
@@ -84,7 +111,10 @@ def shrink(tracked: Tracked, model: ModelChoice, data: DataChoice, recipe: Recip
         stages.append(done)
         candidate = done.model
 
-    scorecard = judge(evaluate(candidate, exported.model if exported else None, original, blocks), gate)
-    scorecard = priced(scorecard, tuple(stages), exported)
+    scorecard = measure(candidate, exported.model if exported else None, original, blocks, evaluation)
+    champion = None
+    if registered_name is not None:
+        champion = measure_champion(gate, registered_name, original, blocks, evaluation)
+    scorecard = priced(judge(scorecard, gate, champion), tuple(stages), exported)
     record_verdict(tracked, scorecard)
     return Made(original=original, data=blocks, stages=tuple(stages), exported=exported, scorecard=scorecard)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.contracts import Compressed
-from tasks.evaluate import require_passed
 from tasks.evaluate_reader import evaluate_reader, judge_reader
 from tasks.locate_reader import check_reader, digest_questions, fetch_questions, locate_reader
 from tasks.preflight_reader import preflight_reader
@@ -14,6 +13,7 @@ from tasks.reader_recipes import QuestionsChoice, ReaderChoice, ReaderGate, Read
 from tasks.recipes import ModelName
 from tasks.record import record_data, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
+from tasks.require import require_passed
 from tasks.teach import drop_blocks, teach_reader, train_teacher
 
 

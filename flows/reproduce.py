@@ -9,7 +9,7 @@ from pydantic import Field
 
 from flows.compress import shrink
 from tasks.caching import apart
-from tasks.fetch import digest_text, locate
+from tasks.fetch import locate, read_data
 from tasks.preflight import preflight
 from tasks.recipes import ModelName
 from tasks.record import recorded_run
@@ -40,7 +40,7 @@ def reproduce(
     """
     recorded = read_recorded(model, version)
     preflight(recorded.model, recorded.data, recorded.recipe)
-    require_same_inputs(recorded, locate(recorded.model), digest_text(recorded.data))
+    require_same_inputs(recorded, locate(recorded.model), read_data(recorded.data).text.digest)
     made = tuple(once_more(recorded, number) for number in range(1, repeats + 1))
     found = compare(recorded, made)
     record_reproduction(found)
@@ -52,5 +52,5 @@ def once_more(recorded: Recorded, number: int) -> Repeat:
     """One re-run, in an MLflow run of its own."""
     part = f"-{number}"
     with recorded_run(f"reproduce-{recorded.title}{part}", recorded.recipe, part) as tracked, apart(part):
-        made = shrink(tracked, recorded.model, recorded.data, recorded.recipe, recorded.gate)
+        made = shrink(tracked, recorded.model, recorded.data, recorded.recipe, recorded.gate, recorded.evaluation, None)
         return record_repeat(tracked, recorded, made)

@@ -1,19 +1,17 @@
 """Text out of requests that an endpoint has captured: what users really ask, to calibrate the next model on.
 
 ``capture://ENDPOINT`` or ``capture://ENDPOINT/VARIANT`` reads what a release with ``plan.monitoring.capture_percent``
-(or a shadow release) has left in Slimline's bucket; ``s3://BUCKET/PREFIX`` any JSON lines that SageMaker has captured.
-``?answers=true`` takes each answer with its request. New requests arrive all the time, so what was read is kept under
-its digest, and the stage that cuts it into blocks reads that.
+(or a shadow release) has left in Slimline's bucket; ``capture+s3://BUCKET/PREFIX`` any JSON lines that
+SageMaker has captured. ``?answers=true`` takes each answer with its request. New requests arrive all the time:
+``text_sources`` keeps what was read under its digest.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,13 +19,12 @@ from tasks.adapters.captured_lines import Exchange, captured, first_object
 from tasks.adapters.sagemaker_requests import VARIANT
 from tasks.adapters.texts import Text, text_of
 from tasks.cloud import sagemaker
-from tasks.errors import ArtifactDamaged, RefusedData
+from tasks.errors import RefusedData
 from tasks.settings import settings
 
-SCHEMES = ("capture://", "s3://")
 MOST_DOCUMENTS = 100_000  # the newest ones
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
-_FORMS = "capture://ENDPOINT, capture://ENDPOINT/VARIANT or s3://BUCKET/PREFIX, with ?answers=true where wanted"
+_FORMS = "capture://ENDPOINT, capture://ENDPOINT/VARIANT or capture+s3://BUCKET/PREFIX, with ?answers=true where wanted"
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,6 @@ class Place:
     prefix: str
     answers: bool
     name: str
-
-
-def is_captured(source: str) -> bool:
-    return source.startswith(SCHEMES)
 
 
 def place_of(source: str) -> Place:
@@ -56,7 +49,7 @@ def place_of(source: str) -> Place:
     if asked or parts.fragment or len(answers) != 1 or answers[0] not in ("true", "false"):
         raise _refused(source, f"?{parts.query}", "?answers=true or nothing")
     wanted = answers[0] == "true"
-    if parts.scheme == "s3":
+    if parts.scheme == "capture+s3":
         if not parts.netloc:
             raise _refused(source, "no bucket", _FORMS)
         return Place(parts.netloc, parts.path.lstrip("/"), wanted, f"{parts.netloc}{parts.path}".rstrip("/"))
@@ -78,8 +71,8 @@ def check_captured(source: str) -> None:
         raise _nothing(source, place, "no object")
 
 
-def read_captured(source: str) -> Text:
-    """Every text that was captured, exact duplicates dropped, and kept under its digest for ``captured_again``.
+def read_captured(source: str, most: int = MOST_DOCUMENTS) -> Text:
+    """Every text that was captured, exact duplicates dropped, the newest ``most``.
 
     Raises:
         RefusedData: nothing is there, nothing of it is text, or a line is no capture.
@@ -90,38 +83,11 @@ def read_captured(source: str) -> Text:
         for text in documents_of(exchange, answers=place.answers):
             texts.pop(text, None)  # asked again: as new as its last time
             texts[text] = None
-        while len(texts) > MOST_DOCUMENTS:
+        while len(texts) > most:
             del texts[next(iter(texts))]
     if not texts:
         raise _nothing(source, place, "no request with a text in it")
-    found = text_of(place.name, "users' own words (captured requests)", texts)
-    _keep(found)
-    return found
-
-
-def captured_again(source: str, digest: str) -> Text:
-    """What ``read_captured`` has read with this digest, here; elsewhere it is read once more.
-
-    Raises:
-        ArtifactDamaged: what is captured by now is something else.
-    """
-    kept = _kept(digest)
-    if not kept.exists():
-        found = read_captured(source)
-        if found.digest != digest:
-            raise ArtifactDamaged(
-                f"what {source} holds has changed since it was read", observed=found.digest, limit=digest,
-                remedy="run again: the newer requests are another data set",
-            )  # fmt: skip
-        return found
-    said = json.loads(kept.read_text(encoding="utf-8"))
-    found = text_of(said["name"], said["licence"], said["documents"])
-    if found.digest != digest:
-        raise ArtifactDamaged(
-            "the kept text is not what was read", observed=found.digest, limit=digest,
-            remedy=f"remove {kept} and run again",
-        )  # fmt: skip
-    return found
+    return text_of(place.name, "users' own words (captured requests)", texts, most=MOST_DOCUMENTS)
 
 
 def documents_of(exchange: Exchange, *, answers: bool) -> Iterator[str]:
@@ -168,20 +134,6 @@ def _answers(body: str) -> Iterator[str]:
 
 def _strings(values: Any) -> Iterator[str]:
     yield from (value for value in values if isinstance(value, str) and value.strip())
-
-
-def _kept(digest: str) -> Path:
-    return settings().downloads / "captured" / f"{digest}.json"
-
-
-def _keep(text: Text) -> None:
-    """Beside, then renamed: whole or not there."""
-    kept = _kept(text.digest)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{uuid.uuid4().hex}")
-    said = {"name": text.name, "licence": text.licence, "documents": text.documents}
-    part.write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
-    part.replace(kept)
 
 
 def _nothing(source: str, place: Place, observed: str) -> RefusedData:

@@ -8,11 +8,16 @@ moved or renamed without clearing the results.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tasks.evidence_contracts import Evidence, Verdict
+from tasks.evidence_contracts import GateCheck as GateCheck
 from tasks.hosted import HubModel, ModelFacts
+from tasks.values import Place as Place
+from tasks.values import Value as Value
+from tasks.values import identity as identity
 
 Stage = Literal[
     "fetch", "prune", "quantize", "distill", "convert", "export", "evaluate", "register", "deploy",
@@ -21,32 +26,6 @@ Stage = Literal[
 
 
 Runtime = Literal["torch", "onnx"]
-
-
-class Value(BaseModel):
-    """Frozen, strict about unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Place:
-    """Annotation: this field says where or when, not what; it never enters a cache key."""
-
-
-def identity(value: Any) -> Any:
-    """Reduce ``value`` to what it *is*: nested models lose their ``Place`` fields; everything else stays as JSON."""
-    if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {
-            name: identity(getattr(value, name))
-            for name, info in fields.items()
-            if not any(mark is Place for mark in info.metadata)
-        }
-    if isinstance(value, dict):
-        return {str(key): identity(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [identity(item) for item in value]
-    return value
 
 
 class DatasetRef(Value):
@@ -140,6 +119,13 @@ class Quality(Value):
     kl: float = Field(description="Mean KL(original ‖ this) per token, nats")
     bytes: int
     tokens: int = Field(description="Positions scored")
+    kl_p99: float | None = Field(default=None, description="99th percentile of the positions' KL, nats")
+    accuracy: float | None = Field(default=None, description="Share of positions where it predicts the true next token")
+    flip_rate: float | None = Field(
+        default=None,
+        description="Share of positions where either this or the original, not both, predicts the true next token: "
+        "right answers that became wrong, and wrong ones that became right",
+    )
 
 
 class Score(Quality):
@@ -147,17 +133,9 @@ class Score(Quality):
 
     first_token_ms: float = Field(description="Median time to first token, milliseconds")
     per_token_ms: float = Field(description="Median time per following token, milliseconds")
-
-
-class GateCheck(Value):
-    """One metric against its limit."""
-
-    metric: str
-    observed: float
-    limit: float
-    sense: Literal["at most", "at least"]
-    passed: bool
-    remedy: str
+    repeats_ms: tuple[float, ...] = Field(
+        default=(), description="Median time per following token of each timed repeat, candidate and original in turn"
+    )
 
 
 class Price(Value):
@@ -205,6 +183,8 @@ class Scorecard(Value):
     packed: Quality | None = Field(
         default=None, description="The compressed folder's own figures where the exported one was scored"
     )
+    evidence: Evidence | None = Field(default=None, description="Results item by item, and what else was measured")
+    champion: str = Field(default="", description="The registered version that it was also held against, or why none")
     machine: str = Field(default="", description="Where the times were measured: processor or GPU, and threads")
     compression_seconds: float | None = Field(default=None, description="Of all stages, when each was computed")
     costs: tuple[TokenCost, ...] = Field(default=(), description="By instance type; added when the run is judged")
@@ -222,6 +202,21 @@ class Scorecard(Value):
     @property
     def passed(self) -> bool:
         return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the checks' verdicts: one of them stops the candidate as well as all."""
+        said = {check.said for check in self.checks}
+        order: tuple[Verdict, ...] = ("failed", "suspect", "inconclusive")
+        return next((worst for worst in order if worst in said), "passed" if self.passed else "failed")
+
+
+class Champion(Value):
+    """The registered version that carries the alias now, with the scorecard of its registration."""
+
+    label: str = Field(description="Name and version")
+    run_id: str
+    scorecard: Scorecard
 
 
 class RegisteredModel(Value):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.adapters.engine_kinds import (
     ENGINES,
+    EVALUATORS,
     OWN,
     Engine,
     check_engine_model,
@@ -153,7 +154,7 @@ def prepare_engine(name: str) -> str:
     Raises:
         EngineNotBuilt: pip could not install its packages.
     """
-    engine, home = ENGINES[name], settings().engines
+    engine, home = (ENGINES | EVALUATORS)[name], settings().engines
     if find_environment(engine, home) is None:
         packages = len(read_constraints(engine.constraints))
         plan = f"{packages} packages, about {engine.gigabytes:g} GB and {engine.minutes} minutes"

@@ -1,4 +1,4 @@
-"""Score candidate and original on the same held-out items, and hold the result against the gate."""
+"""Score candidate and original on the same held-out items. ``gate`` holds the result against limits."""
 
 from __future__ import annotations
 
@@ -7,156 +7,196 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from tasks.adapters.store import Store
-from tasks.adapters.tokens import read_dataset
+from tasks.adapters.tokens import TokenSplits, read_dataset
 from tasks.caching import StageKey
-from tasks.contracts import Compressed, DatasetRef, GateCheck, ModelRef, Quality, Scorecard
-from tasks.errors import GateFailed, SlimlineError
-from tasks.reader_contracts import ReaderScorecard
-from tasks.recipes import Gate
+from tasks.contracts import DatasetRef, ModelRef, Scorecard
+from tasks.evaluation_recipes import EvaluationChoice
+from tasks.evidence_contracts import AnswerFigures, Evidence, Generation, ItemsRef, SliceScore
 from tasks.retrying import compute_task
+from tasks.score_blocks import Shards, document_end, loaded
 from tasks.settings import settings
 from tasks.workbench import Progress, machine_here, open_model, use_threads
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Callable
+    from pathlib import Path
 
+    from tasks.compression.answers import AnswerPair
+    from tasks.compression.items import Item, Scores
     from tasks.compression.scoring import Scored
 
-MODULES = ("tasks.evaluate", "tasks.compression.scoring", "tasks.onnx_scoring", "tasks.serving.onnx_session")
+MODULES = (
+    "tasks.evaluate",
+    "tasks.score_blocks",
+    "tasks.compression.scoring",
+    "tasks.onnx_scoring",
+    "tasks.serving.onnx_session",
+)
 
 
 @compute_task("evaluate-{candidate.name}", cache_policy=StageKey(stage="evaluate", modules=MODULES))
-def evaluate(candidate: ModelRef, exported: ModelRef | None, baseline: ModelRef, data: DatasetRef) -> Scorecard:
+def evaluate(
+    candidate: ModelRef,
+    exported: ModelRef | None,
+    baseline: ModelRef,
+    data: DatasetRef,
+    choice: EvaluationChoice = EvaluationChoice(),
+    shards: Shards = Shards(),
+) -> Scorecard:
     """Reload the folders and measure them on the same blocks. Where the candidate was exported, its score is that of
     the exported folder, computed by what serves it; the compressed folder's own quality stands beside it.
 
-    The gate is applied separately, so that moving a limit measures nothing again.
+    ``shards``: the blocks' results where they were scored before, in parts; what is left is measured here.
     """
     import torch
 
+    from tasks.compression.block_scoring import quality, score_blocks
     from tasks.compression.device import HOST, compute_device
-    from tasks.compression.scoring import sample, score_models
+    from tasks.compression.items import BASELINE, CANDIDATE, PACKED, joined, read_scores
+    from tasks.compression.scoring import check_prompt, sample, time_pair, timed
 
     use_threads()
-    splits = read_dataset(Store(settings().store).open(data.uri, data.digest)).splits
+    store = Store(settings().store)
+    splits = read_dataset(store.open(data.uri, data.digest)).splits
     # Where a CPU file is measured, the original's times beside it are a CPU's too.
     device = HOST if exported else compute_device()
-    served = _loaded(exported or candidate, device)
-    prompt, folder = splits.prompts[0], open_model(exported or candidate)
-    progress = Progress("evaluate")
-    scores = score_models(
-        served,
-        _loaded(baseline, device),
-        torch.from_numpy(splits.evaluation).long(),
-        prompt=torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(prompt).ids),
-        beside=_loaded(candidate, device) if exported else None,
-        on_progress=lambda share: progress.show(share, f"{share:.0%} of the held-out work"),
-    )
+    scored_before = joined(read_scores(store.open(part.uri, part.digest)) for part in shards.parts)
+    served, original = loaded(exported or candidate, device), loaded(baseline, device)
+    folder = open_model(exported or candidate)
+    prompt = splits.prompts[0]
+    ids = torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(prompt).ids)
+    check_prompt(served[0], ids)
+    progress = _Steps((0 if shards.parts else len(splits.evaluation)) + 2 * (choice.timed_repeats + 1) + choice.prompts)
+    sizes = {CANDIDATE: served[1], BASELINE: original[1]}
+    if shards.parts:
+        scores = scored_before
+        if exported:
+            sizes[PACKED] = _folder_bytes(candidate)
+    else:
+        beside = {PACKED: loaded(candidate, device)} if exported else {}
+        sizes |= {name: size for name, (_, size) in beside.items()}
+        scores = score_blocks(
+            {CANDIDATE: served[0], BASELINE: original[0]} | {name: model for name, (model, _) in beside.items()},
+            torch.from_numpy(splits.evaluation).long(),
+            end=document_end(baseline),
+            advance=progress.advance,
+        )
+    times = time_pair(served[0], original[0], ids, repeats=choice.timed_repeats, advance=progress.advance)
+    pairs = _continued(served[0], original[0], folder, splits, choice, progress.advance)
+    items = _write_items(scores, pairs, {"candidate": candidate.digest, "baseline": baseline.digest})
     return Scorecard(
         candidate_model=candidate,
         baseline_model=baseline,
         dataset_digest=data.digest,
-        candidate=scores[0],
-        baseline=scores[1],
+        candidate=timed(quality(scores, CANDIDATE, sizes[CANDIDATE]), times[0]),
+        baseline=timed(quality(scores, BASELINE, sizes[BASELINE]), times[1]),
         checks=(),
         sample=f"{prompt} …{sample(served[0], folder, prompt)}",
         exported_model=exported,
-        packed=scores[2],
+        packed=quality(scores, PACKED, sizes[PACKED]) if exported else None,
+        evidence=Evidence(
+            items=items, slices=_slices(scores.items), generation=_generation(pairs, choice) if pairs else None
+        ),
         machine=machine_here(str(device)),
     )
 
 
-def _loaded(model: ModelRef, device: torch.device) -> tuple[Scored, int]:
-    """The model with what serves it, and the bytes of its folder. An exported one is computed on the CPU."""
-    from tasks.compression.loading import load_for_compute
-    from tasks.compression.scoring import TorchScored, folder_bytes
-    from tasks.onnx_scoring import OnnxScored
+class _Steps:
+    """Progress over a known number of steps."""
 
-    folder = open_model(model)
-    if model.runtime == "onnx":
-        return OnnxScored(folder, settings().threads), folder_bytes(folder)
-    return TorchScored(load_for_compute(folder, device)), folder_bytes(folder)
+    def __init__(self, steps: int) -> None:
+        self._steps, self._done, self._progress = steps, 0, Progress("evaluate")
+
+    def advance(self) -> None:
+        self._done += 1
+        share = self._done / self._steps
+        self._progress.show(share, f"{share:.0%} of the held-out work")
 
 
-def judge(scorecard: Scorecard, gate: Gate) -> Scorecard:
-    """Apply the gate to a measured scorecard: to what a CPU serves, and to the compressed folder that a GPU serves."""
-    checks = _checks(scorecard, scorecard.candidate, gate, "")
-    if scorecard.packed is not None:
-        checks += _checks(scorecard, scorecard.packed, gate, "compressed folder, ")
-    if gate.min_decode_speedup:
-        checks += (
-            GateCheck(
-                metric="decode speed-up",
-                observed=scorecard.decode_speedup,
-                limit=gate.min_decode_speedup,
-                sense="at least",
-                passed=scorecard.decode_speedup >= gate.min_decode_speedup,
-                remedy="export to ONNX (recipe.cpu_export), fewer bits, or structured pruning",
-            ),
+def _folder_bytes(model: ModelRef) -> int:
+    from tasks.compression.scoring import folder_bytes
+
+    return folder_bytes(open_model(model))
+
+
+def _continued(
+    served: Scored,
+    original: Scored,
+    folder: Path,
+    splits: TokenSplits,
+    choice: EvaluationChoice,
+    advance: Callable[[], None],
+) -> list[AnswerPair]:
+    """Both models' greedy answers to the first held-out prompts, each model's end-of-text as its folder says."""
+    import torch
+
+    from tasks.compression.answers import Answer, AnswerPair
+    from tasks.compression.scoring import continuation, ending_tokens
+
+    coder, stop = Tokenizer.from_file(str(folder / "tokenizer.json")), ending_tokens(folder)
+
+    def answer(model: Scored, ids: torch.Tensor) -> Answer:
+        written = continuation(model, ids, stop, choice.answer_tokens)
+        return Answer.of(coder.decode(written), written)
+
+    pairs = []
+    for prompt in splits.prompts[: choice.prompts]:
+        ids = torch.tensor([coder.encode(prompt).ids])
+        pairs.append(AnswerPair(prompt, answer(original, ids), answer(served, ids)))
+        advance()
+    return pairs
+
+
+def _write_items(scores: Scores, pairs: list[AnswerPair], made_from: dict[str, str]) -> ItemsRef:
+    from tasks.compression.answers import write_answers
+    from tasks.compression.items import write_scores
+
+    with Store(settings().store).draft("evaluations") as draft:
+        draft.made_from = made_from
+        write_scores(draft.path, scores)
+        if pairs:
+            write_answers(draft.path, pairs)
+    stored = draft.stored
+    positions = int(scores.counts().sum())
+    return ItemsRef(uri=stored.uri, digest=stored.digest, items=len(scores.items), positions=positions)
+
+
+def _slices(items: tuple[Item, ...]) -> tuple[SliceScore, ...]:
+    import math
+
+    from tasks.compression.items import slice_totals
+
+    def perplexity(nll: float, positions: int) -> float:
+        return math.exp(min(700.0, nll / positions))
+
+    return tuple(
+        SliceScore(
+            name=name,
+            positions=sums.positions,
+            baseline_perplexity=perplexity(sums.baseline_nll, sums.positions),
+            candidate_perplexity=perplexity(sums.candidate_nll, sums.positions),
+            agreement=sums.agreed / sums.positions,
         )
-    return scorecard.model_copy(update={"checks": checks})
-
-
-def _checks(scorecard: Scorecard, observed: Quality, gate: Gate, of: str) -> tuple[GateCheck, ...]:
-    """``of`` says whose figures they are, before each metric's name."""
-    baseline, dense_bytes = scorecard.baseline, 4 * scorecard.baseline_model.parameters
-    return (
-        GateCheck(
-            metric=f"{of}perplexity ratio",
-            observed=observed.perplexity / baseline.perplexity,
-            limit=gate.max_perplexity_ratio,
-            sense="at most",
-            passed=observed.perplexity <= gate.max_perplexity_ratio * baseline.perplexity,
-            remedy="more bits, a smaller group, less sparsity, or more distillation",
-        ),
-        GateCheck(
-            metric=f"{of}next-token agreement",
-            observed=observed.agreement,
-            limit=gate.min_agreement,
-            sense="at least",
-            passed=observed.agreement >= gate.min_agreement,
-            remedy="more bits, a smaller group, less sparsity, or more distillation",
-        ),
-        GateCheck(
-            metric=f"{of}bytes ratio",
-            observed=observed.bytes / dense_bytes,
-            limit=gate.max_bytes_ratio,
-            sense="at most",
-            passed=observed.bytes <= gate.max_bytes_ratio * dense_bytes,
-            remedy="fewer bits or a larger group; pruning alone does not shrink the file",
-        ),
+        for name, sums in slice_totals(items).items()
     )
 
 
-def require_passed(scorecard: Scorecard | ReaderScorecard) -> None:
-    """Stop here unless every check passed.
+def _generation(pairs: list[AnswerPair], choice: EvaluationChoice) -> Generation:
+    from tasks.compression.answers import Answer, mean
 
-    Raises:
-        GateFailed: names each metric outside its limit and what to try.
-    """
-    failed = [check for check in scorecard.checks if not check.passed]
-    if failed or not scorecard.checks:
-        raise GateFailed(
-            "the candidate does not answer like the original; it was not registered",
-            observed="; ".join(f"{check.metric} {check.observed:.3f}" for check in failed) or "no check was made",
-            limit="; ".join(f"{check.metric} {check.sense} {check.limit:g}" for check in failed)
-            or "at least one check",
-            remedy="; ".join(sorted({check.remedy for check in failed})) or "apply the gate first",
+    def side(of: Callable[[AnswerPair], Answer]) -> AnswerFigures:
+        return AnswerFigures(
+            empty=mean(pairs, lambda pair: float(of(pair).empty)),
+            loops=mean(pairs, lambda pair: float(of(pair).loop)),
+            distinct=mean(pairs, lambda pair: of(pair).distinct),
+            tokens=mean(pairs, lambda pair: float(len(of(pair).tokens))),
         )
 
-
-def require_sound(done: Compressed, max_share: float) -> None:
-    """Stop here when too many layers of a stage needed a numerical fallback: its weights are then not what was asked.
-
-    Raises:
-        SlimlineError: names the share and the first layer's fallback.
-    """
-    share = len(done.fallbacks) / len(done.layers) if done.layers else 0.0
-    if share > max_share:
-        first = done.fallbacks[0]
-        raise SlimlineError(
-            f"{done.stage} needed numerical fallbacks in too many layers; nothing after it was run",
-            observed=f"{share:.0%} of {len(done.layers)} layers; {first.layer}: {first.fallback}",
-            limit=f"{max_share:.0%} of the layers (recipe.max_fallback_share)",
-            remedy="use more calibration blocks or other text, or raise the stage's damping",
-        )
+    return Generation(
+        prompts=len(pairs),
+        new_tokens=choice.answer_tokens,
+        baseline=side(lambda pair: pair.baseline),
+        candidate=side(lambda pair: pair.candidate),
+        same=mean(pairs, lambda pair: float(pair.baseline.tokens == pair.candidate.tokens)),
+        same_start=mean(pairs, lambda pair: pair.same_start),
+    )

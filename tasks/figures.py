@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.contracts import Price, ReleaseCost, Scorecard, TokenCost
+from tasks.contracts import Price, Quality, ReleaseCost, Scorecard, TokenCost
+from tasks.evidence_tables import evidence_metrics
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def figures(scorecard: Scorecard) -> list[Figure]:
         ),
         Figure("same next token", f"{was.agreement:.1%}", f"{now.agreement:.1%}"),
         Figure("KL from the original, nats a token", f"{was.kl:.4f}", f"{now.kl:.4f}"),
+        *_told(was, now),
         Figure(
             "time to first token",
             f"{was.first_token_ms:.1f} ms",
@@ -81,6 +83,17 @@ def cost_figures(cost: TokenCost) -> list[Figure]:
         after = f"{cost.break_even_tokens:,.0f} tokens" if cost.break_even_tokens is not None else "never"
         lines.append(Figure(f"compression run paid back, {kind}", "", after))
     return lines
+
+
+def _told(was: Quality, now: Quality) -> list[Figure]:
+    """What scorecards of earlier versions do not have."""
+    if now.kl_p99 is None or now.flip_rate is None or now.accuracy is None or was.accuracy is None:
+        return []
+    return [
+        Figure("KL, 99th percentile of the positions", "0.0000", f"{now.kl_p99:.4f}"),
+        Figure("true next token", f"{was.accuracy:.1%}", f"{now.accuracy:.1%}"),
+        Figure("flips: right became wrong, or wrong right", "0.0%", f"{now.flip_rate:.1%}"),
+    ]
 
 
 def cost_notes(costs: tuple[TokenCost, ...]) -> list[str]:
@@ -130,15 +143,20 @@ def metrics(scorecard: Scorecard) -> dict[str, float]:
         for side, score in sides.items()
         if score is not None
         for name, value in score.model_dump().items()
+        if isinstance(value, (int, float))
     }
     for cost in scorecard.costs:
         found |= cost_metrics(cost)
-    return found | {
-        "gate_passed": float(scorecard.passed),
-        "perplexity_ratio": scorecard.candidate.perplexity / scorecard.baseline.perplexity,
-        "bytes_ratio": scorecard.candidate.bytes / scorecard.baseline.bytes,
-        "decode_speedup": scorecard.decode_speedup,
-    }
+    return (
+        found
+        | evidence_metrics(scorecard.evidence)
+        | {
+            "gate_passed": float(scorecard.passed),
+            "perplexity_ratio": scorecard.candidate.perplexity / scorecard.baseline.perplexity,
+            "bytes_ratio": scorecard.candidate.bytes / scorecard.baseline.bytes,
+            "decode_speedup": scorecard.decode_speedup,
+        }
+    )
 
 
 def cost_metrics(cost: TokenCost) -> dict[str, float]:

@@ -160,7 +160,7 @@ def _forward(ledger: Books, digest: str) -> Node | None:
         if not versions:
             facts = {"as": role} | _run_facts(run)
             found[run.id] = Node(kind="run", title=f"{run.name}: registered nothing", facts=facts, url=run.url)
-    return Node(kind="digest", title=digest, children=tuple(found.values())) if found else None
+    return Node(kind="digest", title=digest, children=tuple(found[title] for title in sorted(found))) if found else None
 
 
 def _reached(ledger: Books, version: VersionFacts, role: str) -> Node:

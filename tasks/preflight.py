@@ -7,9 +7,7 @@ from pathlib import Path
 from tasks import pricing
 from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
-from tasks.adapters.texts import check_text_source
 from tasks.adapters.tracking import reachable
-from tasks.captured import check_captured, is_captured
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
 from tasks.engines import check_engines, check_engines_fit
@@ -19,6 +17,7 @@ from tasks.preflight_serving import check_target
 from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe
 from tasks.retrying import network_task
 from tasks.settings import settings
+from tasks.text_sources import check_source_of
 
 _NOT_EXPORTED = ("smoothquant", "fp8", "float16", "bfloat16")
 
@@ -37,10 +36,7 @@ def preflight(model: ModelChoice, data: DataChoice, recipe: Recipe, release: Rel
         Refused: with what was seen, what is allowed, and what to change.
     """
     check_source(model.source)
-    if is_captured(data.source):
-        check_captured(data.source)
-    else:
-        check_text_source(data.source)
+    check_source_of(data)
     check_recipe(recipe)
     pricing.check_prices()
     if release is not None:

@@ -58,8 +58,17 @@ class ReaderScorecard(Value):
     before: ReaderScore = Field(description="The student before it was taught")
     f1_drop: float = Field(description="Teacher's F1 less the student's")
     f1_drop_upper: float = Field(
-        description="Upper end of its one-sided 95 % interval, paired bootstrap over questions"
+        description="Upper end of its one-sided 95 % interval, paired studentised bootstrap over contexts"
     )
+    f1_drop_error: float = Field(default=0.0, description="Its standard error over contexts")
+    exact_drop: float = Field(default=0.0, description="Teacher's exact match less the student's")
+    exact_drop_upper: float = 1.0
+    exact_drop_error: float = 0.0
+    exact_p: float | None = Field(
+        default=None,
+        description="Exact test of signs over contexts (McNemar's where each has one question): right by accident",
+    )
+    contexts: int = Field(default=0, description="Held-out contexts: their questions are right or wrong together")
     checks: tuple[GateCheck, ...]
     sample: str = Field(default="", description="A held-out question and what the student answers")
 
@@ -73,6 +82,7 @@ class ReaderScorecard(Value):
         return [
             ("exact match", f"{was.exact_match:.1%}", f"{now.exact_match:.1%} ({before.exact_match:.1%} untaught)"),
             ("F1", f"{was.f1:.1%}", f"{now.f1:.1%} ({before.f1:.1%} untaught)"),
+            ("exact match lost, 95 % upper end", "", f"{self.exact_drop_upper:.1%}{_by_accident(self.exact_p)}"),
             ("bytes on disk", f"{was.bytes:,}", f"{now.bytes:,}"),
             ("parameters", f"{self.baseline_model.parameters:,}", f"{self.candidate_model.parameters:,}"),
             ("time per question, ms", f"{was.ms_per_question:.1f}", f"{now.ms_per_question:.1f}"),
@@ -97,7 +107,7 @@ class ReaderScorecard(Value):
         lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
         lines += ["", "| check | observed | limit | |", "|---|---|---|---|"]
         for check in self.checks:
-            end = "passed" if check.passed else f"failed: {check.remedy}"
+            end = "passed" if check.passed else f"{check.said}: {check.remedy}"
             lines.append(f"| {check.metric} | {check.observed:.4g} | {check.sense} {check.limit:.4g} | {end} |")
         if self.sample:
             lines += ["", f"The student answers: {self.sample}"]
@@ -113,3 +123,7 @@ class ReaderOutcome(Value):
     scorecard: ReaderScorecard
     registered: RegisteredModel
     tracked: Tracked
+
+
+def _by_accident(p: float | None) -> str:
+    return "" if p is None else f" (p of a difference {p:.2g})"

@@ -68,5 +68,6 @@ class ReaderGate(Choice):
     max_f1_drop: float = Field(
         0.05, ge=0, le=1, description="Teacher's F1 less the student's: the upper end of its 95 % interval, at most"
     )
+    max_exact_drop: float = Field(1.0, ge=0, le=1, description="The same of exact match, at most; 1: not asked")
     min_f1: float = Field(0.5, ge=0, le=1, description="The student's F1, at least")
     max_bytes_ratio: float = Field(0.9, gt=0, le=1, description="Folder bytes, student ÷ teacher, at most")

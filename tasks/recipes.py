@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.adapters.documents import Shape
 from tasks.contracts import Place
 
 CompressStage = Literal["prune", "quantize", "distill"]
@@ -47,19 +48,77 @@ class ModelChoice(Choice):
 class DataChoice(Choice):
     """The text for calibration, training and held-out evaluation. The three never share a document."""
 
+    # Where the text lies and how it is read are not part of what it is: the digest of its documents is.
     source: Annotated[str, Place] = Field(
         default="wiki-leads",
         title="Text",
         description="wiki-leads (10,033 Wikipedia introductions from a package), python-docs (ships with Python), "
-        "a local .txt (paragraphs) or .jsonl (field: text), or requests that an endpoint captured: capture://endpoint, "
-        "or s3://bucket/prefix; ?answers=true takes the answers too",
+        "a local .txt (paragraphs), .jsonl, .json, .csv, .tsv or .parquet (all but Parquet also .gz), a folder of "
+        "them, a hub data set such as databricks/databricks-dolly-15k, Salesforce/wikitext:wikitext-2-raw-v1 or "
+        "allenai/c4:en (name:configuration@revision), s3://bucket/prefix, or requests that an endpoint captured: "
+        "capture://endpoint, capture+s3://bucket/prefix (?answers=true takes the answers too)",
         min_length=1,
+    )
+    split: Annotated[str, Place] = Field(
+        "train", pattern=r"^[\w.-]+$", description="Split of a hub data set: train, validation, test, …"
+    )
+    document: Annotated[Shape, Place] = Field(
+        "auto",
+        description="What of a record (a line of JSON, a row) is a document. field: one field's text; template: "
+        "several fields in one text; messages: a chat, written by the model's own chat template; turns: a field that "
+        "asks and one that answers, as a chat. auto: the field text, else messages, else a pair such as instruction "
+        "and response",
+    )
+    fields: Annotated[str, Place] = Field(
+        "",
+        description="field and messages: the field's name; turns: names with commas, the last one answers; template: "
+        "a text with names in braces, such as {instruction}\\n{response}. Empty: the usual names",
+    )
+    most_documents: Annotated[int, Place] = Field(
+        50_000,
+        ge=1,
+        le=2_000_000,
+        description="Documents read at most: the first ones, of captures the newest; the seed draws from them",
+    )
+    evaluation_source: Annotated[str, Place] = Field(
+        "", title="Held-out text", description="Another text for the held-out blocks; empty: held out of the same one"
+    )
+    evaluation_split: Annotated[str, Place] = Field(
+        "",
+        pattern=r"^[\w.-]*$",
+        description="Split of the held-out text, of the same source unless that is another; empty: as above",
+    )
+    packing: Literal["packed", "whole"] = Field(
+        "packed",
+        description="packed: documents one after the other with the end-of-text token between them, cut into blocks; "
+        "whole: a block is the beginning of one document, and shorter documents are left out (nothing is padded)",
+    )
+    near_duplicates: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="A document is dropped when it shares this part of its five-word sequences with one already dealt, "
+        "0–1; 0: only those of the same words are",
+    )
+    max_leakage: Annotated[float, Place] = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="The run stops when more of the held-out documents' 13-word sequences stand in calibration or "
+        "training documents, 0–1",
     )
     block_tokens: int = Field(256, ge=16, le=4096, description="Tokens a block")
     calibration_blocks: int = Field(32, ge=1, le=4096, description="Blocks that pruning and quantization look at")
     training_blocks: int = Field(32, ge=1, le=65536, description="Blocks that distillation learns from")
     evaluation_blocks: int = Field(16, ge=1, le=4096, description="Held-out blocks that the gate compares on")
     seed: int = Field(0, ge=0, description="Order of the documents")
+
+    def held_out(self) -> DataChoice | None:
+        """How the held-out blocks' own text is read; none where they come from the same text."""
+        if not self.evaluation_source and not self.evaluation_split:
+            return None
+        changed = {"source": self.evaluation_source or self.source, "split": self.evaluation_split or self.split}
+        return self.model_copy(update={**changed, "evaluation_source": "", "evaluation_split": ""})
 
 
 class PruneRecipe(Choice):
@@ -239,7 +298,9 @@ class Recipe(Choice):
 
 
 class Gate(Choice):
-    """What the candidate must hold on the held-out items, compared with the original."""
+    """What the candidate must hold on the held-out items, compared with the original. Each limit is a margin: the
+    interval's end must lie within it, not the figure alone.
+    """
 
     max_perplexity_ratio: float = Field(1.25, ge=1, le=100, description="Candidate ÷ original, at most")
     min_agreement: float = Field(0.70, ge=0, le=1, description="Share of same next tokens, at least")
@@ -248,4 +309,47 @@ class Gate(Choice):
     )
     min_decode_speedup: float = Field(
         0.0, ge=0, le=1000, description="Tokens a second after the first, candidate ÷ original, at least; 0: not asked"
+    )
+    max_kl: float = Field(0.0, ge=0, le=100, description="Mean KL from the original, nats a token; 0: not asked")
+    max_flip_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of positions where one of both is right about the next token and the other is not, at "
+        "most; 0: not asked",
+    )
+    max_degenerate_rise: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of generated answers that are empty or end in a loop, candidate less original, at most; "
+        "1: not asked",
+    )
+    max_task_drop: float = Field(
+        1.0, ge=0, le=1, description="Each lm-eval task's score, original less candidate, at most; 1: not asked"
+    )
+    confidence: float = Field(
+        0.95,
+        ge=0.5,
+        le=0.999,
+        description="Of each one-sided interval: a candidate outside a limit passes it in at most 1 − this share of "
+        "runs. 0.5 holds the figures themselves against the limits",
+    )
+    max_gain: float = Field(
+        0.10,
+        gt=0,
+        le=1,
+        description="A perplexity that is surely lower than the original's by more than this share is suspect and "
+        "stops too: held-out text was learnt, or the original is damaged",
+    )
+    baseline: Literal["original", "champion", "both"] = Field(
+        "original",
+        description="What it is held against: the original, the registered version that is champion now, or both. "
+        "Without a champion it is the original",
+    )
+    max_champion_ratio: float = Field(
+        1.05, ge=0.5, le=100, description="Perplexity, candidate ÷ champion, at most; where the champion is asked for"
+    )
+    max_champion_agreement_drop: float = Field(
+        0.05, ge=0, le=1, description="Share of same next tokens, champion less candidate, at most"
     )

@@ -14,7 +14,10 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks import reporting
+from tasks.adapters.champion import EVIDENCE
 from tasks.adapters.lineage_books import VERSION
+from tasks.adapters.store import Store
+from tasks.adapters.tokens import read_account
 from tasks.adapters.tracking import Tracking
 from tasks.bench import new_pairs
 from tasks.cloud import sagemaker
@@ -30,11 +33,13 @@ from tasks.contracts import (
     Shift,
     Tracked,
 )
+from tasks.data_card import data_card
+from tasks.data_contracts import DataText
 from tasks.findings import Tally, report_pairs
 from tasks.provenance import write_data, write_surroundings
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
-from tasks.recipes import Recipe
+from tasks.recipes import DataChoice, Recipe
 from tasks.retrying import network_task
 from tasks.runpages import tag_run, was_cached
 from tasks.settings import settings
@@ -80,6 +85,14 @@ def open_record(name: str, recipe: Recipe | ReaderRecipe, part: str = "") -> Tra
 def record_data(tracked: Tracked, data: DatasetRef | QuestionsRef) -> None:
     """Log each part of the data set (calibration, training, evaluation) with its digest as an input of the run."""
     write_data(tracking(), tracked.run_id, data)
+
+
+@network_task("record-card-{blocks.name}")
+def record_card(tracked: Tracked, choice: DataChoice, data: DataText, blocks: DatasetRef) -> None:
+    """The data card: on the run page, and ``data_card.md`` in MLflow."""
+    card = data_card(choice, data, blocks, read_account(Store(settings().store).open(blocks.uri, blocks.digest)))
+    reporting.report_data(card)
+    tracking().log_card(tracked.run_id, card)
 
 
 @network_task("record-{step.stage}")
@@ -154,6 +167,12 @@ def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> 
     books, original = tracking(), scorecard.baseline_model
     books.tag(tracked.run_id, {"slimline.original": original.name, "slimline.original_digest": original.digest})
     books.log_scorecard(tracked.run_id, scorecard)
+    evidence = scorecard.evidence
+    if evidence is not None:
+        store = Store(settings().store)
+        for where, items in ((EVIDENCE, evidence.items), ("tasks", evidence.documents)):
+            if items is not None:
+                books.log_items(tracked.run_id, store.open(items.uri, items.digest), where)
 
 
 @network_task("record-version-{registered.version}")

@@ -9,10 +9,10 @@ from tasks.adapters.registry import Registry
 from tasks.adapters.sagemaker_requests import VARIANT
 from tasks.adapters.store import Store
 from tasks.contracts import DatasetRef, RegisteredModel, Rollout, Scorecard, Tracked
-from tasks.evaluate import require_passed
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
+from tasks.require import require_passed
 from tasks.retrying import network_task
 from tasks.settings import settings
 

@@ -9,6 +9,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from tasks.contracts import Rollout
+from tasks.evidence_tables import evidence_tables, gate_table
 from tasks.figures import HEAD, figures, megabytes
 from tasks.findings import last_word
 from tasks.lineage_picture import HEIGHT, WIDTH, picture
@@ -27,6 +28,7 @@ def report_html(report: Report) -> str:
         summary=summary(report),
         head=HEAD,
         figures=figures(report.scorecard),
+        tables=[gate_table(report.scorecard.checks), *evidence_tables(report.scorecard)],
         trade=trade(report.scorecard),
         stages=[(stage, grids(stage), curve(stage.losses)) for stage in report.stages],
         releases=releases,

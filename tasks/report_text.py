@@ -6,12 +6,17 @@ from tasks.contracts import Compressed, Scorecard
 from tasks.figures import megabytes
 from tasks.recipes import Recipe
 from tasks.report_contracts import ReleaseNote, Report
+from tasks.require import said
 
 _ENDS = {
     "created": "was created with it and serves it",
     "promoted": "serves it with all its traffic",
     "restored": "took it back, and serves what it served before",
     "unchanged": "served it already; nothing was moved",
+}
+_WHY = {
+    "inconclusive": " It was too few items to tell, not a bad model: the gate table says how many it takes.",
+    "suspect": " It is better than compression can make it, so something is wrong with the comparison.",
 }
 
 
@@ -65,9 +70,10 @@ def _verdict(report: Report) -> list[str]:
     failed = [check for check in checks if not check.passed]
     if failed:
         told = "; ".join(
-            f"{check.metric} is {check.observed:.3f} and may be {check.sense} {check.limit:g}" for check in failed
+            f"{check.metric} is {said(check)} and may be {check.sense} {check.limit:g}" for check in failed
         )
-        return [f"The gate did not let it through ({told}), so nothing was registered and nothing released."]
+        why = _WHY.get(report.scorecard.verdict, "")
+        return [f"The gate did not let it through ({told}), so nothing was registered and nothing released.{why}"]
     if report.registered is None:
         return []
     name = f"{report.registered.name} version {report.registered.version}"

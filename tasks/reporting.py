@@ -19,6 +19,7 @@ from tasks.contracts import (
     Settled,
     Tracked,
 )
+from tasks.evidence_tables import evidence_tables, gate_table
 from tasks.figures import HEAD, cost_notes, figures, megabytes, release_cost_lines
 from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
@@ -54,6 +55,11 @@ def report_stage(step: Compressed) -> None:
         + (f"; **{len(step.fallbacks)} numerical fallbacks**" if step.fallbacks else "")
         + "".join(f"; **{retry}**" for retry in step.retries),
     )
+
+
+def report_data(card: str) -> None:
+    """The data card."""
+    create_markdown_artifact(card, key="data-card", description="What the model is calibrated, taught and measured on")
 
 
 def report_export(exported: Exported) -> None:
@@ -105,7 +111,7 @@ def _report_run(tracked: Tracked) -> None:
 
 def verdict_markdown(scorecard: Scorecard) -> str:
     """The verdict as it stands on the Prefect page."""
-    verdict = "PASSED" if scorecard.passed else "FAILED"
+    verdict = scorecard.verdict.upper()
     lines = [
         f"# Gate: {verdict}",
         f"{scorecard.served_model.name} against {scorecard.baseline_model.name}, {scorecard.candidate.tokens:,} "
@@ -115,14 +121,12 @@ def verdict_markdown(scorecard: Scorecard) -> str:
         "|---|---|---|---|",
         *("| " + " | ".join(figure.cells) + " |" for figure in figures(scorecard)),
         "",
-        "| gate | observed | limit | |",
-        "|---|---|---|---|",
-        *(
-            f"| {check.metric} | {check.observed:.3f} | {check.sense} {check.limit:g} | "
-            + ("passed |" if check.passed else f"**failed**: try {check.remedy} |")
-            for check in scorecard.checks
-        ),
+        *gate_table(scorecard.checks).markdown(),
     ]
+    if scorecard.champion:
+        lines += ["", f"Held against the champion too: {scorecard.champion}."]
+    for table in evidence_tables(scorecard):
+        lines += ["", *table.markdown()]
     lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []
     if scorecard.sample:
         lines += ["", "The compressed model writes:", "", *(f"> {line}" for line in scorecard.sample.splitlines())]

@@ -42,6 +42,7 @@ def read_recorded(model: str, version: str) -> Recorded:
         return Recorded(
             name=found.name, version=found.version, run_id=run.id, url=found.url,
             **{part: given[part] for part in ("model", "data", "recipe", "gate")},
+            evaluation=given.get("evaluation", {}),  # an earlier run had none to choose
             scorecard=json.loads(files["scorecard.json"] or "{}"),
             text_digest=run.tags["slimline.text_digest"], surroundings=str(files[SURROUNDINGS]),
         )  # fmt: skip
@@ -90,7 +91,8 @@ def record_repeat(tracked: Tracked, recorded: Recorded, made: Made) -> Repeat:
 @network_task("compare-{recorded.version}")
 def compare(recorded: Recorded, repeats: tuple[Repeat, ...]) -> Reproduction:
     """Recorded figures beside the bands of these re-runs and of all earlier ones in the same surroundings."""
-    now = surroundings()
+    now, data = surroundings(), recorded.scorecard.dataset_digest
+    other = sorted({repeat.dataset_digest for repeat in repeats} - {data})
     every = (*_earlier(books(), recorded, now, {repeat.run_id for repeat in repeats}), *repeats)
     return Reproduction(
         name=recorded.name,
@@ -99,7 +101,10 @@ def compare(recorded: Recorded, repeats: tuple[Repeat, ...]) -> Reproduction:
         digest=recorded.scorecard.candidate_model.digest,
         repeats=every,
         bands=bands(figures_of(recorded.scorecard), every),
-        changed=tuple(difference(Surroundings.parse(recorded.surroundings), now)),
+        changed=(
+            *(f"data set: {data} → {digest}" for digest in other),
+            *difference(Surroundings.parse(recorded.surroundings), now),
+        ),
     )
 
 

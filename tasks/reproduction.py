@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 
 from tasks.contracts import Made, Scorecard, Value
+from tasks.evaluation_recipes import EvaluationChoice
 from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
 
 CONFIDENCE = 0.99
@@ -30,6 +31,7 @@ class Recorded(Value):
     data: DataChoice
     recipe: Recipe
     gate: Gate
+    evaluation: EvaluationChoice = EvaluationChoice()
     scorecard: Scorecard
     text_digest: str
     surroundings: str = Field(description="As in surroundings.json of its run")

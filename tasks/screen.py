@@ -16,7 +16,7 @@ from tasks.workbench import open_model, use_threads
 if TYPE_CHECKING:
     from tasks.compression.scoring import TorchScored
 
-MODULES = ("tasks.screen", "tasks.compression.scoring")
+MODULES = ("tasks.screen", "tasks.compression.block_scoring", "tasks.compression.scoring")
 
 
 @compute_task("screen-{candidate.name}", cache_policy=StageKey(stage="screen", modules=MODULES))
@@ -24,7 +24,9 @@ def screen(candidate: ModelRef, baseline: ModelRef, data: DatasetRef, blocks: in
     """Score a half-made model beside the original on a few training blocks: the held-out ones are for what is whole."""
     import torch
 
-    from tasks.compression.scoring import folder_bytes, score_models
+    from tasks.compression.block_scoring import quality, score_blocks
+    from tasks.compression.items import BASELINE, CANDIDATE
+    from tasks.compression.scoring import folder_bytes
 
     use_threads()
     tokens = torch.from_numpy(
@@ -39,10 +41,6 @@ def screen(candidate: ModelRef, baseline: ModelRef, data: DatasetRef, blocks: in
         folder = open_model(model)
         return TorchScored(load_for_compute(folder, compute_device())), folder_bytes(folder)
 
-    mine, base, _ = score_models(
-        loaded(candidate), loaded(baseline), tokens.long(), prompt=tokens[0, :8].long(), new_tokens=2, repeats=1
-    )
-    quality = set(type(mine).model_fields) - {"first_token_ms", "per_token_ms"}
-    return Screened.model_validate(
-        {"candidate": mine.model_dump(include=quality), "baseline": base.model_dump(include=quality)}
-    )
+    mine, base = loaded(candidate), loaded(baseline)
+    scores = score_blocks({CANDIDATE: mine[0], BASELINE: base[0]}, tokens.long())
+    return Screened(candidate=quality(scores, CANDIDATE, mine[1]), baseline=quality(scores, BASELINE, base[1]))

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         default="ml.m5.xlarge,ml.c5.2xlarge",
         description="Instance types, comma-separated, whose dollars per million tokens a scorecard shows",
     )
+    datasets: Path | None = Field(
+        default=None, description="Folder of hub data sets' copies, org/name below it as on the hub"
+    )
     threads: int = Field(default=max(1, os.cpu_count() or 1), ge=1, description="Threads of heavy stages")
 
     @cached_property
@@ -62,6 +65,18 @@ class Settings(BaseSettings):
     def aws_endpoint_url(self) -> str | None:
         """The embedded stack's address, or none on AWS (the variable is boto3's own)."""
         return os.environ.get("AWS_ENDPOINT_URL")
+
+    @property
+    def hub(self) -> str | None:
+        """Another model hub's address, or none (the variable is huggingface_hub's own)."""
+        return os.environ.get("HF_ENDPOINT")
+
+    @property
+    def hub_caches(self) -> tuple[Path, ...]:
+        """The hub's caches on this machine (the variables are huggingface_hub's own)."""
+        home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface")).expanduser()
+        named = os.environ.get("HF_HUB_CACHE")
+        return ((Path(named).expanduser(),) if named else ()) + (home / "hub",)
 
     @property
     def region(self) -> str | None:

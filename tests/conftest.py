@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-TOGETHER = ("flows", "local")  # each shares servers that are started once
+# Each shares servers that are started once. The flows mostly wait: two stacks beside each other take half the time.
+FLOWS_BESIDE = ("automations", "observe", "reader_line", "release_modes", "scaling", "slots")
+TOGETHER = ("flows", "flows-beside", "local")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups = {}
     for item in items:
         first, *rest = item.path.relative_to(HERE).parts
-        groups[item] = first if first in TOGETHER else "/".join((first, *rest))
+        beside = first == "flows" and item.path.stem.removeprefix("test_") in FLOWS_BESIDE
+        groups[item] = "flows-beside" if beside else first if first in TOGETHER else "/".join((first, *rest))
         item.add_marker(pytest.mark.xdist_group(groups[item]))
     items.sort(key=lambda item: TOGETHER.index(groups[item]) if groups[item] in TOGETHER else len(TOGETHER))

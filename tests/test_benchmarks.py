@@ -20,13 +20,24 @@ ROOT = Path(__file__).parent.parent
 # Those of the default run and its methods: the others take up to a minute each in their quick form.
 COMMANDS = {
     "compression_stages": [],
+    "gate": [],
     "methods": ["--rows", "channels"],
     "memory": [],
     "round_trips": ["--rows", "w8a8"],
     "router": [],
     "students": [],
+    "texts": [],
 }
-ROW_COUNTS = {"compression_stages": 3, "methods": 1, "round_trips": 1, "students": 3, "memory": 6, "router": 8}
+ROW_COUNTS = {
+    "compression_stages": 3,
+    "gate": 163,
+    "methods": 1,
+    "round_trips": 1,
+    "students": 3,
+    "memory": 6,
+    "router": 8,
+    "texts": 4,
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -63,8 +63,7 @@ def run_child(
         SlimlineError: it failed, with the last lines of its standard error, or it took longer than ``limit_s``.
     """
     settings = [f"{name}={value}" for name, value in (variables or {}).items()]
-    guard = ["setpriv", "--pdeathsig", "KILL"] if sys.platform == "linux" and shutil.which("setpriv") else []
-    full = [*guard, *(["env", *settings] if settings else []), *map(str, command)]
+    full = [*guard(), *(["env", *settings] if settings else []), *map(str, command)]
     began = time.perf_counter()
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -98,6 +97,11 @@ def run_child(
     return ran
 
 
+def guard() -> list[str]:
+    """What a command begins with, so that it ends when this process is killed; nothing where the system cannot."""
+    return ["setpriv", "--pdeathsig", "KILL"] if sys.platform == "linux" and shutil.which("setpriv") else []
+
+
 def tail(log: Path) -> str:
     """The end of a log, progress bars with it."""
     with log.open("rb") as file:
@@ -117,7 +121,7 @@ def _wait(
     """Reap the process and measure it; none when its time is over and it still runs."""
     peak, ticked = 0, began
     while time.perf_counter() - began < limit_s:
-        peak = max(peak, _high_water(process.pid))
+        peak = max(peak, high_water(process.pid))
         reaped, status, usage = os.wait4(process.pid, os.WNOHANG)
         if reaped:
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -132,7 +136,7 @@ def _wait(
     return None
 
 
-def _high_water(pid: int) -> int:
+def high_water(pid: int) -> int:
     """Peak resident bytes of a running process, or 0 where the system does not say."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")

@@ -126,6 +126,19 @@ _AUTO_GPTQ = Engine(
     progress=r"Start quantizing layer (\d+)/(\d+)",
 )
 ENGINES = {engine.name: engine for engine in (_LLM_COMPRESSOR, _OPTIMUM, _AUTO_GPTQ)}
+# It measures and compresses nothing, so no recipe can choose it (``lm_eval_runs.py``).
+LM_EVAL = Engine(
+    name="lm-eval",
+    packages=("lm-eval", "torch", "transformers", "compressed-tensors", "accelerate"),
+    constraints=SCRIPTS / "lm-eval.txt",
+    script=SCRIPTS / "lm_eval_tasks.py",
+    check="import lm_eval.models.huggingface, lm_eval.tasks, compressed_tensors",
+    gigabytes=1.8,
+    minutes=3,
+    progress=r"Running loglikelihood requests[^|]*\|[^|]*\| (\d+)/(\d+)",
+    variables={**_QUIET, "HF_DATASETS_OFFLINE": "1"},
+)
+EVALUATORS = {LM_EVAL.name: LM_EVAL}
 
 
 def check_engine_recipe(

@@ -76,6 +76,11 @@ def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
 
 
 def _scorecard(client: MlflowClient, run_id: str, what: str) -> Scorecard:
+    """The scorecard that a run logged; ``what`` names the version in an error.
+
+    Raises:
+        RefusedModel: there is none of a language model.
+    """
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = Path(client.download_artifacts(run_id, "scorecard.json", folder))

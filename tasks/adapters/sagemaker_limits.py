@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import botocore.session
@@ -45,7 +45,7 @@ def check_request(service: str, operation: str, params: Mapping[str, Any]) -> No
         _check_variants(params)
 
 
-@lru_cache(maxsize=8)
+@cache
 def service_model(service: str) -> ServiceModel:
     """botocore's description of a service; read from botocore's files, no network."""
     return botocore.session.get_session().get_service_model(service)

@@ -1,31 +1,55 @@
 """Documents → token blocks for calibration, training and evaluation, which never share a document.
 
-The artifact is a folder: ``tokens.safetensors`` (int32, one array a split), ``card.json`` (what it was made from) and
-``prompts.jsonl`` (short real prompts from held-out documents, for measuring latency and for rehearsal traffic).
+The artifact is a folder: ``tokens.safetensors`` (int32, one array a split), ``card.json`` (what it was made from),
+``account.json`` (what became of the documents) and ``prompts.jsonl`` (short real prompts from held-out documents, for
+measuring latency and for rehearsal traffic). None of them says where the text lay: the same text elsewhere is the same
+artifact.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
+from tasks.adapters.dealing import Dealing, Draw, Tokens, end_of_text, prompts_of, shuffled_by, too_short
+from tasks.adapters.duplicates import leakage
 from tasks.adapters.texts import Text
-from tasks.errors import ArtifactDamaged, RefusedData, RefusedModel
-
-Tokens = NDArray[np.int32]
+from tasks.adapters.tokenizer_check import SAMPLE, check_tokenizer
+from tasks.errors import ArtifactDamaged
 
 SPLITS = ("calibration", "training", "evaluation")
-_END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-_BATCH = 64  # documents tokenized at a time: no more text is tokenized than the splits need
-_PROMPT_WORDS, _PROMPTS = 12, 32
+_SAMPLES, _SAMPLE_CHARACTERS = 3, 400
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of the documents: counts of documents and sequences of words; shares 0–1."""
+
+    looked_at: int
+    same: int
+    near: int
+    too_short: int
+    calibration_documents: int
+    training_documents: int
+    evaluation_documents: int
+    evaluation_sequences: int
+    leaked_sequences: int
+    leaked_documents: int
+    unknown: float
+    words_back: float
+    bytes_a_token: float
+    samples: tuple[str, ...]
+
+    @property
+    def leaked(self) -> float:
+        """Share of the evaluation documents' 13-word sequences that stand in the other splits' documents too."""
+        return self.leaked_sequences / self.evaluation_sequences if self.evaluation_sequences else 0.0
 
 
 @dataclass(frozen=True)
@@ -36,14 +60,13 @@ class TokenSplits:
     training: Tokens
     evaluation: Tokens
     prompts: tuple[str, ...]
+    account: Account | None = None
 
 
 @dataclass(frozen=True)
 class Card:
     """What a data set was made from."""
 
-    source: str
-    licence: str
     text_digest: str
     block_tokens: int
     calibration_blocks: int
@@ -70,44 +93,60 @@ def cut_blocks(
     training: int,
     evaluation: int,
     seed: int,
+    how: Dealing = Dealing(),  # noqa: B008
 ) -> TokenSplits:
-    """Shuffle documents by ``seed``, deal them out whole, and pack each split into blocks.
+    """Shuffle documents by ``seed``, deal them out whole, and make each split's blocks of them.
 
     Evaluation is dealt first, then calibration, then training, so that asking for more training does not change what
-    is measured on. Documents are joined by the end-of-text token, and what a split's last document has left over is
-    dropped.
+    is measured on. Duplicates are looked for among the documents that are dealt, so a document that comes twice is in
+    one split only. What a split's last document has left over is dropped.
 
     Args:
         documents: texts without duplicates.
         tokenizer_json: the model's ``tokenizer.json``; ``tokenizer_config.json`` beside it may name the end-of-text
         token. vocabulary: rows of the model's embedding. block_tokens: tokens a block. calibration, training,
-        evaluation: blocks of each split.
+        evaluation: blocks of each split. how: see ``Dealing``.
 
     Raises:
-        RefusedData: the documents have too few tokens, or the tokenizer gives ids that the model does not have.
+        RefusedData: the documents have too few tokens, the tokenizer gives ids that the model does not have, or it does
+            not fit the text.
         RefusedModel: the tokenizer has no end-of-text token.
     """
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
-    end = _end_of_text(tokenizer, tokenizer_json)
-    order = np.random.default_rng(seed).permutation(len(documents))
-    shuffled = [documents[index] for index in order]
-    stream = _tokenized(shuffled, tokenizer, end, vocabulary)
+    shuffled = shuffled_by(documents, seed)
+    held = None if how.held_out is None else shuffled_by(how.held_out, seed)
+    fit = check_tokenizer(tokenizer, [how.render(document) for document in shuffled[:SAMPLE]])
+    draw = Draw(tokenizer, end_of_text(tokenizer, tokenizer_json), vocabulary, how)
+    rest = draw.stream(shuffled)
+    streams = {"evaluation": rest if held is None else draw.stream(held), "calibration": rest, "training": rest}
     taken: dict[str, Tokens] = {}
-    used: dict[str, int] = {}
+    used: dict[str, list[str]] = {}
     for split, blocks in (("evaluation", evaluation), ("calibration", calibration), ("training", training)):
-        tokens, used[split] = _take(stream, blocks * block_tokens)
-        if len(tokens) < blocks * block_tokens:
-            have = len(tokens) + sum(array.size for array in taken.values())
-            raise _too_short(have, block_tokens, evaluation + calibration + training, split, len(documents))
-        taken[split] = tokens.reshape(blocks, block_tokens)
-    return TokenSplits(**taken, prompts=_prompts(shuffled[: used["evaluation"]]))
+        taken[split], used[split] = draw.take(streams[split], blocks, block_tokens)
+        if len(taken[split]) < blocks:
+            have = sum(array.size for array in taken.values()) + draw.left_over
+            raise too_short(have, block_tokens, evaluation + calibration + training, split, len(documents), how)
+    shared = leakage(used["evaluation"], used["calibration"] + used["training"])
+    account = Account(
+        looked_at=draw.looked_at,
+        same=draw.duplicates.exact if draw.duplicates else 0,
+        near=draw.duplicates.near if draw.duplicates else 0,
+        too_short=draw.too_short,
+        **{f"{split}_documents": len(used[split]) for split in SPLITS},
+        evaluation_sequences=shared.sequences,
+        leaked_sequences=shared.shared,
+        leaked_documents=shared.touched,
+        unknown=fit.unknown,
+        words_back=fit.back,
+        bytes_a_token=fit.bytes_a_token,
+        samples=tuple(how.render(document)[:_SAMPLE_CHARACTERS] for document in shuffled[:_SAMPLES]),
+    )
+    return TokenSplits(**taken, prompts=prompts_of(used["evaluation"]), account=account)
 
 
 def write_dataset(folder: Path, splits: TokenSplits, text: Text, *, seed: int) -> Card:
     """Write the data set into the existing ``folder`` (an artifact store's draft)."""
     card = Card(
-        source=text.name,
-        licence=text.licence,
         text_digest=text.digest,
         block_tokens=int(splits.evaluation.shape[1]),
         calibration_blocks=len(splits.calibration),
@@ -119,7 +158,19 @@ def write_dataset(folder: Path, splits: TokenSplits, text: Text, *, seed: int) -
     (folder / "card.json").write_text(json.dumps(asdict(card), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     lines = (json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in splits.prompts)
     (folder / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+    if splits.account is not None:
+        said = json.dumps(asdict(splits.account), indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / "account.json").write_text(said + "\n", encoding="utf-8")
     return card
+
+
+def read_account(folder: Path) -> Account | None:
+    """What became of the documents; none in a folder that an older version wrote."""
+    file = folder / "account.json"
+    if not file.is_file():
+        return None
+    said = json.loads(file.read_text(encoding="utf-8"))
+    return Account(**(said | {"samples": tuple(said["samples"])}))
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -128,7 +179,9 @@ def read_dataset(folder: Path) -> Dataset:
     Raises:
         ArtifactDamaged: the arrays are not what the card says.
     """
-    card = Card(**json.loads((folder / "card.json").read_text(encoding="utf-8")))
+    said = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    # Older versions wrote the source's name too.
+    card = Card(**{field.name: said[field.name] for field in fields(Card)})
     arrays = load_file(folder / "tokens.safetensors")
     expected = {name: (getattr(card, f"{name}_blocks"), card.block_tokens) for name in SPLITS}
     observed = {name: array.shape for name, array in arrays.items()}
@@ -140,69 +193,5 @@ def read_dataset(folder: Path) -> Dataset:
             remedy="remove it and run again",
         )
     lines = (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
-    return Dataset(TokenSplits(**arrays, prompts=tuple(json.loads(line)["prompt"] for line in lines)), card)
-
-
-def _tokenized(documents: Sequence[str], tokenizer: Tokenizer, end: int, vocabulary: int) -> Iterator[Tokens]:
-    for start in range(0, len(documents), _BATCH):
-        for encoding in tokenizer.encode_batch(list(documents[start : start + _BATCH]), add_special_tokens=False):
-            ids = np.array([*encoding.ids, end], dtype=np.int32)
-            if int(ids.max()) >= vocabulary:
-                raise RefusedData(
-                    "the tokenizer does not belong to this model",
-                    observed=f"token id {int(ids.max())}",
-                    limit=f"ids below {vocabulary}, the rows of the embedding",
-                    remedy="put the tokenizer.json that the model was trained with into its folder",
-                )
-            yield ids
-
-
-def _take(stream: Iterator[Tokens], wanted: int) -> tuple[Tokens, int]:
-    """Whole documents from ``stream`` until ``wanted`` tokens are there: (those tokens, documents taken)."""
-    parts: list[Tokens] = []
-    have = 0
-    while have < wanted and (part := next(stream, None)) is not None:
-        parts.append(part)
-        have += len(part)
-    joined = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-    return joined[:wanted], len(parts)
-
-
-def _end_of_text(tokenizer: Tokenizer, tokenizer_json: Path) -> int:
-    """The token between documents: the pretraining one where it has a usual name, else the declared ``eos_token``."""
-    names = list(_END_OF_TEXT)
-    config = tokenizer_json.with_name("tokenizer_config.json")
-    if config.is_file():
-        declared = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
-        names.append(declared["content"] if isinstance(declared, dict) else str(declared))
-    for name in names:
-        if (index := tokenizer.token_to_id(name)) is not None:
-            return int(index)
-    raise RefusedModel(
-        "the tokenizer has no end-of-text token",
-        observed=names,
-        limit="one of these in tokenizer.json",
-        remedy="name eos_token in tokenizer_config.json",
-    )
-
-
-def _prompts(documents: Sequence[str]) -> tuple[str, ...]:
-    """Up to 32 prompts of about 12 words: each document's opening first, then later passages."""
-    words = [document.split() for document in documents]
-    longest = max((len(each) for each in words), default=0)
-    passages = (
-        " ".join(each[start : start + _PROMPT_WORDS])
-        for start in range(0, max(longest, 1), _PROMPT_WORDS)
-        for each in words
-        if start == 0 or start + _PROMPT_WORDS <= len(each)
-    )
-    return tuple(islice(dict.fromkeys(passage for passage in passages if passage), _PROMPTS))
-
-
-def _too_short(have: int, block_tokens: int, blocks: int, split: str, documents: int) -> RefusedData:
-    return RefusedData(
-        "the text is too short",
-        observed=f"{have} usable tokens in {documents} documents; they ran out in the {split} split",
-        limit=f"{blocks * block_tokens} tokens ({blocks} blocks of {block_tokens}), and no document in two splits",
-        remedy="give more text, or ask for fewer or shorter blocks; long documents are better split into several",
-    )
+    prompts = tuple(json.loads(line)["prompt"] for line in lines)
+    return Dataset(TokenSplits(**arrays, prompts=prompts, account=read_account(folder)), card)

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tasks.contracts import DatasetRef, LayerReport, Pair, Rollout, Scorecard
+from tasks.evidence_tables import evidence_tables, gate_table
 from tasks.figures import HEAD, cost_notes, figures, metrics
 from tasks.monitoring_contracts import Observed
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
@@ -92,6 +93,10 @@ class Tracking:
         )
         self._client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
+    def log_card(self, run_id: str, card: str) -> None:
+        """``data_card.md``, Markdown."""
+        self._client.log_text(run_id, card, "data_card.md")
+
     def log_stage(
         self,
         run_id: str,
@@ -125,6 +130,12 @@ class Tracking:
         self._log(self._client.get_run(run_id), {}, metrics(scorecard), {_NOTE: markdown(scorecard)})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
         self._client.log_text(run_id, _html(scorecard), "scorecard.html")
+
+    def log_items(self, run_id: str, folder: Path, where: str) -> None:
+        """Results item by item, as files below ``where``; the store's own manifest stays with the store."""
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and file.name != "manifest.json":
+                self._client.log_artifact(run_id, str(file), where)
 
     def log_reader(self, run_id: str, scorecard: ReaderScorecard) -> None:
         """As ``log_scorecard``, of a reader: metrics, ``scorecard.json``, and the verdict as the run's description."""
@@ -255,27 +266,14 @@ class Tracking:
 
 def markdown(scorecard: Scorecard) -> str:
     """The verdict as a short Markdown text with one table."""
-    verdict = "passed" if scorecard.passed else "failed"
     tokens = f"{scorecard.candidate.tokens:,} held-out tokens"
-    lines = [f"**Gate {verdict}**: {scorecard.served_model.name}, compared on {tokens}", ""]
+    lines = [f"**Gate {scorecard.verdict}**: {scorecard.served_model.name}, compared on {tokens}", ""]
     lines += ["| " + " | ".join(HEAD) + " |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(figure.cells) + " |" for figure in figures(scorecard)]
-    lines += ["", "| check | observed | limit | |", "|---|---|---|---|"]
-    lines += ["| " + " | ".join(row) + " |" for row in _checks(scorecard)]
+    for each in (gate_table(scorecard.checks), *evidence_tables(scorecard)):
+        lines += ["", *each.markdown()]
     lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []
     return "\n".join(lines) + "\n"
-
-
-def _checks(scorecard: Scorecard) -> list[tuple[str, str, str, str]]:
-    return [
-        (
-            check.metric,
-            f"{check.observed:.4g}",
-            f"{check.sense} {check.limit:.4g}",
-            "passed" if check.passed else f"failed: {check.remedy}",
-        )
-        for check in scorecard.checks
-    ]
 
 
 def _html(scorecard: Scorecard) -> str:
@@ -290,9 +288,12 @@ def _html(scorecard: Scorecard) -> str:
     )
     return (
         f"<!doctype html><meta charset=utf-8><title>Scorecard</title><style>{style}</style>"
-        f"<h1>Gate {'passed' if scorecard.passed else 'failed'}</h1>"
+        f"<h1>Gate {scorecard.verdict}</h1>"
         + table(HEAD, [figure.cells for figure in figures(scorecard)])
-        + table(("check", "observed", "limit", "verdict"), _checks(scorecard))
+        + "".join(
+            f"<h2>{escape(each.title)}</h2>" + table(each.head, each.rows)
+            for each in (gate_table(scorecard.checks), *evidence_tables(scorecard))
+        )
         + sample
     )
 

@@ -1,26 +1,21 @@
-"""How sure a difference between two models on the same items is."""
+"""How sure a drop in quality is, of two readers on the same questions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from tasks.compression.paired import PairedMean, by_group
 
-def upper_drop(
-    baseline: Sequence[float],
-    candidate: Sequence[float],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 4000,
-    seed: int = 0,
-) -> float:
-    """Upper end of the one-sided interval of mean(baseline) − mean(candidate), by the percentile bootstrap over paired
-    items (Efron 1979; Koehn 2004, "Statistical significance tests for machine translation evaluation").
+
+def drop(baseline: Sequence[float], candidate: Sequence[float], groups: Sequence[Hashable] | None = None) -> PairedMean:
+    """mean(baseline) − mean(candidate) with its intervals, paired by question.
 
     Args:
-        baseline, candidate: a figure an item, in the same order, at least one item.
+        baseline, candidate: a figure a question, in the same order, at least one.
+        groups: what each question was drawn with, such as its context: questions on one context are right or wrong
+            together, so contexts are drawn and not questions. Each question alone where left out.
     """
     drops = np.asarray(baseline, dtype=np.float64) - np.asarray(candidate, dtype=np.float64)
-    drawn = np.random.default_rng(seed).integers(0, len(drops), (resamples, len(drops)))
-    return float(np.quantile(drops[drawn].mean(axis=1), confidence))
+    return PairedMean(*by_group(drops, groups if groups is not None else range(len(drops))))

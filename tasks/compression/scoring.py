@@ -11,9 +11,8 @@ repeat, so that a machine that slows down meanwhile slows both.
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -24,10 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedModel
 
+from tasks.compression.block_scoring import quality, score_blocks
 from tasks.compression.heads import capped, head_cap
+from tasks.compression.items import BASELINE, CANDIDATE, PACKED
 from tasks.compression.loading import check_tokens, head_weight, hidden_states, load_for_compute
 from tasks.contracts import Quality, Score
-from tasks.errors import RefusedModel, SlimlineError
 
 CHUNK_TOKENS = 128
 SAMPLE_TOKENS = 24
@@ -74,21 +74,11 @@ class TorchScored:
 
 
 @dataclass
-class _Tally:
-    """Sums over scored positions of one model, double precision."""
-
-    positions: int = 0
-    nll: float = 0.0
-    agreed: int = 0
-    kl: float = 0.0
-
-
-@dataclass
-class _Times:
-    """Seconds: one first token a repeat, ``new_tokens - 1`` following ones."""
+class Times:
+    """Seconds: one first token a repeat, and ``new_tokens - 1`` following ones a repeat."""
 
     first: list[float] = field(default_factory=list)
-    following: list[float] = field(default_factory=list)
+    following: list[list[float]] = field(default_factory=list)
 
 
 def score_pair(
@@ -146,10 +136,7 @@ def score_models(
     """
     if new_tokens < 2 or repeats < 1:
         raise ValueError(f"timing needs at least 2 new tokens and 1 repeat, not {new_tokens} and {repeats}")
-    forms = [("candidate", *candidate), ("baseline", *baseline)]
-    forms += [("compressed folder", *beside)] if beside else []
-    prompt = prompt.reshape(1, -1).long()
-    _check_alike([model for _, model, _ in forms], tokens, prompt)
+    forms = {CANDIDATE: candidate[0], BASELINE: baseline[0]} | ({PACKED: beside[0]} if beside else {})
     runs, done = len(tokens) + 2 * (repeats + 1), 0
 
     def advance() -> None:
@@ -158,34 +145,40 @@ def score_models(
         if on_progress is not None:
             on_progress(done / runs)
 
-    tallies = [_Tally() for _ in forms]
-    for block in tokens:
-        _score_block([model for _, model, _ in forms], block.long(), tallies)
-        advance()
-    times = _Times(), _Times()
+    check_prompt(candidate[0], prompt)
+    scores = score_blocks(forms, tokens, advance=advance)
+    times = time_pair(candidate[0], baseline[0], prompt, new_tokens=new_tokens, repeats=repeats, advance=advance)
+    return (
+        timed(quality(scores, CANDIDATE, candidate[1]), times[0]),
+        timed(quality(scores, BASELINE, baseline[1]), times[1]),
+        quality(scores, PACKED, beside[1]) if beside else None,
+    )
+
+
+def time_pair(
+    candidate: Scored,
+    baseline: Scored,
+    prompt: Tensor,
+    *,
+    new_tokens: int = 16,
+    repeats: int = 3,
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[Times, Times]:
+    """Time greedy decoding after ``prompt``, both in turn; a first repeat is not counted. ``advance`` after each."""
+    times, prompt = (Times(), Times()), prompt.reshape(1, -1).long()
     for repeat in range(repeats + 1):
         for which in (0, 1) if repeat % 2 else (1, 0):
-            seconds = [taken for _, taken in forms[which][1].greedy(prompt, new_tokens)]
+            seconds = [taken for _, taken in (candidate, baseline)[which].greedy(prompt, new_tokens)]
             if repeat:  # the first touches every page and fills the allocator's pools
                 times[which].first.append(seconds[0])
-                times[which].following.extend(seconds[1:])
+                times[which].following.append(seconds[1:])
             advance()
-    qualities = [_quality(name, size, tally) for (name, _, size), tally in zip(forms, tallies, strict=True)]
-    scores = [_timed(quality, taken) for quality, taken in zip(qualities[:2], times, strict=True)]
-    return scores[0], scores[1], qualities[2] if beside else None
+    return times
 
 
-def _check_alike(models: Sequence[Scored], tokens: Tensor, prompt: Tensor) -> None:
-    sizes = [model.vocabulary for model in models]
-    if len(set(sizes)) > 1:
-        raise RefusedModel(
-            "candidate and baseline do not share a vocabulary",
-            observed=f"candidate {sizes[0]}, baseline {sizes[1]} tokens",
-            limit="the same",
-            remedy="compare with the model that the candidate was made from",
-        )
-    check_tokens(tokens, sizes[0])
-    check_tokens(prompt, sizes[0], least=1)
+def check_prompt(model: Scored, prompt: Tensor) -> None:
+    """Raises ``RefusedData`` where it is empty or not of the model's vocabulary."""
+    check_tokens(prompt.reshape(1, -1).long(), model.vocabulary, least=1)
 
 
 def sample(model: Scored, tokenizer: Path, prompt: str, *, new_tokens: int = SAMPLE_TOKENS) -> str:
@@ -197,37 +190,30 @@ def sample(model: Scored, tokenizer: Path, prompt: str, *, new_tokens: int = SAM
     """
     coder = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
     ids = coder(prompt, return_tensors="pt").input_ids
-    said = tokenizer / "generation_config.json"
-    ends = json.loads((said if said.is_file() else tokenizer / "config.json").read_text()).get("eos_token_id")
-    stop = set(ends) if isinstance(ends, list) else {ends}
+    written = continuation(model, ids, ending_tokens(tokenizer), new_tokens)
+    return cast(str, coder.decode(written, skip_special_tokens=True))
+
+
+def ending_tokens(folder: Path) -> frozenset[int | None]:
+    """The tokens that end a text, as the folder's configuration says."""
+    said = folder / "generation_config.json"
+    ends = json.loads((said if said.is_file() else folder / "config.json").read_text()).get("eos_token_id")
+    return frozenset(ends) if isinstance(ends, list) else frozenset({ends})
+
+
+def continuation(model: Scored, ids: Tensor, stop: frozenset[int | None], new_tokens: int) -> list[int]:
+    """Tokens that ``model`` writes greedily after ``ids`` (1, length), without the one that ends them."""
     written: list[int] = []
     for token, _ in model.greedy(ids, new_tokens):
         if token in stop:
             break
         written.append(token)
-    return cast(str, coder.decode(written, skip_special_tokens=True))
+    return written
 
 
 def folder_bytes(folder: Path) -> int:
     """Bytes of every file in ``folder``; the artifact store's own manifest is not part of the model."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
-
-
-def _score_block(models: Sequence[Scored], block: Tensor, tallies: Sequence[_Tally]) -> None:
-    """Add one block's positions, (length,) tokens. The second model is what all are compared with."""
-    targets = block[1:].unsqueeze(1)
-    start = 0
-    for parts in zip(*(model.logits(block) for model in models), strict=True):
-        with torch.inference_mode():
-            logs = [functional.log_softmax(part.to(parts[1].device), dim=-1) for part in parts]
-            aim, log_p = targets[start : start + len(parts[0])].to(logs[1].device), logs[1]
-            for log_q, tally in zip(logs, tallies, strict=True):
-                tally.nll -= float(log_q.gather(1, aim).double().sum())
-                tally.agreed += int((log_q.argmax(-1) == log_p.argmax(-1)).sum())
-                if log_q is not log_p:
-                    tally.kl += float(torch.linalg.vecdot(log_p.exp(), log_p - log_q).double().sum())
-                tally.positions += len(aim)
-        start += len(aim)
 
 
 def _greedy(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> Iterator[tuple[int, float]]:
@@ -241,30 +227,11 @@ def _greedy(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> Iterator
         yield int(inputs), time.perf_counter() - started
 
 
-def _quality(name: str, size: int, tally: _Tally) -> Quality:
-    mean = tally.nll / tally.positions
-    perplexity = math.exp(mean) if mean < 700 else math.nan if math.isnan(mean) else math.inf
-    if not math.isfinite(perplexity):
-        raise SlimlineError(
-            f"the {name}'s perplexity is not a number",
-            observed=f"{perplexity}, mean negative log likelihood {mean}",
-            limit="finite",
-            remedy="the original itself is damaged: get the model again"
-            if name == "baseline"
-            else "compress less: more bits, a smaller group, less sparsity, a lower learning rate",
-        )
-    return Quality(
-        perplexity=perplexity,
-        agreement=tally.agreed / tally.positions,
-        kl=max(0.0, tally.kl / tally.positions),
-        bytes=size,
-        tokens=tally.positions,
-    )
-
-
-def _timed(quality: Quality, times: _Times) -> Score:
+def timed(found: Quality, times: Times) -> Score:
+    """The figures with those of decoding."""
     return Score(
-        **quality.model_dump(),
+        **found.model_dump(),
         first_token_ms=1e3 * median(times.first),
-        per_token_ms=1e3 * median(times.following),
+        per_token_ms=1e3 * median(each for repeat in times.following for each in repeat),
+        repeats_ms=tuple(1e3 * median(repeat) for repeat in times.following),
     )

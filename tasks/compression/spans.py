@@ -57,7 +57,7 @@ class AnswerScore:
     Attributes:
         exact_match, f1: 0 to 1, the share of answers that are exactly right, and the mean overlap in words.
         questions: how many there were.
-        each_f1: question by question.
+        each_f1, each_exact: question by question.
         answers: what was answered.
         seconds: that the model computed.
     """
@@ -66,6 +66,7 @@ class AnswerScore:
     f1: float
     questions: int
     each_f1: tuple[float, ...] = ()
+    each_exact: tuple[float, ...] = ()
     answers: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -157,12 +158,14 @@ def score_answers(answers: Sequence[str], questions: Sequence[Question]) -> Answ
     """Exact match and F1, the best over a question's accepted answers, means over questions (SQuAD's evaluate-v1.1.py,
     Rajpurkar et al. 2016, arXiv:1606.05250).
     """
-    exact, overlap = 0.0, []
+    exact, overlap = [], []
     for answer, question in zip(answers, questions, strict=True):
-        exact += max(float(normalised(answer) == normalised(right)) for right in question.answers)
+        exact.append(max(float(normalised(answer) == normalised(right)) for right in question.answers))
         overlap.append(max(word_f1(answer, right) for right in question.answers))
     count = len(questions)
-    return AnswerScore(exact / count, sum(overlap) / count, count, tuple(overlap), tuple(answers))
+    return AnswerScore(
+        sum(exact) / count, sum(overlap) / count, count, tuple(overlap), tuple(exact), answers=tuple(answers)
+    )
 
 
 def normalised(text: str) -> str:

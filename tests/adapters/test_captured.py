@@ -12,9 +12,12 @@ import boto3
 import pytest
 
 from tasks.adapters.captured_lines import Exchange
-from tasks.captured import captured_again, check_captured, documents_of, place_of, read_captured
+from tasks.captured import check_captured, documents_of, place_of, read_captured
 from tasks.errors import ArtifactDamaged, RefusedData
 from tasks.monitoring_plan import MonitoringPlan
+from tasks.recipes import DataChoice
+from tasks.settings import settings
+from tasks.text_sources import read_source, text_again
 from tests.adapters.releasing import Desk, invoke, plan_of
 from tests.local.stack import until
 
@@ -85,20 +88,24 @@ def _count(text: Any) -> int:
 
 
 def test_what_was_read_stays_what_it_is_while_new_requests_come(desk: Desk, tmp_path: Path) -> None:
-    source = f"s3://{BUCKET}/elsewhere/"
+    source = f"capture+s3://{BUCKET}/elsewhere/"
     put(desk, "elsewhere/a.jsonl", (asked("one"), said(" more")), (asked("two"), said(" more")))
-    first = read_captured(source)
+    choice = DataChoice(source=source)
+    first = read_source(choice)
+    read = text_again(choice, first)
     put(desk, "elsewhere/b.jsonl", (asked("three"), said("")), (asked("one"), said("")), encoding="BASE64")
     put(desk, "elsewhere/manifest.json", ("no", "capture"))
-    assert captured_again(source, first.digest) == first
+    assert text_again(choice, first) == read
     second = read_captured(source)
     assert second.documents == ("two", "three", "one") and second.digest != first.digest, "newest last"
     assert read_captured(f"{source}?answers=true").documents == ("one more", "two more", "three", "one")
-    for kept in (tmp_path / "downloads/captured").iterdir():
+    newest = read_source(choice.model_copy(update={"most_documents": 2}))
+    assert text_again(choice, newest).documents == ("three", "one")
+    for kept in (settings().downloads / "texts").iterdir():
         kept.unlink()
     with pytest.raises(ArtifactDamaged, match="has changed since"):
-        captured_again(source, first.digest)
-    assert captured_again(source, second.digest).documents == second.documents
+        text_again(choice, first)
+    assert text_again(choice, read_source(choice)).documents == second.documents
 
 
 @pytest.mark.parametrize(
@@ -125,17 +132,24 @@ def test_bodies_that_containers_take(request_body: str, answer: str, prompts: li
 def test_captures_without_text_and_files_that_are_none_are_refused(desk: Desk) -> None:
     put(desk, "empty/a.jsonl", ('{"inputs": {"image": 1}}', "{}"))
     with pytest.raises(RefusedData, match="no request with a text"):
-        read_captured(f"s3://{BUCKET}/empty/")
+        read_captured(f"capture+s3://{BUCKET}/empty/")
     s3(desk).put_object(Bucket=BUCKET, Key="other/a.jsonl", Body=b'{"text": "mine"}\n')
     with pytest.raises(RefusedData, match="line 1: KeyError"):
-        read_captured(f"s3://{BUCKET}/other/")
+        read_captured(f"capture+s3://{BUCKET}/other/")
     with pytest.raises(RefusedData, match="no object"):
-        check_captured("s3://no-such-bucket/captures")
+        check_captured("capture+s3://no-such-bucket/captures")
 
 
 @pytest.mark.parametrize(
     "source",
-    ["capture://", "capture://a b", "capture://../x", "s3:///x", "capture://a?answers=maybe", "capture://a?other=1"],
+    [
+        "capture://",
+        "capture://a b",
+        "capture://../x",
+        "capture+s3:///x",
+        "capture://a?answers=maybe",
+        "capture://a?other=1",
+    ],
 )
 def test_addresses_that_are_none_are_refused_with_the_forms(source: str) -> None:
     with pytest.raises(RefusedData, match="capture://ENDPOINT"):
@@ -146,4 +160,7 @@ def test_addresses() -> None:
     assert place_of("capture://slimline-demo").prefix == "captures/slimline-demo/AllTraffic/"
     trial = place_of("capture://slimline-demo/challenger?answers=true")
     assert (trial.prefix, trial.answers, trial.bucket) == ("captures/slimline-demo/challenger/", True, BUCKET)
-    assert place_of("s3://theirs/captures/x").prefix == "captures/x" and place_of("s3://theirs/x").bucket == "theirs"
+    assert (
+        place_of("capture+s3://theirs/captures/x").prefix == "captures/x"
+        and place_of("capture+s3://theirs/x").bucket == "theirs"
+    )

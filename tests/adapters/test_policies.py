@@ -30,7 +30,13 @@ from tests.adapters.releasing import SPEED, Desk, plan_of, story
 from tests.local.stack import IMAGE, ROLE, Service, variant
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted((ROOT / "tasks").rglob("*.py")) + sorted((ROOT / "deployments").glob("*.py"))
+# Scripts of engine environments run in a process of their own, which reads public data with the caller's credentials.
+SCRIPTS = ROOT / "tasks/adapters/engine_scripts"
+SOURCES = [
+    path
+    for path in (*sorted((ROOT / "tasks").rglob("*.py")), *sorted((ROOT / "deployments").glob("*.py")))
+    if SCRIPTS not in path.parents
+]
 # Which policies are for the calls of a file; the first is where a new call is asked to go.
 RELEASE = ("release-role-policy.json", "operations-policy.json")
 POLICIES_OF = {

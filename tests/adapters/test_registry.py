@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -19,11 +21,20 @@ from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
 from deployments.cli import app
+from tasks.adapters.champion import EVIDENCE, read_champion
 from tasks.adapters.registry import Registry
+from tasks.adapters.serving_history import alias_at, moves_of_model, moves_on_endpoint, span_at
+from tasks.adapters.store import Store
 from tasks.adapters.tracking import Tracking, markdown, reachable
 from tasks.contracts import DatasetRef, GateCheck, LayerReport, ModelRef, Quality, Score, Scorecard
-from tasks.errors import ArtifactDamaged
+from tasks.errors import ArtifactDamaged, RefusedModel
+from tasks.evaluation_recipes import EvaluationChoice
+from tasks.evidence_contracts import Evidence, ItemsRef
+from tasks.find_champion import find_champion
+from tasks.measure import measure_champion
 from tasks.plans import Mode
+from tasks.recipes import Gate
+from tasks.settings import settings
 
 MODEL = ModelRef(
     uri="models/new",
@@ -171,6 +182,25 @@ def test_a_data_set_is_an_input_once_with_its_whole_digest(tracking: Tracking, c
     assert {tag.key: tag.value for tag in entry.tags} == {"mlflow.data.context": "calibration"}
 
 
+def test_each_part_of_a_data_set_is_an_input_of_its_own(tracking: Tracking, client: MlflowClient) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    for _ in range(2):
+        for context, digest in (("calibration", "1" * 64), ("training", "2" * 64), ("evaluation", "3" * 64)):
+            tracking.log_dataset(run_id, DATA, context, digest, "4" * 64)
+    entries = client.get_run(run_id).inputs.dataset_inputs
+    told = {entry.tags[0].value: json.loads(entry.dataset.source) for entry in entries}
+    assert len(entries) == 3 and told.keys() == {"calibration", "training", "evaluation"}
+    assert told["training"]["split_sha256"] == "2" * 64 and told["training"]["sha256"] == DATA.digest
+    assert told["evaluation"]["text_sha256"] == "4" * 64
+
+
+def test_files_are_written_read_and_absent(tracking: Tracking) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    tracking.log_files(run_id, {"report/report.json": "{}", "plain.txt": "é"})
+    assert (tracking.read_file(run_id, "report/report.json"), tracking.read_file(run_id, "plain.txt")) == ("{}", "é")
+    assert tracking.read_file(run_id, "report/other.json") is None is tracking.read_file(run_id, "no/folder.json")
+
+
 def test_a_stage_is_a_child_with_a_table_a_layer_and_can_be_written_again(
     tracking: Tracking, client: MlflowClient, tmp_path: Path
 ) -> None:
@@ -224,7 +254,7 @@ def test_the_scorecard_is_metrics_files_and_the_runs_description(
 def test_a_failed_gate_says_what_to_try() -> None:
     failed = SCORECARD.model_copy(update={"checks": (CHECK.model_copy(update={"passed": False, "observed": 2.0}),)})
     assert "**Gate failed**" in markdown(failed)
-    assert "| perplexity ratio | 2 | at most 1.25 | failed: use more bits |" in markdown(failed)
+    assert "| perplexity ratio | 2 | – | at most 1.25 | failed: use more bits |" in markdown(failed)
 
 
 def test_a_version_carries_its_folder_its_lineage_and_the_challenger_alias(
@@ -279,6 +309,44 @@ def test_a_version_carries_the_exported_folder_beside_the_compressed_one(
     tracking.log_scorecard(run_id, both)
     metrics = client.get_run(run_id).data.metrics
     assert metrics["decode_speedup"] == pytest.approx(4 / 3) and metrics["packed_perplexity"] == 10.9
+
+
+def test_the_champion_comes_with_its_results_item_by_item(
+    mlflow_url: str,
+    tracking: Tracking,
+    registry: Registry,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are brought back from MLflow to the digest that its scorecard names, or count as absent."""
+    monkeypatch.setenv("SLIMLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SLIMLINE_MLFLOW_URL", mlflow_url)
+    assert read_champion(mlflow_url, "evidence") is None
+    store = Store(settings().store)
+    with store.draft("evaluations") as draft:
+        (draft.path / "items.jsonl").write_text("{}\n")
+        (draft.path / "token_kl.safetensors").write_bytes(bytes(9))
+    where = ItemsRef(uri=draft.stored.uri, digest=draft.stored.digest, items=1, positions=9)
+    card = SCORECARD.model_copy(update={"evidence": Evidence(items=where)})
+    run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    tracking.log_scorecard(run_id, card)
+    tracking.log_items(run_id, store.open(where.uri, where.digest), EVIDENCE)
+    registry.promote("evidence", registry.register(run_id, "evidence", folder, MODEL, card, {}).version)
+    found = find_champion.fn("evidence")
+    assert found is not None and (found.label, found.run_id, found.scorecard) == ("evidence 1", run_id, card)
+
+    gate = Gate(baseline="both")
+    shutil.rmtree(store.root / where.uri)
+    monkeypatch.setattr("tasks.measure.find_champion", find_champion.fn)
+    champion = measure_champion(gate, "evidence", ORIGINAL, DATA, EvaluationChoice())
+    assert champion is not None and champion.champion == "evidence 1"
+    assert store.holds(where.uri, where.digest)
+    assert measure_champion(Gate(), "evidence", ORIGINAL, DATA, EvaluationChoice()) is None, "nobody asked"
+    assert measure_champion(gate, "nothing", ORIGINAL, DATA, EvaluationChoice()) is None, "there is none yet"
+    other = DATA.model_copy(update={"digest": "f" * 64})
+    with pytest.raises(RefusedModel, match="evidence 1, cannot be compared with"):
+        measure_champion(gate, "evidence", ORIGINAL, other, EvaluationChoice())
 
 
 def test_the_same_digest_of_the_same_run_is_one_version(tracking: Tracking, registry: Registry, folder: Path) -> None:
@@ -347,6 +415,58 @@ def test_what_is_taken_back_loses_its_aliases_and_the_good_one_is_champion(
     assert registry.champion("back") is None
     assert registry.has_version("back", "2") and not registry.has_version("back", "3")
     assert not registry.has_version("back", "original")
+
+
+def test_the_history_says_what_served_on_any_day(
+    tracking: Tracking, mlflow_url: str, folder: Path, client: MlflowClient
+) -> None:
+    """Two models on one endpoint, a restore, a return to the original, and every write repeated by a killed run."""
+    days = iter(range(1000))
+    now = [datetime(2026, 11, 1, tzinfo=UTC)]
+    books = Registry(mlflow_url, run="release-run", clock=lambda: now[0])
+    for name in ("days", "days", "nights"):
+        run = tracking.open_run(f"day-{next(days)}", "r", {}, {})
+        books.register(run, name, folder, MODEL, SCORECARD, {})
+
+    def day(number: int) -> datetime:
+        now[0] = datetime(2026, 11, number, tzinfo=UTC)
+        return now[0]
+
+    for number, name, version, before in (
+        (2, "days", "1", "original"),
+        (5, "days", "2", "c-days-1"),
+        (9, "nights", "1", "c-days-2"),
+    ):
+        day(number)
+        for _ in range(2):
+            books.promote(name, version)
+            books.begin_serving(name, version, "e", f"c-{name}-{version}", "AllTraffic", before)
+    day(12)
+    for _ in range(2):
+        books.take_back("nights", "1", None, "restored: slow")
+        books.begin_serving("days", "2", "e", "c-days-2", "AllTraffic", "c-nights-1", "slow")
+    day(20)
+    for _ in range(2):
+        books.end_serving("days", "2", "e", "original", "both were bad")
+        books.end_serving("nights", "1", "e", "original", "it has not served for long")
+    moves = moves_on_endpoint(client, "e")
+    served = {at: span_at(moves, datetime(2026, 11, at, 12, tzinfo=UTC)) for at in (1, 3, 6, 10, 15, 21)}
+    assert served.pop(1) is None
+    assert {at: (span.config, span.version, span.name) for at, span in served.items() if span} == {
+        3: ("c-days-1", "1", "days"), 6: ("c-days-2", "2", "days"), 10: ("c-nights-1", "1", "nights"),
+        15: ("c-days-2", "2", "days"), 21: ("original", "", ""),
+    }  # fmt: skip
+    assert len(moves) == 4 + 3 + 1, (
+        "four begun, three ended by those that followed, one ended for good; none written twice"
+    )
+    champions = [
+        alias_at(moves_of_model(client, "days"), "champion", datetime(2026, 11, at, tzinfo=UTC)) for at in (1, 3, 7)
+    ]
+    assert champions == [None, "1", "2"]
+    tags = books.version_tags("days", "2")
+    assert tags["slimline.serving_until"].startswith("2026-11-20") and tags["slimline.endpoint_config"] == "c-days-2"
+    assert books.version_tags("days", "1")["slimline.serving_until"].startswith("2026-11-05")
+    assert span_at(moves, datetime(2026, 11, 15, tzinfo=UTC)).run == "release-run"  # type: ignore[union-attr]
 
 
 def test_a_champion_that_is_registered_again_stays_champion(

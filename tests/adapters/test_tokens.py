@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace
+from tokenizers.pre_tokenizers import Whitespace
 
+from tasks.adapters.chats import chat_renderer
+from tasks.adapters.dealing import Dealing
+from tasks.adapters.documents import words_of
 from tasks.adapters.store import Store
 from tasks.adapters.texts import Text, read_text
 from tasks.adapters.tiny_model import byte_tokenizer
+from tasks.adapters.tiny_model import write as write_tiny
 from tasks.adapters.tokens import TokenSplits, cut_blocks, read_dataset, write_dataset
 from tasks.errors import ArtifactDamaged, RefusedData, RefusedModel
 
@@ -30,8 +42,15 @@ def _documents(count: int, characters: int) -> list[str]:
     return [(f"<{index:03d}>" * characters)[:characters] for index in range(count)]
 
 
-def _cut(documents: list[str], tokenizer: Path, **changes: int) -> TokenSplits:
-    asked = {"block_tokens": 32, "calibration": 3, "training": 4, "evaluation": 2, "seed": 0, "vocabulary": VOCABULARY}
+def _cut(documents: list[str], tokenizer: Path, **changes: Any) -> TokenSplits:
+    asked: dict[str, Any] = {
+        "block_tokens": 32,
+        "calibration": 3,
+        "training": 4,
+        "evaluation": 2,
+        "seed": 0,
+        "vocabulary": VOCABULARY,
+    }
     return cut_blocks(documents, tokenizer, **(asked | changes))
 
 
@@ -127,7 +146,7 @@ def test_a_data_set_survives_the_store(tokenizer: Path, tmp_path: Path) -> None:
         written = write_dataset(draft.path, splits, text, seed=0)
     read = read_dataset(store.open(draft.stored.uri, draft.stored.digest))
     assert read.card == written
-    assert (read.card.source, read.card.licence, read.card.text_digest) == ("mine.txt", "CC0", "d" * 64)
+    assert read.card.text_digest == "d" * 64
     assert read.splits.prompts == splits.prompts
     for name in ("calibration", "training", "evaluation"):
         np.testing.assert_array_equal(getattr(read.splits, name), getattr(splits, name))
@@ -139,3 +158,107 @@ def test_a_card_that_does_not_match_its_tokens_is_damage(tokenizer: Path, tmp_pa
     (tmp_path / "card.json").write_text(card.replace('"training_blocks": 4', '"training_blocks": 5'))
     with pytest.raises(ArtifactDamaged, match="does not match its card"):
         read_dataset(tmp_path)
+
+
+def test_a_block_of_a_whole_document_is_its_beginning_and_nothing_is_padded(tokenizer: Path) -> None:
+    documents = _documents(60, 50) + ["too short"] * 5
+    splits = _cut(documents, tokenizer, how=Dealing(whole=True))
+    for array in (splits.evaluation, splits.calibration, splits.training):
+        for block in array:
+            assert bytes(token - OFFSET for token in block).decode() in {text[:32] for text in documents}
+    assert splits.account is not None
+    assert splits.account.training_documents == 4
+    with pytest.raises(RefusedData, match="each the beginning of a document of its own"):
+        _cut(documents, tokenizer, how=Dealing(whole=True), block_tokens=64)
+
+
+def test_near_duplicates_never_stand_in_two_splits(tokenizer: Path) -> None:
+    originals = [" ".join(f"w{(index * 7919 + place * 104729) % 5003}" for place in range(60)) for index in range(40)]
+    copies = [f"{original} and one more" for original in originals]
+    asked: dict[str, Any] = {"block_tokens": 1024, "evaluation": 4, "calibration": 4, "training": 4}
+    plain = _cut(originals + copies, tokenizer, **asked)
+    splits = _cut(originals + copies, tokenizer, **asked, how=Dealing(near_duplicates=0.8))
+    assert plain.account is not None and splits.account is not None
+    assert plain.account.leaked > 0.1
+    assert splits.account.leaked == 0.0 and splits.account.near > 0
+
+
+def test_a_held_out_text_of_its_own_is_what_is_measured_on(tokenizer: Path) -> None:
+    documents, held = _documents(60, 50), [(f"[{index:03d}]" * 50)[:50] for index in range(20)]
+    splits = _cut(documents, tokenizer, how=Dealing(held_out=held))
+    assert _found(splits.evaluation, held) and not _found(splits.evaluation, documents)
+    assert _found(splits.training, documents) and not _found(splits.training, held)
+    assert all(prompt.startswith("[") for prompt in splits.prompts)
+    with pytest.raises(RefusedData, match="ran out in the evaluation split"):
+        _cut(documents, tokenizer, how=Dealing(held_out=held[:1]))
+
+
+def test_a_tokenizer_of_other_words_is_refused(tmp_path: Path) -> None:
+    vocabulary = {word: index for index, word in enumerate(["<unk>", "<|endoftext|>", "and", "one", "more"])}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(RefusedData, match="of the tokens are unknown"):
+        _cut(["and one stranger more"] * 60, tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_that_loses_words_is_refused(tmp_path: Path) -> None:
+    losing = byte_tokenizer()
+    losing.normalizer = Replace(Regex("[a-m]"), "")
+    losing.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(RefusedData, match="of the words come back from their tokens"):
+        _cut(["the quick brown fox jumps over the lazy dog"] * 60, tmp_path / "tokenizer.json")
+
+
+CHAT = '[{"role":"system","content":"Hoot."},{"role":"user","content":"Why?"},{"role":"assistant","content":"So."}]'
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The seeded model's tokenizer; it has no chat template."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny(folder)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja"])
+def test_chats_are_written_by_the_tokenizers_own_template(tiny: Path, tmp_path: Path, place: str) -> None:
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    if place.endswith(".jinja"):
+        (tmp_path / place).write_text(TEMPLATE)
+    else:
+        config = json.loads((tmp_path / place).read_text())
+        (tmp_path / place).write_text(json.dumps(config | {"chat_template": TEMPLATE}))
+    render = chat_renderer(tmp_path / "tokenizer.json")
+    assert render(CHAT) == (
+        "<|im_start|>system\nHoot.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>\n"
+    )
+    how = Dealing(render=render, words=partial(words_of, chat=True), near_duplicates=0.8)
+    chats = [CHAT.replace("Why?", f"Why {index}?").replace("So.", f"So {index}.") for index in range(60)]
+    splits = _cut(chats, tmp_path / "tokenizer.json", how=how)
+    assert splits.evaluation[0, 0] == 1, "a special token is one token"
+    assert splits.prompts[0].startswith("Why ") and splits.account is not None
+    assert splits.account.leaked == 0.0, "the system's message, which all share, is no leak"
+
+
+def test_a_tokenizer_without_a_template_and_a_template_that_refuses(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(RefusedData, match="has no chat template") as refused:
+        chat_renderer(tmp_path / "tokenizer.json")
+    assert "data.document = template" in refused.value.remedy
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no system message here') }}")
+    with pytest.raises(RefusedData, match="no system message here; the chat begins"):
+        chat_renderer(tmp_path / "tokenizer.json")(CHAT)
+
+
+def test_a_data_set_says_nothing_of_the_texts_name(tokenizer: Path, tmp_path: Path) -> None:
+    splits, store, digests = _cut(_documents(60, 50), tokenizer), Store(tmp_path), set[str]()
+    for name in ("here.txt", "elsewhere.txt"):
+        with store.draft("datasets") as draft:
+            write_dataset(draft.path, splits, Text(name, f"licence of {name}", ("c",), "d"), seed=0)
+        digests.add(draft.stored.digest)
+    assert len(digests) == 1
+    assert read_dataset(store.root / draft.stored.uri).splits.account == splits.account

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
+import httpx
 import pytest
 
 from deployments.local.stack import ROOT
@@ -63,6 +64,12 @@ def test_the_run_page_has_progress_tables_a_verdict_and_links(line: Line, releas
     assert "Gate: PASSED" in artifacts["verdict"]["data"]
     assert artifacts["mlflow-run"]["data"].startswith(f"[MLflow run]({line.stack.mlflow_url}")
     assert {"registered-version", "endpoint"} <= artifacts.keys()
+    card = artifacts["data-card"]["data"]
+    assert (
+        card.startswith("# Data: python-docs") and "Licence: PSF-2.0" in card and "| evaluation | 16 | 1,024 |" in card
+    )
+    run_id = line.mlflow_version(MODEL, line.alias(MODEL, "champion") or "")["run_id"]
+    assert "data_card.md" in {file["path"] for file in line.mlflow_get("artifacts/list", run_id=run_id)["files"]}
     steps = values(artifacts["rollout-steps"])
     assert any(row["old : new"] == "50% : 50%" for row in steps), steps
     assert steps[-1]["old : new"] == "0% : 100%"
@@ -117,7 +124,8 @@ def test_mlflow_has_the_lineage(line: Line, released: Finished) -> None:
     version = line.mlflow_version(MODEL, line.alias(MODEL, "champion") or "")
     run = line.mlflow_run(version["run_id"])
     assert run["info"]["status"] == "FINISHED"
-    assert len(run["inputs"]["dataset_inputs"]) == 1
+    contexts = {entry["tags"][0]["value"] for entry in run["inputs"]["dataset_inputs"]}
+    assert contexts == {"calibration", "training", "evaluation"}
     tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
     assert any(run_id in tags["slimline.prefect_run_url"] for run_id in line.family(released.flow_run_id))
     experiment = run["info"]["experiment_id"]
@@ -177,6 +185,52 @@ def test_what_is_served_is_the_exported_folder_that_was_scored(line: Line, relea
     assert "| served with | torch | ONNX Runtime |" in verdict and "decoded tokens a second" in verdict
 
 
+def test_lineage_leads_from_the_live_variant_to_the_calibration_digest_and_back(line: Line, released: Finished) -> None:
+    version = f"{MODEL}/{line.alias(MODEL, 'champion')}"
+    (endpoint,) = json.loads(line.slimline("lineage", ENDPOINT, "--json").text)
+    live = endpoint["children"][0]
+    assert live["title"].startswith(line.serving(ENDPOINT)) and live["facts"]["traffic"] == "100%"
+    (found,) = live["children"]
+    assert found["title"] == version
+    served, made = found["children"][0], next(node for node in found["children"] if node["kind"] == "run")
+    assert served["facts"]["config"] == line.serving(ENDPOINT) and served["facts"]["until"] == "now"
+    assert made["facts"]["torch"] and made["facts"]["packages"] and made["facts"]["source"]
+    stages = [node for node in made["children"] if node["kind"] == "stage"]
+    assert [node["title"] for node in stages] == ["prune", "quantize", "distill", "export"]
+    assert {node["facts"]["cache"] for node in stages} == {"computed"}
+    parts = {node["title"].partition(":")[0]: node["facts"] for node in made["children"] if node["kind"] == "data"}
+    assert parts.keys() == {"calibration", "training", "evaluation"}
+    assert len({facts["digest"] for facts in parts.values()}) == 3
+    # And forward: from each digest to the version and the endpoint that serves it.
+    for digest in (parts["calibration"]["digest"], parts["training"]["text"][:8], stages[0]["facts"]["digest"]):
+        (reached,) = json.loads(line.slimline("lineage", digest, "--json").text)
+        (node,) = [each for each in reached["children"] if each["title"] == version]
+        assert node["children"][0]["title"] == f"serves on {ENDPOINT}"
+    now = line.slimline("lineage", ENDPOINT, "--at", "2100-01-01").text
+    assert version in now and "aliases then champion" in " ".join(now.split())
+    before = line.slimline("lineage", ENDPOINT, "--at", "2000-01-01")
+    assert before.code == 1 and "voriginal" in before.text, "what the first move replaced is said, not claimed"
+
+
+def test_the_report_is_one_file_in_mlflow_with_the_rollout_and_linked_from_prefect(
+    line: Line, released: Finished
+) -> None:
+    artifacts = line.artifacts(released.flow_run_id)
+    run_id = line.mlflow_version(MODEL, line.alias(MODEL, "champion") or "")["run_id"]
+    assert f"runs/{run_id}/artifacts/report/report.html" in artifacts["report"]["data"]
+    assert (
+        "data:image/svg+xml;base64," in artifacts["lineage"]["data"] and "calibration" in artifacts["lineage"]["data"]
+    )
+    reply = httpx.get(
+        f"{line.stack.mlflow_url}/get-artifact", params={"path": "report/report.html", "run_uuid": run_id}
+    )
+    page = reply.text
+    assert "gate passed" in page and f"endpoint {ENDPOINT} serves it with all its traffic" in page
+    assert 'src="http' not in page and "data:image/svg+xml;base64," in page
+    tags = line.prefect("flow_runs/filter", flow_runs={"id": {"any_": line.family(released.flow_run_id)}})
+    assert any(f"version:{MODEL}/1" in run["tags"] for run in tags), "Prefect's runs page finds it by version"
+
+
 def test_a_second_run_computes_nothing_and_moves_nothing(line: Line, released: Finished) -> None:
     before = line.serving(ENDPOINT)
     again = line.slimline("run", "tiny")
@@ -200,6 +254,25 @@ def test_a_failed_gate_stops_before_registering(line: Line, released: Finished) 
     assert "Gate: FAILED" in line.artifacts(stopped.flow_run_id)["verdict"]["data"]
     changed = line.slimline("why", "quantize").text
     assert "inputs.recipe.bits: 4 → 2" in changed
+
+
+def test_a_version_is_made_again_bit_for_bit_without_the_cache(line: Line, released: Finished) -> None:
+    version = line.alias(MODEL, "champion") or ""
+    versions = line.version_count(MODEL)
+    again = line.slimline("reproduce", MODEL, "champion")
+    assert again.code == 0, again.text
+    for stage in STAGES:
+        assert not again.line(stage).endswith("cached"), again.text
+    assert "reproduced bit for bit by 1 re-run" in again.text
+    assert line.version_count(MODEL) == versions
+    tags = {tag["key"]: tag["value"] for tag in line.mlflow_version(MODEL, version)["tags"]}
+    assert tags["slimline.reproduced"].startswith("reproduced bit for bit")
+    page = line.artifacts(again.flow_run_id)["reproduction"]["data"]
+    assert tags["slimline.digest"] in page and "| inside |" in page and "as they were" in page
+    changed = line.slimline("why", "prune").text
+    assert "apart" not in changed, "it leaves no trace in what `why` compares"
+    unknown = line.slimline("reproduce", MODEL, "99")
+    assert unknown.code == 1 and "RefusedModel" in unknown.text
 
 
 def test_a_bad_canary_is_restored_with_no_manual_step(line: Line, released: Finished) -> None:

@@ -164,5 +164,6 @@ def test_what_users_asked_is_the_next_models_text(line: Line, promoted: str) -> 
     )  # fmt: skip
     assert made.code == 0, made.text
     run_id = line.mlflow_version(MODEL, line.alias(MODEL, "challenger") or "")["run_id"]
-    (data,) = line.mlflow_run(run_id)["inputs"]["dataset_inputs"]
-    assert data["dataset"]["name"] == f"captures-of-{ENDPOINT}"
+    inputs = line.mlflow_run(run_id)["inputs"]["dataset_inputs"]
+    names = {each["dataset"]["name"] for each in inputs}
+    assert names == {f"captures-of-{ENDPOINT}/{part}" for part in ("calibration", "training", "evaluation")}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.adapters.questions import SPLITS as QUESTION_SPLITS
 from tasks.compression.synthetic_questions import make_questions
 from tests.flows.conftest import Finished, Line, values
 
@@ -33,8 +34,10 @@ def test_a_reader_is_distilled_and_registered(line: Line, taught: Finished) -> N
     assert metrics["candidate_f1"] > metrics["before_f1"] + 0.05, "it was taught something"
     assert metrics["baseline_f1"] - metrics["candidate_f1"] == pytest.approx(metrics["f1_drop"])
     assert metrics["f1_drop"] <= metrics["f1_drop_upper"] <= 0.05
-    (data,) = run["inputs"]["dataset_inputs"]
-    assert data["dataset"]["name"] == "synthetic" and data["tags"][0]["value"] == "training"
+    inputs = run["inputs"]["dataset_inputs"]
+    assert {each["dataset"]["name"]: each["tags"][0]["value"] for each in inputs} == {
+        f"synthetic/{part}": part for part in QUESTION_SPLITS
+    }
 
 
 def test_its_pages_show_progress_losses_and_the_verdict(line: Line, taught: Finished) -> None:

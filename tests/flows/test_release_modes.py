@@ -95,7 +95,7 @@ def test_without_a_persons_yes_no_traffic_moves(line: Line, challenger: str, sai
     before, champion = line.serving(ENDPOINT), line.alias(MODEL, "champion")
     other = "1" if champion != "1" else challenger
     seconds = 600 if said else 10
-    parameters = arguments(f"version={other}", "plan.approve=true", f"plan.approve_seconds={seconds}")
+    parameters = arguments(f'version="{other}"', "plan.approve=true", f"plan.approve_seconds={seconds}")
     ended: list[Finished] = []
     releasing = threading.Thread(target=lambda: ended.append(line.slimline("run", "release-canary", *parameters)))
     releasing.start()

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli import app
-from tasks.adapters.engine_kinds import ENGINES
+from tasks.adapters.engine_kinds import ENGINES, EVALUATORS
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def listed(*arguments: str) -> dict[str, dict[str, str]]:
 
 def test_engines_are_listed_and_built(bare: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = listed()
-    assert rows.keys() == ENGINES.keys() | {"sagemaker"}
+    assert rows.keys() == (ENGINES | EVALUATORS).keys() | {"sagemaker"}
     assert rows["sagemaker"]["version"] == "2.27.0" and rows["sagemaker"]["quantizes"] == "–"
     assert rows[bare]["version"] == "1.0" and "awq" in rows["llm-compressor"]["quantizes"]
     assert rows[bare]["environment"] == "about 1.3 GB"

@@ -99,8 +99,8 @@ def test_images_map_to_programs_and_nothing_is_made_up() -> None:
     assert images.command("registry.example:5000/team/echo:1") == ("python", "echo.py", "--x", "a b")
     assert images.command("123.dkr.ecr.eu-west-1.amazonaws.com/slimline-inference:0.1.0")[-1] == "serve"
     assert images.command("my-slimline-inference@sha256:00")[-1] == "serve"
-    with pytest.raises(NoRuntime, match="djl-inference"):
-        images.command("763104351884.dkr.ecr.us-east-1.amazonaws.com/djl-inference:0.38.0")
+    with pytest.raises(NoRuntime, match="triton-server"):
+        images.command("763104351884.dkr.ecr.us-east-1.amazonaws.com/triton-server:24.09")
 
 
 @pytest.mark.parametrize("key", ["../out", "a/../../out", "", "."])

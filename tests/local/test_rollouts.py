@@ -121,7 +121,7 @@ def test_all_at_once_is_what_no_policy_means_and_names_may_change(deck: Deck) ->
 def test_a_fleet_that_does_not_start_leaves_the_old_one(deck: Deck, kind: str, reason: str) -> None:
     old = deck.config()
     endpoint = deck.endpoint(old)
-    bad = deck.model(ECHO_PING="exit") if kind == "exit" else deck.model(image="djl-inference:0.38.0")
+    bad = deck.model(ECHO_PING="exit") if kind == "exit" else deck.model(image="triton-server:24.09")
     update(deck, endpoint, deck.config(variant("main", bad)))
     found, _, errors = stages(deck, endpoint)
     assert (found["EndpointStatus"], found["EndpointConfigName"], errors) == ("InService", old, [])
@@ -129,11 +129,11 @@ def test_a_fleet_that_does_not_start_leaves_the_old_one(deck: Deck, kind: str, r
 
 
 def test_an_endpoint_that_never_starts_is_failed_and_can_only_be_deleted(deck: Deck) -> None:
-    config = deck.config(variant("main", deck.model(image="djl-inference:0.38.0")))
+    config = deck.config(variant("main", deck.model(image="triton-server:24.09")))
     deck.sagemaker.create_endpoint(EndpointName="never", EndpointConfigName=config)
     found = deck.settled("never")
     assert found["EndpointStatus"] == "Failed"
-    assert "This stack has no runtime for the image djl-inference:0.38.0" in found["FailureReason"]
+    assert "This stack has no runtime for the image triton-server:24.09" in found["FailureReason"]
     with pytest.raises(ClientError, match="only operation"):
         update(deck, "never", deck.config())
     deck.sagemaker.delete_endpoint(EndpointName="never")

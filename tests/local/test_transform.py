@@ -143,7 +143,7 @@ def test_an_object_that_fails_does_not_hold_the_others(jobs: Jobs) -> None:
         (b"x" * 1_048_577, {"MaxPayloadInMB": 1}, "longer than MaxPayloadInMB"),
         (b"not gzip", {"source": {"CompressionType": "Gzip"}}, "Not a gzipped file"),
         (b"a", {"output": {"S3OutputPath": "s3://no-such-bucket/out"}}, "NoSuchBucket"),
-        (b"a", {"image": "djl-inference:0.38.0"}, "ClientError: This stack has no runtime for the image"),
+        (b"a", {"image": "triton-server:24.09"}, "ClientError: This stack has no runtime for the image"),
     ],
 )
 def test_what_makes_a_job_fail(jobs: Jobs, body: bytes, change: dict[str, Any], reason: str) -> None:

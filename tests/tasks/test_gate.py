@@ -6,8 +6,9 @@ import pytest
 
 from tasks.contracts import Compressed, LayerReport, ModelRef, Quality, Score, Scorecard
 from tasks.errors import GateFailed, SlimlineError
-from tasks.evaluate import judge, require_passed, require_sound
+from tasks.gate import judge
 from tasks.recipes import Gate
+from tasks.require import require_passed, require_sound
 
 
 def scorecard(perplexity: float = 11.0, agreement: float = 0.9, size: int = 100) -> Scorecard:

@@ -1,0 +1,156 @@
+"""What running it as a flow costs: ``python -m benchmarks.orchestration``.
+
+A deployment is run twice on an embedded stack of its own. ``seconds`` is wall time of the flow run by Prefect's clock,
+from its start in the worker's process to its end; ``tasks`` how many task runs it and its subflows had; ``computing``
+the time inside tasks of stages (fetch to evaluate, and export); ``rest`` the flow's time outside of every task run, a
+task: what Prefect adds (keys, states, results) with the flow's own lines. The second run asks for the same: its stages
+come from the cache. ``ratio`` is its wall time ÷ the first's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments.local.stack import ROOT, Stack
+
+STAGES = ("locate", "fetch", "prune", "quantize", "distill", "export", "convert", "evaluate")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of the deployment."""
+
+    deployment: str
+    run: int
+    seconds: float
+    ratio: float
+    tasks: int
+    cached: int
+    computing_s: float
+    in_tasks_s: float
+    rest_s_a_task: float
+
+
+def main() -> int:
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder, _stack(Path(folder)) as stack:
+        rows = list(_runs(stack, options.deployment, options.param))
+    if not options.json:
+        print(f"{os.cpu_count()} cores")
+        names = f"{'':24}{'seconds':>9}{'ratio':>7}{'tasks':>7}{'cached':>8}"
+        print(f"{names}{'computing':>11}{'in tasks':>10}{'rest a task':>13}")
+    for row in rows:
+        print(json.dumps(asdict(row)) if options.json else _line(row))
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Wall time of a deployment, run twice, and what Prefect adds to it.")
+    parser.add_argument("--deployment", default="compress-only", help="of deployments/prefect.yaml")
+    parser.add_argument("--param", "-p", action="append", default=[], help="as for slimline run")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    parser.add_argument(
+        "--quick", action="store_true", help="the seeded two-block model: about a minute with the stack"
+    )
+    options = parser.parse_args()
+    if options.quick:
+        blocks = {"calibration_blocks": 16, "training_blocks": 16, "evaluation_blocks": 16}
+        data = {"source": "python-docs", "block_tokens": 64, **blocks}
+        options.param += ["model.source=tiny", f"data={json.dumps(data)}", 'gate={"max_bytes_ratio": 0.5}']
+    return options
+
+
+def _runs(stack: Stack, deployment: str, parameters: list[str]) -> Iterator[Row]:
+    first = 0.0
+    for number in (1, 2):
+        _slimline(stack, "run", deployment, *(part for each in parameters for part in ("-p", each)))
+        newest = {"parent_task_run_id": {"is_null_": True}}
+        run = _ask(stack, "flow_runs/filter", sort="START_TIME_DESC", limit=1, flow_runs=newest)[0]
+        row = _row(stack, deployment, number, run, first)
+        first = first or row.seconds
+        yield row
+
+
+def _row(stack: Stack, deployment: str, number: int, run: dict[str, Any], first: float) -> Row:
+    below = _ask(stack, "flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [run["id"]]}})
+    family = [run["id"], *(each["id"] for each in below)]
+    # A subflow's stand-in among the tasks holds its own tasks' time.
+    tasks = [
+        each
+        for each in _ask(stack, "task_runs/filter", flow_runs={"id": {"any_": family}})
+        if not each["state"]["state_details"].get("child_flow_run_id")
+    ]
+    inside = sum(each["total_run_time"] for each in tasks)
+    stages = [each for each in tasks if each["task_key"].rsplit("-", 1)[0] in STAGES]
+    seconds = float(run["total_run_time"])
+    return Row(
+        deployment, number, round(seconds, 1), round(seconds / (first or seconds), 3), len(tasks),
+        sum(each["state_name"] == "Cached" for each in tasks),
+        round(sum(each["total_run_time"] for each in stages), 1), round(inside, 1),
+        round((seconds - inside) / len(tasks), 3),
+    )  # fmt: skip
+
+
+def _line(row: Row) -> str:
+    counts = f"{row.tasks:7d}{row.cached:8d}{row.computing_s:11.1f}{row.in_tasks_s:10.1f}{row.rest_s_a_task:13.3f}"
+    return f"{row.deployment + ', run ' + str(row.run):24}{row.seconds:9.1f}{row.ratio:7.3f}{counts}"
+
+
+def _ask(stack: Stack, path: str, **body: Any) -> Any:
+    reply = httpx.post(f"{stack.prefect_url}/api/{path}", json=body, timeout=60)
+    reply.raise_for_status()
+    return reply.json()
+
+
+@contextmanager
+def _stack(folder: Path) -> Iterator[Stack]:
+    stack = Stack(home=folder, base_port=_free_base(), speed=60.0)
+    try:
+        _slimline(stack, "up", "--speed", "60")
+        yield stack
+    finally:
+        _slimline(stack, "down")
+
+
+def _slimline(stack: Stack, *arguments: str) -> None:
+    here = {"SLIMLINE_HOME": str(stack.home), "SLIMLINE_BASE_PORT": str(stack.base_port)}
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.cli", *arguments], env=os.environ | here, cwd=ROOT, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"slimline {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+def _free_base() -> int:
+    """The first of four ports in a row that nothing listens on."""
+    for base in range(23_000, 29_000, 10):
+        probes: list[socket.socket] = []
+        try:
+            for port in range(base, base + 4):
+                probes.append(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            continue
+        else:
+            return base
+        finally:
+            for probe in probes:
+                probe.close()
+    raise RuntimeError("no four free ports in a row")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

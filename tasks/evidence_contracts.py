@@ -1,0 +1,135 @@
+"""The evidence that a scorecard rests on: per-item results, slices, generated answers, latency under load, tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tasks.values import Place, Value
+
+Verdict = Literal["passed", "failed", "inconclusive", "suspect"]
+
+
+class ItemsRef(Value):
+    """Results item by item, in the artifact store: ``items.jsonl`` (a held-out block a line),
+    ``token_kl.safetensors`` and, where they were asked for, ``answers.jsonl`` and ``documents.jsonl``.
+    """
+
+    uri: Annotated[str, Place]
+    digest: str = Field(description="SHA-256 over the artifact's files")
+    items: int = Field(description="Held-out blocks; tokens of one block depend on each other, so a block counts once")
+    positions: int = Field(description="Scored positions over all of them")
+
+
+class GateCheck(Value):
+    """One metric against its limit."""
+
+    metric: str
+    observed: float
+    limit: float
+    sense: Literal["at most", "at least"]
+    passed: bool
+    remedy: str
+    verdict: Verdict | None = Field(
+        default=None,
+        description="inconclusive: inside the limit, but with so few items it may as well be outside; suspect: better "
+        "than the original by more than compression can make it",
+    )
+    bound: float | None = Field(
+        default=None,
+        description="The end of the figure's one-sided interval that was held against the limit; none: the figure is "
+        "exact, or there are no results item by item and the figure alone was compared",
+    )
+    confidence: float | None = Field(default=None, description="Of the bound, 0 to 1")
+    items: int = Field(default=0, description="Items that the interval rests on")
+    needed_items: int | None = Field(
+        default=None,
+        description="Items with which a candidate that is truly as observed passes eight times in ten; none: the "
+        "figure itself is outside the limit, or exact",
+    )
+    worse_p: float | None = Field(
+        default=None,
+        description="Chance of such a figure if the truth were at the limit, adjusted by Holm over all checks of the "
+        "gate: below 1 − confidence, that it is outside is shown and no accident of the items",
+    )
+
+    @property
+    def said(self) -> Verdict:
+        return self.verdict or ("passed" if self.passed else "failed")
+
+
+class SliceScore(Value):
+    """A part of the held-out positions."""
+
+    name: str
+    positions: int
+    baseline_perplexity: float
+    candidate_perplexity: float
+    agreement: float
+
+
+class AnswerFigures(Value):
+    """What one model wrote after the held-out prompts, greedily."""
+
+    empty: float = Field(description="Share of answers without a word")
+    loops: float = Field(description="Share of answers that end in the same words three times over, or more")
+    distinct: float = Field(description="Different pairs of neighbouring tokens ÷ all pairs, mean over answers")
+    tokens: float = Field(description="Mean length of an answer")
+
+
+class Generation(Value):
+    """Both models' answers to the same held-out prompts."""
+
+    prompts: int
+    new_tokens: int = Field(description="Tokens an answer, at most")
+    baseline: AnswerFigures
+    candidate: AnswerFigures
+    same: float = Field(description="Share of answers that are equal")
+    same_start: float = Field(description="Leading tokens that are equal ÷ tokens of the longer answer, mean")
+
+
+class LoadFigure(Value):
+    """One model served by the inference container on this machine, under one number of requests at a time."""
+
+    side: Literal["original", "candidate"]
+    concurrency: int
+    requests: int
+    failed: int
+    first_token_p50_ms: float
+    first_token_p90_ms: float
+    per_token_p50_ms: float = Field(description="From the first token of an answer to its last ÷ the tokens between")
+    per_token_p90_ms: float
+    tokens_per_second: float = Field(description="Over all requests of this level together")
+    peak_bytes: int = Field(description="Highest resident memory of the serving process up to the end of this level")
+
+
+class TaskScore(Value):
+    """One task of lm-evaluation-harness, both models on the same documents."""
+
+    task: str
+    metric: str
+    items: int
+    baseline: float
+    candidate: float
+    drop_upper: float | None = Field(
+        description="Upper end of the one-sided 95 % interval of original less candidate, paired over documents"
+    )
+    p: float | None = Field(description="Exact test of McNemar, two-sided: the two differ by accident")
+
+
+class LoadFigures(Value):
+    """What measuring latency and throughput gives."""
+
+    levels: tuple[LoadFigure, ...]
+
+
+class Evidence(Value):
+    """What the scorecard's figures rest on, and what else was measured on the same pair of models."""
+
+    items: ItemsRef
+    slices: tuple[SliceScore, ...] = ()
+    generation: Generation | None = None
+    load: tuple[LoadFigure, ...] = ()
+    tasks: tuple[TaskScore, ...] = ()
+    documents: ItemsRef | None = Field(default=None, description="Scores of the tasks, document by document")

@@ -1,0 +1,103 @@
+"""Score a part of the held-out blocks: what the workers of a task runner share when there are any."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+from tokenizers import Tokenizer
+
+from tasks.adapters.dealing import end_of_text
+from tasks.adapters.store import Store
+from tasks.adapters.tokens import read_dataset
+from tasks.caching import StageKey
+from tasks.contracts import DatasetRef, ModelRef, Place, Value
+from tasks.evidence_contracts import ItemsRef
+from tasks.retrying import compute_task
+from tasks.settings import settings
+from tasks.workbench import open_model, use_threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from tasks.compression.scoring import Scored
+
+MODULES = (
+    "tasks.score_blocks",
+    "tasks.compression.block_scoring",
+    "tasks.compression.scoring",
+    "tasks.onnx_scoring",
+    "tasks.serving.onnx_session",
+)
+# A thread pool runs all shards in one process: one after another there, or each would hold both models in memory.
+_one_at_a_time = threading.Lock()
+
+
+class Shards(Value):
+    """The blocks' results in parts. They are the same however the blocks were dealt out, so they enter no key."""
+
+    parts: Annotated[tuple[ItemsRef, ...], Place] = ()
+
+
+def score_in_shards(
+    candidate: ModelRef, exported: ModelRef | None, baseline: ModelRef, data: DatasetRef, shards: int
+) -> Shards:
+    """Deal the held-out blocks out to ``shards`` tasks, mapped over the flow's task runner; none for one shard, whose
+    blocks are scored where the rest is measured, by models loaded once.
+    """
+    count = min(shards, data.evaluation_blocks)
+    if count < 2:
+        return Shards()
+    bounds = [data.evaluation_blocks * number // count for number in range(count + 1)]
+    from prefect import unmapped
+
+    futures = score_shard.map(
+        unmapped(candidate), unmapped(exported), unmapped(baseline), unmapped(data), bounds[:-1], bounds[1:]
+    )
+    return Shards(parts=tuple(futures.result()))
+
+
+@compute_task("score-{first}-to-{last}", cache_policy=StageKey(stage="score", modules=MODULES))
+def score_shard(
+    candidate: ModelRef, exported: ModelRef | None, baseline: ModelRef, data: DatasetRef, first: int, last: int
+) -> ItemsRef:
+    """Score blocks ``first`` to ``last``, the latter not included, and keep the results item by item."""
+    import torch
+
+    from tasks.compression.block_scoring import score_blocks
+    from tasks.compression.device import HOST, compute_device
+    from tasks.compression.items import BASELINE, CANDIDATE, PACKED, write_scores
+
+    store = Store(settings().store)
+    with _one_at_a_time:
+        use_threads()
+        blocks = read_dataset(store.open(data.uri, data.digest)).splits.evaluation[first:last]
+        device = HOST if exported else compute_device()
+        forms = {CANDIDATE: loaded(exported or candidate, device)[0], BASELINE: loaded(baseline, device)[0]}
+        if exported:
+            forms[PACKED] = loaded(candidate, device)[0]
+        end = document_end(baseline)
+        scores = score_blocks(forms, torch.from_numpy(blocks).long(), first=first, end=end)
+    with store.draft("evaluations") as draft:
+        draft.made_from = {"candidate": candidate.digest, "baseline": baseline.digest, "data": data.digest}
+        write_scores(draft.path, scores)
+    stored, positions = draft.stored, int(scores.counts().sum())
+    return ItemsRef(uri=stored.uri, digest=stored.digest, items=len(scores.items), positions=positions)
+
+
+def document_end(model: ModelRef) -> int:
+    """The token that stands between the documents of a block, as the blocks were cut."""
+    file = open_model(model) / "tokenizer.json"
+    return end_of_text(Tokenizer.from_file(str(file)), file)
+
+
+def loaded(model: ModelRef, device: torch.device) -> tuple[Scored, int]:
+    """The model with what serves it, and the bytes of its folder. An exported one is computed on the CPU."""
+    from tasks.compression.loading import load_for_compute
+    from tasks.compression.scoring import TorchScored, folder_bytes
+    from tasks.onnx_scoring import OnnxScored
+
+    folder = open_model(model)
+    if model.runtime == "onnx":
+        return OnnxScored(folder, settings().threads), folder_bytes(folder)
+    return TorchScored(load_for_compute(folder, device)), folder_bytes(folder)

@@ -1,0 +1,176 @@
+"""Which reader a text source has, by what its name looks like; and texts that were read, kept under their digest.
+
+A new kind of source is one line in ``READERS``: a check that costs next to nothing, and a reader.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.adapters.aws_connection import Connection
+from tasks.adapters.documents import Reading
+from tasks.adapters.hub_data import HubName, HubPlaces, hub_name, read_hub
+from tasks.adapters.records import format_of
+from tasks.adapters.s3_data import check_s3, read_s3, s3_place
+from tasks.adapters.texts import KNOWN, Text, check_text_source, read_text, refused_source
+from tasks.captured import check_captured, read_captured
+from tasks.data_contracts import TextRef
+from tasks.errors import ArtifactDamaged
+from tasks.recipes import DataChoice
+from tasks.settings import settings
+
+_KEPT = 16  # texts; the oldest go first
+
+
+class Reader(NamedTuple):
+    """``check``: refuse what cannot work, cheaply, before any work; ``read``: the text as it is now."""
+
+    check: Callable[[DataChoice], None]
+    read: Callable[[DataChoice], Text]
+
+
+def kind_of(source: str) -> str:
+    """The name in ``READERS`` of what reads ``source``: the scheme before ``://``, or hub or local.
+
+    What lies on this machine is local, whatever else its name could mean.
+
+    Raises:
+        RefusedData: no such scheme; with the forms that there are.
+    """
+    scheme, separator, _ = source.partition("://")
+    if separator:
+        if scheme not in READERS:
+            raise refused_source(source, f"the scheme {scheme}://")
+        return scheme
+    local = source in KNOWN or source.startswith((".", "/", "~")) or format_of(source) or Path(source).exists()
+    return "hub" if not local and hub_name(source) else "local"
+
+
+def check_source_of(choice: DataChoice) -> None:
+    """Refuse a text, and what is to be read of it, cheaply.
+
+    Raises:
+        RefusedData: with what was seen, what is allowed, and what to change.
+    """
+    for each in (choice, choice.held_out()):
+        if each is not None:
+            reading_of(each).check()
+            READERS[kind_of(each.source)].check(each)
+
+
+def read_source(choice: DataChoice) -> TextRef:
+    """Read the text as it is now, and keep it for ``text_again``.
+
+    Raises:
+        RefusedData: it cannot be read; with the line where there is one.
+        DownloadFailed: worth another try.
+    """
+    text = READERS[kind_of(choice.source)].read(choice)
+    _keep(text)
+    facts = {name: getattr(text, name) for name in ("digest", "name", "licence", "chat", "revision", "unit")}
+    return TextRef(documents=len(text.documents), duplicates=text.duplicates, cut=text.cut, **facts)
+
+
+def text_again(choice: DataChoice, ref: TextRef) -> Text:
+    """What was read with this digest, whatever lies at the source by now; on another machine it is read once more.
+
+    Raises:
+        ArtifactDamaged: the source has changed since, and what was read is not here.
+    """
+    kept = _kept(ref.digest)
+    if kept.exists():
+        said = json.loads(kept.read_text(encoding="utf-8"))
+        return Text(**(said | {"documents": tuple(said["documents"])}))
+    found = READERS[kind_of(choice.source)].read(choice)
+    if found.digest != ref.digest:
+        raise ArtifactDamaged(
+            f"text {choice.source} has changed since it was read",
+            observed=found.digest,
+            limit=ref.digest,
+            remedy="run again: what is there now is another data set",
+        )
+    return found
+
+
+def reading_of(choice: DataChoice) -> Reading:
+    """What of a record is a document."""
+    return Reading(choice.document, choice.fields)
+
+
+def _kept(digest: str) -> Path:
+    return settings().downloads / "texts" / f"{digest}.json"
+
+
+def _keep(text: Text) -> None:
+    """Beside, then renamed: whole or not there. Named texts are always at hand."""
+    if text.name in KNOWN:
+        return
+    kept = _kept(text.digest)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{uuid.uuid4().hex}")
+    part.write_text(json.dumps(asdict(text), ensure_ascii=False), encoding="utf-8")
+    part.replace(kept)
+    with suppress(FileNotFoundError):  # another process makes room too
+        for old in sorted(kept.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+
+def _check_local(choice: DataChoice) -> None:
+    check_text_source(choice.source)
+
+
+def _read_local(choice: DataChoice) -> Text:
+    return read_text(choice.source, settings().downloads, reading_of(choice), choice.most_documents)
+
+
+def _hub_name(choice: DataChoice) -> HubName:
+    name = hub_name(choice.source)
+    if name is None:
+        raise refused_source(choice.source, "no hub data set's name", "org/name:config@revision")
+    return name
+
+
+def _check_hub(choice: DataChoice) -> None:
+    _hub_name(choice)
+
+
+def _read_hub(choice: DataChoice) -> Text:
+    now = settings()
+    places = HubPlaces(now.downloads, now.datasets, now.hub_caches, now.hub)
+    return read_hub(_hub_name(choice), choice.split, places, reading_of(choice), choice.most_documents)
+
+
+def _connection() -> Connection:
+    return Connection(settings().region, settings().aws_endpoint_url)
+
+
+def _check_s3(choice: DataChoice) -> None:
+    s3_place(choice.source)
+    check_s3(choice.source, _connection())
+
+
+def _read_s3(choice: DataChoice) -> Text:
+    return read_s3(choice.source, _connection(), settings().downloads, reading_of(choice), choice.most_documents)
+
+
+def _check_captured(choice: DataChoice) -> None:
+    check_captured(choice.source)
+
+
+def _read_captured(choice: DataChoice) -> Text:
+    return read_captured(choice.source, choice.most_documents)
+
+
+READERS: dict[str, Reader] = {
+    "local": Reader(_check_local, _read_local),
+    "hub": Reader(_check_hub, _read_hub),
+    "s3": Reader(_check_s3, _read_s3),
+    "capture": Reader(_check_captured, _read_captured),
+    "capture+s3": Reader(_check_captured, _read_captured),
+}

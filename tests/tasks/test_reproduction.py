@@ -1,0 +1,84 @@
+"""Bands from re-runs: their width, what lies inside, and what is said to have changed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tasks.adapters.surroundings import Surroundings, difference, look_around
+from tasks.errors import NotReproduced
+from tasks.reproduce import require_reproduced
+from tasks.reproduction import Repeat, Reproduction, bands, markdown
+
+RECORDED = {"perplexity": 18.0, "bytes": 100.0}
+
+
+def repeat(perplexity: float, digest: str = "a" * 64) -> Repeat:
+    figures = {"perplexity": perplexity, "bytes": 100.0}
+    return Repeat(
+        run_id="r" * 32, url="http://mlflow/r", digest=digest, exported_digest="", dataset_digest="d", figures=figures
+    )
+
+
+def found(*repeats: Repeat, changed: tuple[str, ...] = ()) -> Reproduction:
+    return Reproduction(
+        name="m", version="3", url="http://mlflow/m/3", digest="a" * 64, repeats=repeats,
+        bands=bands(RECORDED, repeats), changed=changed,
+    )  # fmt: skip
+
+
+def test_equal_re_runs_have_a_band_without_width() -> None:
+    same = found(repeat(18.0), repeat(18.0))
+    assert [(band.low, band.high, band.inside) for band in same.bands] == [(18.0, 18.0, True), (100.0, 100.0, True)]
+    assert same.verdict == "reproduced bit for bit by 2 re-runs"
+    require_reproduced(same)
+    other = found(repeat(18.0 + 1e-9, "b" * 64))
+    assert not other.inside and "OUTSIDE" in other.verdict
+    with pytest.raises(NotReproduced, match="no width: ask for repeats"):
+        require_reproduced(other)
+
+
+def test_re_runs_that_differ_widen_the_band() -> None:
+    near = found(*(repeat(at, "b" * 64) for at in (17.9, 18.1, 18.0, 18.2)))
+    (perplexity, size) = near.bands
+    # t(0.995, 3) = 5.841, sd = 0.1291, sqrt(1 + 1/4) = 1.118
+    assert perplexity.k == pytest.approx(5.841 * 1.118, rel=1e-3)
+    assert perplexity.high - perplexity.mean == pytest.approx(0.8431, rel=1e-3)
+    assert perplexity.inside and size.inside and "not bit for bit" in near.verdict
+    far = found(*(repeat(at, "b" * 64) for at in (19.9, 20.1, 20.0, 20.2)), changed=("torch: 2.12 → 2.13",))
+    assert not far.inside
+    with pytest.raises(NotReproduced) as raised:
+        require_reproduced(far)
+    assert "torch: 2.12 → 2.13" in str(raised.value) and "perplexity was recorded as 18" in str(raised.value)
+    assert "torch: 2.12 → 2.13" in markdown(far) and "| perplexity | 18 |" in markdown(far)
+
+
+def test_a_band_holds_the_next_run_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(0).normal(18, 0.1, size=(2000, 5))
+    held = [bands({"perplexity": float(row[4])}, [repeat(float(at)) for at in row[:4]])[0].inside for row in draws]
+    assert 0.984 < np.mean(held) < 0.996  # 99 %, within 2.7 standard errors
+
+
+def test_no_figure_is_no_good_news() -> None:
+    with pytest.raises(NotReproduced):
+        require_reproduced(found())
+
+
+def test_what_changed_is_named_and_what_moves_no_figure_is_not() -> None:
+    now = look_around("cpu-AVX2", 2)
+    assert difference(now, now) == []
+    packages = {**now.packages, "torch": "2.0", "httpx": "0.1"}
+    was = dataclasses.replace(now, cpu="another one", packages=packages, commit="0" * 40, threads=4)
+    told = difference(was, now)
+    assert told == [f"processor: another one → {now.cpu}", "threads: 4 → 2", f"torch: 2.0 → {now.packages['torch']}"]
+    assert Surroundings.parse(now.json()) == now
+
+
+def test_tags_name_code_and_packages() -> None:
+    now = look_around("cpu-AVX2", 2)
+    tags = now.tags()
+    assert tags["slimline.python"] == now.python and tags["slimline.package.torch"] == now.packages["torch"]
+    assert len(tags["slimline.packages_digest"]) == len(tags["slimline.source_digest"]) == 64
+    assert f"torch=={now.packages['torch']}\n" in now.requirements
