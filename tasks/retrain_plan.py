@@ -1,4 +1,4 @@
-"""When a model is trained again, on what, and how: the retraining's groups in the form that Prefect draws."""
+"""When a model is trained again, from what, and how: the retraining's groups in the form that Prefect draws."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Training(Choice):
 
 
 class Retraining(Choice):
-    """When there is enough that is new, what the training starts from, and what a new version must hold."""
+    """When there is enough that is new, and what the training starts from."""
 
     min_new_documents: int = Field(
         1,
@@ -58,11 +58,3 @@ class Retraining(Choice):
         description="Share of the documents that is held out, and as many for calibration, 0–1. Which ones is decided "
         "by their text, so that none that was held out is ever learnt from",
     )
-    max_champion_ratio: float = Field(
-        1.0,
-        ge=0.5,
-        le=100,
-        description="Perplexity on the same held-out blocks, new ÷ champion, at most; above it nothing is registered "
-        "and nothing released",
-    )
-    training: Training = Training()

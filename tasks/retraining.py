@@ -1,4 +1,4 @@
-"""What the tasks of a retraining hand to one another, and how it reads on a run's page."""
+"""What the tasks of a retraining hand to one another, and how it reads on a run's page and in a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.contracts import Compressed, GateCheck, Outcome, Place, Quality, Value
+from tasks.contracts import Compressed, Outcome, Place, Value
 
 
 class Seen(Value):
@@ -14,13 +14,13 @@ class Seen(Value):
 
     name: str
     version: str
-    alias: str = Field(description="champion, or newest")
+    why: str = Field(description="champion, or restored: it was tried on these documents and taken back")
     text_digest: str = Field(description="SHA-256 of the text that it was made with; empty where it is not recorded")
-    documents: int | None = Field(description="Documents of that text; none where the version's run has no list of them")
+    documents: int | None = Field(description="Documents of that text; none where its run has no list of them")
 
     @property
     def title(self) -> str:
-        return f"{self.name}/{self.version} ({self.alias})"
+        return f"{self.name} {self.version} ({self.why})"
 
 
 class News(Value):
@@ -31,6 +31,7 @@ class News(Value):
     text_digest: Annotated[str, Place]
     source: Annotated[str, Place]
     documents: Annotated[int, Place] = Field(description="Of the text as it is now")
+    cut: Annotated[bool, Place] = Field(description="The source has more documents than were read")
     new: Annotated[int, Place]
     minimum: Annotated[int, Place] = Field(description="Documents that are asked for")
     seen: Annotated[tuple[Seen, ...], Place] = Field(description="The versions that it was compared with")
@@ -41,15 +42,20 @@ class News(Value):
 
     @property
     def sentence(self) -> str:
-        """The finding in words."""
-        against = " and ".join(each.title for each in self.seen)
-        unknown = [each.title for each in self.seen if each.documents is None]
+        """The finding in words, and what is asked for."""
+        return f"{self._found}; at least {self.minimum:,} {'is' if self.minimum == 1 else 'are'} asked for"
+
+    @property
+    def _found(self) -> str:
         if not self.seen:
-            return f"all {self.documents:,} documents of {self.source} are new: there is no version yet"
-        note = f"; {' and '.join(unknown)} has no list of its documents, so they count as unseen" if unknown else ""
+            return f"all {self.documents:,} documents of {self.source} are new: no version has been made from any"
         what = "no document" if not self.new else f"{self.new:,}"
         verb = "is" if self.new in (0, 1) else "are"
-        return f"{what} of the {self.documents:,} documents of {self.source} {verb} new since {against}{note}"
+        against = " and ".join(each.title for each in self.seen)
+        found = f"{what} of the {self.documents:,} documents of {self.source} {verb} new since {against}"
+        if unknown := [each.title for each in self.seen if each.documents is None]:
+            found += f" ({' and '.join(unknown)}: no list of documents, so they count as unseen)"
+        return f"{found}; the source has more that were not read (data.most_documents)" if self.cut else found
 
 
 class Skipped(Value):
@@ -60,62 +66,46 @@ class Skipped(Value):
     news: News | None = Field(default=None, description="None where the text was not even read")
 
 
-class AgainstChampion(Value):
-    """The new version and the champion on the same held-out blocks."""
-
-    champion: str = Field(description="Name and version")
-    recorded: Quality = Field(description="The champion's figures of its own run, on its own held-out blocks")
-    now: Quality = Field(description="The champion on the new version's held-out blocks")
-    new: Quality
-    check: GateCheck
-
-
 class Retrained(Value):
     """A version that was trained on new text, compressed, proven and released."""
 
     news: News
+    parent: str = Field(description="Name and number of the champion then; empty for the first version")
     trained: Compressed
-    champion: AgainstChampion | None = Field(description="None for the first version")
     outcome: Outcome
 
 
 def skipped_markdown(skipped: Skipped) -> str:
+    """Why there was nothing to do."""
     return f"# Skipped: {skipped.registered_name}\n\n{_sentence(skipped.reason)} Nothing was trained and nothing moved."
 
 
 def news_markdown(news: News) -> str:
+    """What was found, and what it was compared with."""
+    counts = ["no list" if each.documents is None else f"{each.documents:,}" for each in news.seen]
     rows = [
-        f"| {each.title} | {'no list' if each.documents is None else f'{each.documents:,}'} | `{each.text_digest[:12]}` |"
-        for each in news.seen
+        f"| {each.title} | {count} | `{each.text_digest[:12]}` |" for each, count in zip(news.seen, counts, strict=True)
     ]
     table = ["", "| version | documents | text |", "|---|---|---|", *rows] if rows else []
     return "\n".join([
-        f"# {news.new:,} new documents",
+        f"# {news.new:,} new {'document' if news.new == 1 else 'documents'}",
         "",
-        f"{_sentence(news.sentence)} At least {news.minimum:,} are asked for.",
+        _sentence(news.sentence),
         *table,
         "",
-        f"The text now: `{news.text_digest[:12]}`. A document is new when the digest of its text is in none of the lists.",
+        f"The text now: `{news.text_digest[:12]}`. A document is new when no list has its digest.",
     ])  # fmt: skip
 
 
-def champion_markdown(found: AgainstChampion) -> str:
-    verdict = "not worse" if found.check.passed else "**worse**"
-    return "\n".join([
-        f"# Beside the champion: {verdict}",
-        "",
-        f"Both on the same {found.new.tokens:,} held-out positions; each from its reloaded folder, by what serves it.",
-        "",
-        f"| | new | {found.champion} | {found.champion}, as recorded |",
-        "|---|---|---|---|",
-        f"| perplexity | {found.new.perplexity:.4f} | {found.now.perplexity:.4f} | {found.recorded.perplexity:.4f} |",
-        f"| same next token as its own original | {found.new.agreement:.1%} | {found.now.agreement:.1%} "
-        f"| {found.recorded.agreement:.1%} |",
-        f"| bytes | {found.new.bytes:,} | {found.now.bytes:,} | {found.recorded.bytes:,} |",
-        "",
-        f"{found.check.metric} {found.check.observed:.4f}, {found.check.sense} {found.check.limit:g}. The recorded "
-        "figures are of the held-out blocks of that run, so they are no measure for these.",
-    ])  # fmt: skip
+def trained_lines(done: Retrained) -> list[str]:
+    """What was learnt, for a terminal."""
+    losses = done.trained.losses
+    after = f" after {done.parent}" if done.parent else ""
+    return [
+        f"New text    {_sentence(done.news.sentence)}",
+        f"Trained     {done.trained.model.name}{after}: {len(losses)} steps, {done.trained.tokens:,} tokens, loss "
+        f"{losses[0]:.4f} → {losses[-1]:.4f}",
+    ]
 
 
 def _sentence(text: str) -> str:

@@ -1,7 +1,6 @@
 """Which documents a text has, by what they say: to find what is new, and to hold out the same ones for ever.
 
-A document's digest is SHA-256 of its text. Where it lies in the file, when the file was written and what else is in it
-play no part.
+Where a document lies in the file, when the file was written and what else is in it play no part.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-FILE = "documents.txt"
+_HEX = 16  # 64 bits: among two million documents two different ones share a digest with probability 1e-7
 
 
 def digest_of(document: str) -> str:
-    """Hex SHA-256 of the document's text."""
-    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()
+    """The first 16 hex digits of SHA-256 of the document's text."""
+    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:_HEX]
 
 
 def written(documents: Iterable[str]) -> str:
@@ -35,7 +34,7 @@ def read(text: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Pools:
-    """Documents by what they may be used for. A document's pool depends on its own text, the seed and the shares."""
+    """Documents by what they may be used for. A document's pool depends on its own text, the seed and the share."""
 
     evaluation: tuple[str, ...]
     calibration: tuple[str, ...]
@@ -66,4 +65,4 @@ def pools(documents: Sequence[str], new: Collection[str], seed: int, held_out_sh
 
 def _number(document: str, seed: int) -> float:
     drawn = hashlib.sha256(f"{seed}:{digest_of(document)}".encode()).digest()
-    return int.from_bytes(drawn[:6]) / 2**48
+    return float(int.from_bytes(drawn[:6]) / 2**48)
