@@ -7,7 +7,6 @@ time to each following one are what it sees, queueing included.
 
 from __future__ import annotations
 
-import http.client
 import json
 import signal
 import socket
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -115,7 +115,7 @@ def _wait_ready(served: Served) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and served.process.poll() is None:
         try:
-            connection = http.client.HTTPConnection(HOST, served.port, timeout=30)
+            connection = HTTPConnection(HOST, served.port, timeout=30)
             connection.request("GET", "/ping")
             if connection.getresponse().status == 200:
                 return
@@ -161,7 +161,7 @@ def under_load(served: Served, prompts: Sequence[str], concurrency: int, request
 
 def _ask(port: int, body: str) -> Timed | None:
     """None where the answer was an error or broke off."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=ANSWER_S)
+    connection = HTTPConnection(HOST, port, timeout=ANSWER_S)
     try:
         began = time.perf_counter()
         connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
@@ -178,7 +178,7 @@ def _ask(port: int, body: str) -> Timed | None:
             if event.get("generated_text") is None:  # the last event has no token of its own
                 seen.append(time.perf_counter())
         return Timed(seen[0] - began, seen[-1] - seen[0], len(seen)) if seen else None
-    except (OSError, http.client.HTTPException):
+    except (OSError, HTTPException):
         return None
     finally:
         connection.close()
