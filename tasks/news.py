@@ -35,6 +35,13 @@ NEW = "new.txt"
 
 @network_task("look-for-new-{choice.source}")
 def look_for_new(choice: DataChoice, data: DataText, name: str, minimum: int) -> News:
+    """See ``find_news``; what is found stands on the run's page."""
+    news = find_news(choice, data, name, minimum)
+    create_markdown_artifact(news_markdown(news), key="new-data", description=news.sentence)
+    return news
+
+
+def find_news(choice: DataChoice, data: DataText, name: str, minimum: int) -> News:
     """Compare the text as it is now with what the champion of ``name`` was made with, and with what the newest version
     after it that was taken back was made with. A version that still waits to be released counts for nothing: the run
     that is repeated finds it in the cache and releases it.
@@ -45,12 +52,10 @@ def look_for_new(choice: DataChoice, data: DataText, name: str, minimum: int) ->
     with Store(settings().store).draft("news") as draft:
         draft.made_from = {"text": data.text.digest, "seen": [each.title for each in seen]}
         (draft.path / NEW).write_text(document_digests.lines(new), encoding="utf-8")
-    news = News(
+    return News(
         uri=draft.stored.uri, digest=draft.stored.digest, text_digest=data.text.digest, source=choice.source,
         documents=len(now), cut=data.text.cut, new=len(new), minimum=minimum, seen=seen,
     )  # fmt: skip
-    create_markdown_artifact(news_markdown(news), key="new-data", description=news.sentence)
-    return news
 
 
 def _seen(name: str, text_digest: str, now: frozenset[str]) -> tuple[tuple[Seen, ...], frozenset[str]]:
