@@ -70,12 +70,12 @@ def measure_champion(
             limit="the same held-out blocks and the same original, or the champion's folder at hand",
             remedy="set gate.baseline to original, or run where the champion was made",
         )
-    _require_same_tokens(found, store, baseline)
+    require_same_tokens(found, store, baseline)
     again = evaluate(scorecard.candidate_model, scorecard.exported_model, baseline, data, choice.without_load)
     return again.model_copy(update={"champion": found.label})
 
 
-def _require_same_tokens(found: Champion, store: Store, baseline: ModelRef) -> None:
+def require_same_tokens(found: Champion, store: Store, baseline: ModelRef) -> None:
     """Perplexities of other tokens are of other items.
 
     Raises:
