@@ -30,10 +30,22 @@ from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.monitoring_contracts import Observed
 from tasks.reader_contracts import ReaderOutcome
 from tasks.reproduction import Reproduction
+from tasks.retraining import Retrained, Skipped
 from tasks.search_contracts import Comparison
 
 # What a deployment's flow hands back.
-Result: TypeAlias = Outcome | ReaderOutcome | Rollout | Settled | BatchResult | Comparison | Observed | Reproduction
+Result: TypeAlias = (
+    Outcome
+    | ReaderOutcome
+    | Rollout
+    | Settled
+    | BatchResult
+    | Comparison
+    | Observed
+    | Reproduction
+    | Retrained
+    | Skipped
+)
 
 POLL_SECONDS = 2.0
 # What a SlimlineError looks like after it has been through Prefect.

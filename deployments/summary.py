@@ -19,6 +19,7 @@ from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
 from tasks.reproduction import Reproduction, rows
 from tasks.require import said
+from tasks.retraining import Retrained, Skipped, skipped_markdown, trained_lines
 from tasks.search_contracts import Comparison
 
 
@@ -42,6 +43,13 @@ def print_outcome(outcome: Result, console: Console) -> None:
     if isinstance(outcome, Rollout):
         _print_rollout(outcome, console)
         return
+    if isinstance(outcome, Skipped):
+        _print_lines(skipped_markdown(outcome).removeprefix("# "), console)
+        return
+    if isinstance(outcome, Retrained):
+        for line in trained_lines(outcome):
+            console.print(line)
+        outcome = outcome.outcome
     if isinstance(outcome, ReaderOutcome):
         _print_reader(outcome.scorecard, console)
     else:

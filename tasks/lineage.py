@@ -100,6 +100,7 @@ def version_node(ledger: Books, version: VersionFacts) -> Node:
     facts |= {"gate": tags.get("slimline.gate", ""), "digest": tags.get("slimline.digest", "")}
     facts |= {"exported": tags["slimline.exported_digest"]} if "slimline.exported_digest" in tags else {}
     facts |= {name: tags[tag] for name, tag in _QUALITY.items() if tag in tags}
+    facts |= {"follows": tags["slimline.parent_version"]} if tags.get("slimline.parent_version") else {}
     served = [_served(endpoint, span) for endpoint, span in _stretches(ledger, version)]
     made = _run(ledger, ledger.run(version.run_id), version)
     again = [
@@ -201,8 +202,16 @@ def _run(ledger: Books, run: RunFacts, version: VersionFacts) -> Node:
     data = [_data(each, card, ledger.file_url(run.id, CARD)) for each in run.inputs]
     return Node(
         kind="run", title=f"made by {run.name}", facts=_run_facts(run), url=run.url,
-        children=(original, *stages, *data),
+        children=(*_trained_from(run), original, *stages, *data),
     )  # fmt: skip
+
+
+def _trained_from(run: RunFacts) -> list[Node]:
+    """What was trained before it was compressed; nothing where the model came as it is."""
+    told = {"digest": "slimline.trained_from_digest", "new documents": "slimline.new_documents"}
+    name = run.tags.get("slimline.trained_from")
+    facts = {fact: run.tags.get(tag, "") for fact, tag in told.items()}
+    return [Node(kind="model", title=f"trained from: {name}", facts=facts)] if name else []
 
 
 def _run_facts(run: RunFacts) -> dict[str, str]:

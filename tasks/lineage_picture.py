@@ -10,7 +10,7 @@ from tasks.report_contracts import Report
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 172, 66, 34, 22, 12
 # Which part of the data set a stage looks at.
-_READS = {"prune": "calibration", "quantize": "calibration", "distill": "training"}
+_READS = {"train": "training", "prune": "calibration", "quantize": "calibration", "distill": "training"}
 
 
 @dataclass(frozen=True)
