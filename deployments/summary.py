@@ -72,6 +72,8 @@ def code_name(outcome: Result) -> str:
         return {"healthy": "DONE", "degraded": "NO", "no data": "NO_VERDICT"}[outcome.state]
     if isinstance(outcome, Comparison):
         return "DONE" if outcome.chosen is not None else "NO"
+    if isinstance(outcome, Retrained):
+        outcome = outcome.outcome
     rollout = outcome.rollout if isinstance(outcome, Outcome) else outcome
     return "NO" if isinstance(rollout, Rollout) and rollout.phase == "restored" else "DONE"
 
