@@ -24,7 +24,7 @@ from tasks.search_contracts import Comparison, Stage, Tried
 from tasks.search_plan import Budgets, SearchPlan, SearchSpace
 
 
-@flow(name="compare-recipes", flow_run_name="compare-{model.source}-{search.recipes}")
+@flow(name="compare-recipes", flow_run_name="compare-{model.short}-{search.recipes}recipes")
 def compare_recipes(
     model: ModelChoice = ModelChoice(),
     data: DataChoice = DataChoice(),
@@ -51,7 +51,7 @@ def compare_recipes(
     preflight(model, data, base)
     if budgets.max_usd_per_million:
         require_priced()
-    with recorded_run(f"{model.source}-search", base) as tracked:
+    with recorded_run(f"{model.short}-search", base) as tracked:
         text = read_data(data)
         original = locate(model)
         check_fit(base, original)

@@ -30,7 +30,7 @@ from tasks.report import record_report
 from tasks.require import require_passed, require_sound
 
 
-@flow(name="compress", flow_run_name="compress-{model.source}-{recipe.name}")
+@flow(name="compress", flow_run_name="compress-{model.short}-{recipe.name}")
 def compress(
     model: ModelChoice = ModelChoice(),
     data: DataChoice = DataChoice(),
@@ -50,7 +50,7 @@ def compress(
         evaluation: What else is measured on both models: generated answers, latency under load, tasks.
     """
     preflight(model, data, recipe)
-    with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
+    with recorded_run(f"{model.short}-{recipe.name}", recipe) as tracked:
         made = shrink(tracked, model, data, recipe, gate, evaluation, registered_name)
         return enter(tracked, made, recipe, registered_name)
 

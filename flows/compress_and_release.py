@@ -13,7 +13,7 @@ from tasks.preflight import preflight
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 
 
-@flow(name="compress-and-release", flow_run_name="{model.source}-{recipe.name}-{plan.mode}")
+@flow(name="compress-and-release", flow_run_name="{model.short}-{recipe.name}-{plan.mode}")
 def compress_and_release(
     model: ModelChoice = ModelChoice(),
     data: DataChoice = DataChoice(),

@@ -17,7 +17,7 @@ from tasks.require import require_passed
 from tasks.teach import drop_blocks, teach_reader, train_teacher
 
 
-@flow(name="distill-reader", flow_run_name="{model.source}-{recipe.name}-{recipe.blocks}blocks")
+@flow(name="distill-reader", flow_run_name="{model.short}-{recipe.name}-{recipe.blocks}blocks")
 def distill_reader(
     model: ReaderChoice = ReaderChoice(),
     data: QuestionsChoice = QuestionsChoice(),
@@ -35,7 +35,7 @@ def distill_reader(
         registered_name: Name of the registered model in MLflow.
     """
     preflight_reader(model, data, recipe)
-    with recorded_run(f"{model.source}-{recipe.name}", recipe) as tracked:
+    with recorded_run(f"{model.short}-{recipe.name}", recipe) as tracked:
         teacher = locate_reader(model)
         check_reader(teacher, model, recipe)
         questions = fetch_questions(data, digest_questions(data))

@@ -78,7 +78,7 @@ def retrain(
 ) -> Retrained:
     """From the new text to a registered version, recorded in an MLflow run of its own."""
     champion = find_champion(registered_name)
-    with recorded_run(f"{model.source}-retrained-{recipe.name}", recipe) as tracked:
+    with recorded_run(f"{model.short}-retrained-{recipe.name}", recipe) as tracked:
         base = uncompressed(champion) if champion and retraining.start == "champion" else locate(model)
         check_training(base, training)
         check_fit(recipe, base)

@@ -6,6 +6,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from tasks.adapters.sagemaker import SageMaker
@@ -16,6 +17,7 @@ from tasks.errors import ReleaseRestored
 from tasks.findings import evidence_markdown
 from tasks.plans import ReleasePlan
 from tasks.retrying import network_task
+from tasks.runpages import tell_parent
 from tasks.watch import describe, take_back
 
 
@@ -31,6 +33,8 @@ def show_evidence(new: ModelPackage, plan: ReleasePlan, steps: tuple[TrialStep, 
     """What is known so far, on the run's page. Returns it."""
     text = evidence_markdown(new.registered, plan, steps)
     create_markdown_artifact(text, key="evidence", description="What a person decides on")
+    answer = f"[Answer on the release's page]({flow_run.ui_url}): Resume"
+    tell_parent("outcome-approval", f"{text}\n\n{answer}", "A person is asked, on the release's page")
     return text
 
 

@@ -21,7 +21,7 @@ class BatchPlan(Choice):
     )
     output: S3Prefix = Field(
         "s3://slimline-models/batch/out/",
-        description="S3 prefix of the answers: one object <name>.out an input object, one line a record",
+        description="S3 prefix of the answers: one object NAME.out an input object, one line a record",
     )
     instance_type: str = Field("ml.m5.xlarge", description="SageMaker instance type")
     instances: int = Field(1, ge=1, le=100, description="Instances; each takes whole objects of the input")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks.adapters.tokens import Account
 from tasks.contracts import DatasetRef
 from tasks.data_contracts import DataText, TextRef
+from tasks.evidence_tables import fenced
 from tasks.recipes import DataChoice
 
 
@@ -25,7 +26,7 @@ def data_card(choice: DataChoice, data: DataText, blocks: DatasetRef, account: A
     lines += [f"- Digest of the blocks: `{blocks.digest}`"]
     if account is not None and account.samples:
         lines += ["", "## Documents", ""]
-        lines += [line for sample in account.samples for line in (*_fenced(sample), "")]
+        lines += [line for sample in account.samples for line in (*fenced(sample), "")]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -58,11 +59,3 @@ def _account(choice: DataChoice, account: Account) -> list[str]:
         f"- Tokenizer: {account.bytes_a_token:.2f} bytes a token, {account.unknown:.2%} unknown tokens, "
         f"{account.words_back:.1%} of the words come back",
     ]
-
-
-def _fenced(sample: str) -> list[str]:
-    """As it is, whatever it holds: the fence is longer than any in it."""
-    fence = "```"
-    while fence in sample:
-        fence += "`"
-    return [fence + "text", sample, fence]

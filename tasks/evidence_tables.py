@@ -20,12 +20,20 @@ class Table:
     def markdown(self) -> list[str]:
         line = "|".join("---" for _ in self.head)
         return [
-            f"**{self.title}**",
+            f"## {self.title}",
             "",
             "| " + " | ".join(self.head) + " |",
             f"|{line}|",
             *("| " + " | ".join(row) + " |" for row in self.rows),
         ]
+
+
+def fenced(text: str) -> list[str]:
+    """Lines of Markdown that show a text as it is, whatever it holds: the fence is longer than any in it."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return [fence + "text", text, fence]
 
 
 CHECK_HEAD = ("check", "observed", "surely", "limit", "verdict", "items", "needed")

@@ -27,7 +27,7 @@ _ADAPTERS = ("tokens", "dealing", "duplicates", "tokenizer_check", "chats", "doc
 
 
 # Not cached: the store remembers imports by the source's digest, which this task must look at each time
-@network_task("import-{choice.source}")
+@network_task("import-{choice.short}")
 def locate(choice: ModelChoice) -> ModelRef:
     """Make the chosen model a verified folder in the store; quick when it is there already."""
     imported = import_model(choice.source, Store(settings().store), settings().downloads)
@@ -35,7 +35,7 @@ def locate(choice: ModelChoice) -> ModelRef:
 
 
 # Not cached: a file may have changed under the same name: its digest is what enters fetch's key
-@network_task("read-{choice.source}")
+@network_task("read-{choice.short}")
 def read_data(choice: DataChoice) -> DataText:
     """Read the chosen text as it is now, and refuse what cannot be read, with the line."""
     apart = choice.held_out()
@@ -51,7 +51,7 @@ def read_data(choice: DataChoice) -> DataText:
 
 
 @network_task(
-    "fetch-{choice.source}-{choice.calibration_blocks}x{choice.block_tokens}",
+    "fetch-{choice.short}-{choice.calibration_blocks}x{choice.block_tokens}",
     cache_policy=StageKey(stage="fetch", modules=("tasks.fetch", *(f"tasks.adapters.{name}" for name in _ADAPTERS))),
 )
 def fetch(choice: DataChoice, data: DataText, tokenizer: ModelRef) -> DatasetRef:

@@ -124,5 +124,13 @@ def last_word(rollout: Rollout) -> str:
     """The rollout's reason with what it is: why the version was taken back, or what the judge said last of one that was
     not. Empty where there is none.
     """
-    label = "why" if rollout.phase == "restored" else "the judge's last word"
-    return f"{label}: {rollout.reason}" if rollout.reason else ""
+    label, reason = "the judge's last word", rollout.reason
+    if rollout.phase == "restored":
+        fired = ", ".join(fired_alarms(rollout))
+        label, reason = "why", reason or (f"SageMaker took it back on an alarm: {fired}" if fired else "")
+    return f"{label}: {reason}" if reason else ""
+
+
+def fired_alarms(rollout: Rollout) -> list[str]:
+    """The alarms that fired while the rollout was watched."""
+    return sorted({name for seen in rollout.observations for name, state in seen.alarms.items() if state == "ALARM"})

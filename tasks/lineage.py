@@ -273,12 +273,17 @@ def _verb(what: str, gained: bool, endpoint: str) -> str:
     return f"{'is' if gained else 'is no more'} {what}"
 
 
+def _linked(facts: dict[str, str]) -> dict[str, str]:
+    """A page's address as a link: written out it takes two lines of the list."""
+    return {name: f"[page]({value})" if value.startswith("http") else value for name, value in facts.items()}
+
+
 def markdown_of(nodes: list[Node], depth: int = 0) -> str:
     """The tree as a nested list, with links."""
     lines = []
     for node in nodes:
         title = f"[{node.title}]({node.url})" if node.url else f"**{node.title}**"
-        lines.append(f"{'  ' * depth}- {title}" + (f": {shown(node.facts)}" if node.facts else ""))
+        lines.append(f"{'  ' * depth}- {title}" + (f": {shown(_linked(node.facts))}" if node.facts else ""))
         if node.children:
             lines.append(markdown_of(list(node.children), depth + 1))
     return "\n".join(lines)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.figures import megabytes
 from tasks.lineage_tree import short
 from tasks.report_contracts import Report
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 172, 66, 34, 22, 12
+# Characters that a box holds in a wide font: the viewer's font is not known.
+TITLE_LENGTH, LINE_LENGTH = 19, 23
 # Which part of the data set a stage looks at.
 _READS = {"train": "training", "prune": "calibration", "quantize": "calibration", "distill": "training"}
 
@@ -21,6 +23,13 @@ class Box:
     y: int
     title: str
     lines: tuple[str, ...]
+
+    @property
+    def fitted(self) -> Box:
+        """With texts that do not run beyond it."""
+        return replace(
+            self, title=fit(self.title, TITLE_LENGTH), lines=tuple(fit(line, LINE_LENGTH) for line in self.lines)
+        )
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,14 @@ class Picture:
     title: str
 
 
+def fit(text: str, most: int) -> str:
+    """Cut in the middle where it is too long: a config's name ends in what tells it from the others."""
+    if len(text) <= most:
+        return text
+    end = 12
+    return f"{text[: most - end - 1]}…{text[-end:]}"
+
+
 def picture(report: Report) -> Picture:
     """The models in the upper row, the data below, endpoints on the right."""
     boxes = [*_models(report), *_data(report), *_ends(report)]
@@ -52,7 +69,7 @@ def picture(report: Report) -> Picture:
     return Picture(
         width=max(box.x for box in boxes) + WIDTH + MARGIN,
         height=max(box.y for box in boxes) + HEIGHT + MARGIN,
-        boxes=tuple(boxes), arrows=arrows, title=f"Lineage of {report.title}",
+        boxes=tuple(box.fitted for box in boxes), arrows=arrows, title=f"Lineage of {report.title}",
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ HEADED = "ForQuestionAnswering"
 
 
 # Not cached: the store remembers imports by the source's digest, which this task must look at each time
-@network_task("import-{choice.source}")
+@network_task("import-{choice.short}")
 def locate_reader(choice: ReaderChoice) -> ModelRef:
     """Make the chosen encoder a verified folder in the store."""
     store = Store(settings().store)
@@ -89,7 +89,7 @@ def check_reader(model: ModelRef, choice: ReaderChoice, recipe: ReaderRecipe) ->
 
 
 # Not cached: a file may have changed under the same name: its digest is what enters the next task's key
-@network_task("read-{choice.source}")
+@network_task("read-{choice.short}")
 def digest_questions(choice: QuestionsChoice) -> str:
     """SHA-256 of the chosen questions as they are now."""
     return _source(choice).digest

@@ -24,7 +24,13 @@ class Rehearsal(Choice):
     error_share: float = Field(0.0, ge=0, le=1, description="Share of the new version's answers that fail with a 500")
 
 
-EndpointName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$", description="Endpoint name")]
+EndpointName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$",
+        description="SageMaker's name of the endpoint: letters and digits, dashes between them",
+    ),
+]
 
 
 class JudgeRules(Choice):
@@ -112,7 +118,7 @@ class ReleasePlan(Choice):
     bake_seconds: int = Field(300, ge=0, le=3600, description="Watch this long after each step, seconds")
     max_error_rate: float = Field(0.02, gt=0, lt=1, description="5xx share of the new fleet that fires the alarm")
     max_latency_ms: float = Field(
-        30_000, gt=0, description="Average ModelLatency of the new fleet that fires the alarm"
+        30_000, gt=0, description="Average ModelLatency of the new fleet that fires the alarm, milliseconds"
     )
     min_requests: int = Field(
         10, ge=0, description="Requests that the new version must have answered before the release counts as promoted"

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tasks.contracts import Place
-from tasks.recipes import Choice
+from tasks.recipes import Choice, short_source
 
 
 class ReaderChoice(Choice):
@@ -25,6 +25,11 @@ class ReaderChoice(Choice):
         description="Train the teacher on the teaching questions first; off for a folder that can answer already",
     )
 
+    @property
+    def short(self) -> str:
+        """What run names show."""
+        return short_source(self.source)
+
 
 class QuestionsChoice(Choice):
     """Questions whose answers stand in their contexts. The three splits share no context."""
@@ -41,12 +46,19 @@ class QuestionsChoice(Choice):
     evaluation: int = Field(200, ge=20, le=100_000, description="Held-out questions that the gate compares on")
     seed: int = Field(0, ge=0, description="Order of the contexts")
 
+    @property
+    def short(self) -> str:
+        """What run names show."""
+        return short_source(self.source)
+
 
 class ReaderRecipe(Choice):
     """A student of fewer blocks, taught by the teacher's start and end logits and by the true spans."""
 
     name: Annotated[str, Place] = Field(
-        "shallow", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Shown in run names"
+        "shallow",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,40}$",
+        description="Shown in run names: lower-case letters, digits and dashes",
     )
     blocks: int = Field(1, ge=1, le=256, description="Blocks that the student keeps, evenly spaced; the rest goes")
     teacher_epochs: int = Field(2, ge=1, le=100, description="Passes over the teaching questions")

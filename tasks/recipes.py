@@ -7,27 +7,27 @@ are checked before any work.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.adapters.documents import Shape
 from tasks.contracts import Place
+from tasks.forms import as_form
 
 CompressStage = Literal["prune", "quantize", "distill"]
 CpuExport = Literal["auto", "onnx", "none"]
 
 
-def _keep_order(schema: dict[str, Any]) -> None:
-    """Prefect's form sorts by ``position``; without one, fields come in an order of its own."""
-    for position, field in enumerate(schema.get("properties", {}).values()):
-        field.setdefault("position", position)
-
-
 class Choice(BaseModel):
     """A group of the form: frozen, and strict about unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_keep_order)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=as_form)
+
+
+def short_source(source: str) -> str:
+    """The last part of a folder's path or of a hub id: a whole path is no name for a run."""
+    return source.rstrip("/").rpartition("/")[2] or source
 
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
@@ -43,6 +43,11 @@ class ModelChoice(Choice):
         "a local Hugging Face folder, or a hub id such as org/name",
         min_length=1,
     )
+
+    @property
+    def short(self) -> str:
+        """What run names show."""
+        return short_source(self.source)
 
 
 class DataChoice(Choice):
@@ -81,7 +86,7 @@ class DataChoice(Choice):
         description="Documents read at most: the first ones, of captures the newest; the seed draws from them",
     )
     evaluation_source: Annotated[str, Place] = Field(
-        "", title="Held-out text", description="Another text for the held-out blocks; empty: held out of the same one"
+        "", description="Another text for the held-out blocks; empty: held out of the same one"
     )
     evaluation_split: Annotated[str, Place] = Field(
         "",
@@ -97,21 +102,26 @@ class DataChoice(Choice):
         0.8,
         ge=0,
         le=1,
-        description="A document is dropped when it shares this part of its five-word sequences with one already dealt, "
-        "0–1; 0: only those of the same words are",
+        description="A document is dropped when it shares this part of its five-word sequences with one already dealt; "
+        "0: only those of the same words are",
     )
     max_leakage: Annotated[float, Place] = Field(
         0.1,
         ge=0,
         le=1,
         description="The run stops when more of the held-out documents' 13-word sequences stand in calibration or "
-        "training documents, 0–1",
+        "training documents",
     )
     block_tokens: int = Field(256, ge=16, le=4096, description="Tokens a block")
     calibration_blocks: int = Field(32, ge=1, le=4096, description="Blocks that pruning and quantization look at")
     training_blocks: int = Field(32, ge=1, le=65536, description="Blocks that distillation learns from")
     evaluation_blocks: int = Field(16, ge=1, le=4096, description="Held-out blocks that the gate compares on")
     seed: int = Field(0, ge=0, description="Order of the documents")
+
+    @property
+    def short(self) -> str:
+        """What run names show."""
+        return short_source(self.source)
 
     def held_out(self) -> DataChoice | None:
         """How the held-out blocks' own text is read; none where they come from the same text."""
@@ -132,16 +142,16 @@ class PruneRecipe(Choice):
         "input; magnitude only cuts the smallest; structured removes heads, channels and blocks and repairs the rest",
     )
     sparsity: float = Field(
-        0.2, gt=0, lt=1, description="Zero share of each linear layer, 0–1; a pattern n:m decides it instead"
+        0.2, gt=0, lt=1, description="Zero share of each linear layer; a pattern n:m decides it instead"
     )
     pattern: str = Field(
         "unstructured",
         pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$",
         description="unstructured, or n:m such as 2:4 or 4:8: of every m neighbouring weights n stay",
     )
-    heads: float = Field(0.0, ge=0, lt=1, description="Structured: share of key-value heads removed, 0–1")
-    channels: float = Field(0.25, ge=0, lt=1, description="Structured: share of MLP channels removed, 0–1")
-    blocks: float = Field(0.0, ge=0, lt=1, description="Structured: share of decoder blocks removed, 0–1")
+    heads: float = Field(0.0, ge=0, lt=1, description="Structured: share of key-value heads removed")
+    channels: float = Field(0.25, ge=0, lt=1, description="Structured: share of MLP channels removed")
+    blocks: float = Field(0.0, ge=0, lt=1, description="Structured: share of decoder blocks removed")
     damping: float = Field(0.01, gt=0, le=1, description="Added to the Hessian's diagonal, share of its mean")
     allocation: Literal["uniform", "sensitivity"] = Field(
         "uniform",
@@ -276,7 +286,9 @@ class Recipe(Choice):
     """How to make the model smaller: which stages, in which order, and how strongly."""
 
     name: Annotated[str, Place] = Field(
-        "balanced", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="Shown in run names"
+        "balanced",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,40}$",
+        description="Shown in run names: lower-case letters, digits and dashes",
     )
     order: tuple[CompressStage, ...] = Field(
         ("prune", "quantize", "distill"),
@@ -286,7 +298,7 @@ class Recipe(Choice):
     quantize: QuantizeRecipe = QuantizeRecipe()
     distill: DistillRecipe = DistillRecipe()
     max_fallback_share: Annotated[float, Place] = Field(
-        0.25, ge=0, le=1, description="A stage fails when more of its layers needed a numerical fallback, 0–1"
+        0.25, ge=0, le=1, description="A stage fails when more of its layers needed a numerical fallback"
     )
     seed: int = Field(0, ge=0, description="Seed of everything random")
     cpu_export: CpuExport = Field(

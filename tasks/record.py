@@ -37,6 +37,7 @@ from tasks.contracts import (
 from tasks.data_card import data_card
 from tasks.data_contracts import DataText
 from tasks.findings import Tally, report_pairs
+from tasks.outcome import tell_release, tell_verdict, tell_version
 from tasks.provenance import DOCUMENTS, write_data, write_surroundings
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
@@ -165,6 +166,7 @@ def _cached(stage: str) -> str:
 @network_task("record-verdict")
 def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> None:
     """The scorecard, passed or not."""
+    tell_verdict(scorecard, tracked)
     if isinstance(scorecard, ReaderScorecard):
         reporting.report_reader(scorecard, tracked)
         tracking().log_reader(tracked.run_id, scorecard)
@@ -185,6 +187,7 @@ def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> 
 def record_version(tracked: Tracked, registered: RegisteredModel) -> None:
     """Link this run, in Prefect and in MLflow, with the version that it made or found already registered."""
     reporting.report_registered(registered)
+    tell_version(registered)
     name = f"{registered.name}/{registered.version}"
     tracking().tag(tracked.run_id, {VERSION: name})
     tag_run(f"version:{name}")
@@ -195,6 +198,7 @@ def record_release(rollout: Rollout, endpoint_page: str | None) -> None:
     """Every step of the rollout, and how it ended: on the run page, and with the version's run in MLflow."""
     timeline = draw_timeline(rollout) if rollout.observations else None
     reporting.report_release(rollout, endpoint_page, timeline)
+    tell_release(rollout, endpoint_page)
     if rollout.registered.run_id:
         reporting.report_registered(rollout.registered)
         tag_run(f"version:{rollout.registered.name}/{rollout.registered.version}", f"endpoint:{rollout.endpoint}")

@@ -5,6 +5,7 @@ stage is on its page too.
 from __future__ import annotations
 
 import base64
+from textwrap import fill
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
@@ -19,7 +20,7 @@ from tasks.contracts import (
     Settled,
     Tracked,
 )
-from tasks.evidence_tables import evidence_tables, gate_table
+from tasks.evidence_tables import evidence_tables, fenced, gate_table
 from tasks.figures import HEAD, cost_notes, figures, megabytes, release_cost_lines
 from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
@@ -91,16 +92,28 @@ def _versions(step: Compressed) -> str:
 def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     """The scorecard and the gate's verdict as Markdown, and a link to the MLflow run."""
     create_markdown_artifact(
-        verdict_markdown(scorecard), key="verdict", description="Does it still answer like the original?"
-    )
+        f"{verdict_markdown(scorecard)}\n\n{_run_link(tracked)}",
+        key="verdict", description=f"Gate {scorecard.verdict.upper()}: does it still answer like the original?",
+    )  # fmt: skip
     _report_run(tracked)
 
 
 def report_reader(scorecard: ReaderScorecard, tracked: Tracked) -> None:
     """As ``report_verdict``, of a reader."""
-    text = f"# Gate: {'PASSED' if scorecard.passed else 'FAILED'}\n{scorecard.markdown()}"
-    create_markdown_artifact(text, key="verdict", description="Does it still answer like its teacher?")
+    create_markdown_artifact(
+        f"{reader_markdown(scorecard)}\n{_run_link(tracked)}",
+        key="verdict", description="Does it still answer like its teacher?",
+    )  # fmt: skip
     _report_run(tracked)
+
+
+def reader_markdown(scorecard: ReaderScorecard) -> str:
+    """As ``verdict_markdown``, of a reader."""
+    return f"# Gate: {'PASSED' if scorecard.passed else 'FAILED'}\n{scorecard.markdown()}"
+
+
+def _run_link(tracked: Tracked) -> str:
+    return f"[MLflow run]({tracked.url}): every layer, every item, the model's lineage"
 
 
 def _report_run(tracked: Tracked) -> None:
@@ -129,8 +142,13 @@ def verdict_markdown(scorecard: Scorecard) -> str:
         lines += ["", *table.markdown()]
     lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []
     if scorecard.sample:
-        lines += ["", "The compressed model writes:", "", *(f"> {line}" for line in scorecard.sample.splitlines())]
+        lines += ["", "## What the compressed model writes", "", *fenced(_wrapped(scorecard.sample))]
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    """A fence does not wrap by itself."""
+    return "\n".join(fill(line, 96) for line in text.splitlines())
 
 
 def report_registered(registered: RegisteredModel) -> None:
@@ -157,7 +175,9 @@ def report_release(rollout: Rollout, endpoint_page: str | None, timeline: str | 
     create_table_artifact(
         rollout_rows(rollout), key=ROLLOUT_STEPS, description=f"Traffic on **{rollout.endpoint}**, step by step"
     )
-    create_markdown_artifact(release_markdown(rollout), key="release", description="How the release ended")
+    create_markdown_artifact(
+        release_markdown(rollout), key="release", description=f"How the release ended: {rollout.phase}"
+    )
     _link_endpoint(rollout.endpoint, endpoint_page)
 
 
@@ -228,7 +248,7 @@ def release_markdown(rollout: Rollout) -> str:
         f"# Release: {rollout.phase}",
         ends[rollout.phase],
         "",
-        *([f"- {last_word(rollout)}"] if rollout.reason else []),
+        *([f"- {word}"] if (word := last_word(rollout)) else []),
         *([f"- a person said: {rollout.approval.reason}"] if rollout.approval else []),
         f"- endpoint `{rollout.endpoint}` serves `{rollout.config}` (before: `{rollout.previous_config or 'nothing'}`)",
         f"- version: {registered.name} {registered.version}",

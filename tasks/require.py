@@ -31,11 +31,13 @@ def require_passed(scorecard: Scorecard | ReaderScorecard) -> None:
 
 
 def said(check: GateCheck) -> str:
-    """The figure with its interval's end: 1.076 (95 % sure: at most 1.093)."""
+    """The figure with its interval's end: 1.076 (95 % sure: at most 1.093). The end may be the other one than the limit
+    is on: a gain is plausible as long as the perplexity may be higher.
+    """
     text = f"{check.observed:.3f}"
     if check.bound is None or check.confidence is None or check.confidence <= 0.5:
         return text
-    side = "at least" if check.sense == "at least" and check.verdict != "suspect" else "at most"
+    side = check.sense if check.bound == check.observed else "at most" if check.bound > check.observed else "at least"
     return f"{text} ({check.confidence:.0%} sure: {side} {check.bound:.3f})"
 
 

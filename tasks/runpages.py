@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate as ArtifactRequest
 from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
@@ -57,6 +58,21 @@ def tag_run(*tags: str) -> None:
         run = client.read_flow_run(UUID(str(run_id)))
         if not set(tags) <= set(run.tags):
             client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))
+
+
+def tell_parent(key: str, markdown: str, description: str) -> None:
+    """An artifact on the page of the run that this one is a subflow of: a person opens that page first. Nothing where
+    this run stands alone.
+    """
+    parent = flow_run.parent_flow_run_id
+    if parent is None:
+        return
+    with get_client(sync_client=True) as client:
+        client.create_artifact(
+            ArtifactRequest(
+                type="markdown", key=key, description=description, data=markdown, flow_run_id=UUID(str(parent))
+            )
+        )
 
 
 def parameters_of(run_id: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class AsyncInference(Choice):
     """ASYNC endpoints: requests wait in a queue, answers are objects in S3."""
 
     output: str = Field(
-        "", max_length=400, description="S3 prefix of the answers; empty: async/<endpoint>/ in the bucket of the models"
+        "", max_length=400, description="S3 prefix of the answers; empty: async/ENDPOINT/ in the bucket of the models"
     )
     max_concurrent: int = Field(
         0, ge=0, le=1000, description="Requests that an instance gets at a time; 0: SageMaker chooses"

@@ -36,7 +36,7 @@ class Lmi(Choice):
     )
     options: dict[OptionName, OptionValue] = Field(
         default={},
-        description="More variables for the container: OPTION_<ARGUMENT> is vLLM's --argument. They win over the above",
+        description="More variables for the container: OPTION_ARGUMENT is vLLM's --argument. They win over the above",
     )
 
 

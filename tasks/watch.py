@@ -9,6 +9,7 @@ from tasks.adapters.sagemaker_errors import BadAnswer
 from tasks.cloud import sagemaker
 from tasks.contracts import Approval, DatasetRef, ModelPackage, Observation, Rollout, Shift
 from tasks.errors import ReleaseRestored, ReleaseStuck
+from tasks.findings import fired_alarms
 from tasks.following import POLL_SECONDS, End, follow_rollout, terms_of, wait_until_serving
 from tasks.plans import ReleasePlan
 from tasks.rehearsal import rehearsal
@@ -108,8 +109,8 @@ def require_promoted(rollout: Rollout) -> None:
     """
     if rollout.phase != "restored":
         return
-    fired = {name for seen in rollout.observations for name, state in seen.alarms.items() if state == "ALARM"}
-    observed = [rollout.reason, _worst(rollout), f"alarms: {', '.join(sorted(fired))}" if fired else ""]
+    fired = fired_alarms(rollout)
+    observed = [rollout.reason, _worst(rollout), f"alarms: {', '.join(fired)}" if fired else ""]
     raise ReleaseRestored(
         f"the new version was taken back; {rollout.config} serves all traffic of {rollout.endpoint}",
         observed="; ".join(part for part in observed if part),

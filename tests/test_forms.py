@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
+
+from tasks.forms import bounds_of, is_group, title_of
+from tasks.recipes import short_source
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
@@ -56,10 +60,49 @@ def test_every_number_has_bounds_or_choices(deployment: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=NAMES)
-def test_fields_stand_in_the_order_of_the_source(deployment: dict[str, Any]) -> None:
+def test_bounds_are_said_before_the_form_is_sent(deployment: dict[str, Any]) -> None:
+    for name, field in leaves(parameter_schema(flow_of(deployment)).model_dump()):
+        said = bounds_of(field)
+        assert not said or field["description"].endswith(f"({said})"), name
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=NAMES)
+def test_titles_and_help_are_for_people(deployment: dict[str, Any]) -> None:
+    for name, field in leaves(parameter_schema(flow_of(deployment)).model_dump()):
+        words = field["title"].split()
+        assert words[0][0].isupper() and not [word for word in words[1:] if word.istitle() and word != "Face"], name
+        assert "<" not in field["description"], f"{name}: the form reads Markdown, and takes this for HTML"
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=NAMES)
+def test_fields_stand_in_the_order_of_the_source_and_before_the_groups(deployment: dict[str, Any]) -> None:
     for definition in parameter_schema(flow_of(deployment)).model_dump()["definitions"].values():
-        positions = [field["position"] for field in definition["properties"].values()]
-        assert positions == sorted(positions)
+        fields = definition["properties"].values()
+        order = [field["position"] for field in (*filterfalse(is_group, fields), *filter(is_group, fields))]
+        assert order == list(range(len(order)))
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"minimum": 16, "maximum": 4096}, "16 to 4,096"),
+        ({"exclusiveMinimum": 0, "maximum": 0.1}, "above 0, at most 0.1"),
+        ({"minimum": 0, "exclusiveMaximum": 1}, "at least 0, below 1"),
+        ({"minimum": 0}, "at least 0"),
+        ({}, ""),
+    ],
+)
+def test_bounds_as_people_read_them(field: dict[str, Any], said: str) -> None:
+    assert bounds_of(field) == said
+    assert title_of("max_kl") == "Max KL" and title_of("lmi") == "LMI"
+
+
+@pytest.mark.parametrize(
+    ("source", "short"),
+    [("tiny", "tiny"), ("/models/my-llama/", "my-llama"), ("org/name", "name"), ("s3://bucket/texts", "texts")],
+)
+def test_a_run_is_named_by_the_last_part_of_its_source(source: str, short: str) -> None:
+    assert short_source(source) == short
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=NAMES)

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from tasks.adapters.lineage import find_version
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_history import Move, moves_of_model, moves_on_endpoint
-from tasks.adapters.tracking import Tracking
+from tasks.adapters.tracking import TRAINING_PAGES, Tracking
 
 VERSION = "slimline.version"  # of a run: the version that it made, or found already made
 REPRODUCES = "slimline.reproduces"
@@ -190,7 +190,7 @@ class Books:
             id=str(run.info.run_id),
             name=str(run.info.run_name),
             status=str(run.info.status),
-            url=f"{self._uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
+            url=f"{self._uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}{TRAINING_PAGES}",
             started=_time(run.info.start_time),
             params=dict(run.data.params),
             metrics=dict(run.data.metrics),

@@ -33,6 +33,9 @@ KEY = "slimline.key"
 STAGE = "slimline.stage"
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
+_PREFECT = "slimline.prefect_run_url"
+# MLflow's pages for model training; without it, whichever its reader looked at last, at first those for agents.
+TRAINING_PAGES = "?workflowType=machine_learning"
 _DIGEST_CHARS = 36  # MLflow's column for data set digests
 _PARAM_CHARS = 6000
 _TAG_CHARS = 8000
@@ -66,7 +69,8 @@ class Tracking:
         """
         run = self._find(f"tags.`{KEY}` = '{_quoted(key)}'")
         if run is None:
-            run = self._client.create_run(self._experiment_id(), run_name=name, tags={**tags, KEY: key})
+            note = {_NOTE: _linked("", tags)} if _PREFECT in tags else {}
+            run = self._client.create_run(self._experiment_id(), run_name=name, tags={**note, **tags, KEY: key})
         else:
             self._client.update_run(run.info.run_id, status="RUNNING", name=name)
         self._log(run, params, {}, tags)
@@ -127,7 +131,8 @@ class Tracking:
 
     def log_scorecard(self, run_id: str, scorecard: Scorecard) -> None:
         """Metrics of both sides, ``scorecard.json``, ``scorecard.html``, and the verdict as the run's description."""
-        self._log(self._client.get_run(run_id), {}, metrics(scorecard), {_NOTE: markdown(scorecard)})
+        run = self._client.get_run(run_id)
+        self._log(run, {}, metrics(scorecard), {_NOTE: _linked(markdown(scorecard), run.data.tags)})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
         self._client.log_text(run_id, _html(scorecard), "scorecard.html")
 
@@ -139,7 +144,8 @@ class Tracking:
 
     def log_reader(self, run_id: str, scorecard: ReaderScorecard) -> None:
         """As ``log_scorecard``, of a reader: metrics, ``scorecard.json``, and the verdict as the run's description."""
-        self._log(self._client.get_run(run_id), {}, scorecard.metrics(), {_NOTE: scorecard.markdown()})
+        run = self._client.get_run(run_id)
+        self._log(run, {}, scorecard.metrics(), {_NOTE: _linked(scorecard.markdown(), run.data.tags)})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
 
     def log_release(self, rollout: Rollout, key: str, timeline: str) -> None:
@@ -209,13 +215,16 @@ class Tracking:
 
     def file_url(self, run_id: str, path: str) -> str:
         """The page that shows a file of the run."""
-        return f"{self.run_url(run_id)}/artifacts/{path}"
+        return f"{self._page(run_id)}/artifacts/{path}{TRAINING_PAGES}"
 
     def close_run(self, run_id: str, status: Status) -> None:
         self._client.set_terminated(run_id, status)
 
     def run_url(self, run_id: str) -> str:
         """The run's page."""
+        return f"{self._page(run_id)}{TRAINING_PAGES}"
+
+    def _page(self, run_id: str) -> str:
         return f"{self._uri}/#/experiments/{self._experiment_id()}/runs/{run_id}"
 
     def _experiment_id(self) -> str:
@@ -223,7 +232,7 @@ class Tracking:
             found = self._client.get_experiment_by_name(self._experiment)
             if found is None:
                 try:
-                    # The kind opens MLflow's pages for model training; without it they are those for agents.
+                    # What MLflow's own list of experiments opens it with: see TRAINING_PAGES.
                     kind = {"mlflow.experimentKind": "custom_model_development"}
                     self._client.create_experiment(self._experiment, tags=kind)
                 except MlflowException as error:
@@ -262,6 +271,13 @@ class Tracking:
         table = {"columns": columns, "data": [[row[key] for key in columns] for row in rows]}
         self._client.log_dict(run_id, table, file)
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": file, "type": "table"}]))
+
+
+def _linked(text: str, tags: Mapping[str, str]) -> str:
+    """A run's description, the way back to Prefect in its first line: MLflow folds the rest, and tags are no links."""
+    link = f"[Prefect run]({tags[_PREFECT]})" if tags.get(_PREFECT) else ""
+    first, line_end, rest = text.partition("\n")
+    return " · ".join(part for part in (first, link) if part) + line_end + rest
 
 
 def markdown(scorecard: Scorecard) -> str:

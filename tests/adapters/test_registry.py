@@ -168,7 +168,9 @@ def test_the_same_key_is_the_same_run_and_another_key_is_not(tracking: Tracking,
         "seed": "0",
     }
     assert run.data.tags["slimline.key"] == "flow-1"
-    assert tracking.run_url(run_id).endswith(f"/#/experiments/{run.info.experiment_id}/runs/{run_id}")
+    assert tracking.run_url(run_id).endswith(
+        f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    )
 
 
 def test_a_data_set_is_an_input_once_with_its_whole_digest(tracking: Tracking, client: MlflowClient) -> None:
@@ -239,6 +241,7 @@ def test_the_scorecard_is_metrics_files_and_the_runs_description(
     tracking: Tracking, client: MlflowClient, tmp_path: Path
 ) -> None:
     run_id = tracking.open_run("flow-1", "balanced", {}, {})
+    assert "mlflow.note.content" not in client.get_run(run_id).data.tags
     tracking.log_scorecard(run_id, SCORECARD)
     run = client.get_run(run_id)
     assert run.data.metrics["candidate_perplexity"] == 11.0
@@ -250,6 +253,14 @@ def test_the_scorecard_is_metrics_files_and_the_runs_description(
     page = _artifact(client, run_id, "scorecard.html", tmp_path)
     assert "&lt;script&gt;" in page
     assert "<script>" not in page
+
+
+def test_the_runs_description_leads_back_to_prefect(tracking: Tracking, client: MlflowClient) -> None:
+    run_id = tracking.open_run("flow-1", "balanced", {}, {"slimline.prefect_run_url": "http://prefect/run"})
+    assert client.get_run(run_id).data.tags["mlflow.note.content"] == "[Prefect run](http://prefect/run)"
+    tracking.log_scorecard(run_id, SCORECARD)
+    first = client.get_run(run_id).data.tags["mlflow.note.content"].splitlines()[0]
+    assert first.startswith("**Gate passed**") and first.endswith(" · [Prefect run](http://prefect/run)")
 
 
 def test_a_failed_gate_says_what_to_try() -> None:

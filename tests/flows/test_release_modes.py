@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.flows.browser import FOUND, approve, browser
 from tests.flows.conftest import Finished, Line, values
 
 ENDPOINT, MODEL = "slimline-tiny", "slimline-tiny"
@@ -51,6 +52,20 @@ def paused(line: Line, seconds: float = 180) -> dict[str, Any]:
         time.sleep(0.5)
 
 
+def say_yes(line: Line, run_id: str, reason: str) -> None:
+    """In the form on the run's page where there is a browser; else as that form does."""
+    if FOUND:
+        with browser() as page:
+            approve(page, line.stack.prefect_url, run_id, reason)
+        return
+    answer = httpx.post(
+        f"{line.stack.prefect_url}/api/flow_runs/{run_id}/resume",
+        json={"run_input": {"approve": True, "reason": reason}},
+        timeout=30,
+    )
+    assert answer.json()["status"] == "ACCEPT", answer.text
+
+
 def test_a_shadow_is_proven_approved_and_becomes_the_champion(line: Line, challenger: str) -> None:
     parameters = arguments("plan.approve=true", "plan.rehearsal.requests_per_second=20", "plan.bake_seconds=120")
     ended: list[Finished] = []
@@ -63,12 +78,7 @@ def test_a_shadow_is_proven_approved_and_becomes_the_champion(line: Line, challe
         run = paused(line)
         evidence = line.artifacts(run["id"])["evidence"]["data"]
         assert "every metric is within what is tolerated" in evidence and "| agreement |" in evidence
-        answer = httpx.post(
-            f"{line.stack.prefect_url}/api/flow_runs/{run['id']}/resume",
-            json={"run_input": {"approve": True, "reason": "the pairs read well"}},
-            timeout=30,
-        )
-        assert answer.json()["status"] == "ACCEPT", answer.text
+        say_yes(line, run["id"], "the pairs read well")
     finally:
         releasing.join(timeout=300)
     done = ended[0]

@@ -8,6 +8,8 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from tasks.adapters.surroundings import look_around
 from tasks.contracts import Compressed, LayerReport, RegisteredModel, Tracked
@@ -142,3 +144,24 @@ def test_the_picture_leads_from_the_text_to_the_endpoint() -> None:
     boxes = picture.findall(".//{*}rect")
     arrows = picture.findall("{*}path")
     assert len(boxes) == 1 + 3 + 1 + 4 + 1 and len(arrows) == 4 + 3 + 4 + 1
+
+
+def test_no_line_runs_beyond_its_box() -> None:
+    """In a wide font, with the longest names; of a config's name its end is kept, which tells it from the others."""
+    (note,) = REPORT.releases[-1:]
+    endpoint, config = "a-rather-long-endpoint-name", "a-rather-long-endpoint-name-v12-c120abfbe008"
+    rollout = note.rollout.model_copy(update={"endpoint": endpoint, "config": config})
+    data = REPORT.data.model_copy(
+        update={"name": "databricks-dolly-15k-and-more", "licence": "CC BY-SA 4.0, attribution"}
+    )
+    long = REPORT.model_copy(update={"releases": (note.model_copy(update={"rollout": rollout}),), "data": data})
+    drawn = ElementTree.fromstring(lineage_svg(long))
+    for group in drawn.findall(".//{*}g"):
+        box, texts = group.find("{*}rect"), group.findall("{*}text")
+        assert box is not None and texts
+        right = float(box.attrib["x"]) + float(box.attrib["width"])
+        for text in texts:
+            font = FontProperties(family="DejaVu Sans", weight="bold" if text.get("font-weight") else "normal")
+            wide = TextPath((0, 0), text.text or "", size=float(text.get("font-size", "11")), prop=font).get_extents()
+            assert float(text.attrib["x"]) + wide.x1 <= right, text.text
+    assert "c120abfbe008" in " ".join(drawn.itertext())

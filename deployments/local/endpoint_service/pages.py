@@ -38,11 +38,13 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
 th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #dde2ea;vertical-align:top}
 th{font-weight:600;background:#f4f6f9}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-.bar{display:inline-block;height:.7em;background:#3465a4;vertical-align:middle;margin-right:.4em}
+.w{white-space:nowrap}.bar{display:inline-block;height:.7em;background:#3465a4;vertical-align:middle;margin-right:.4em}
 .warn{color:#a40000;font-weight:600}.ok{color:#2e7d32}.dim{color:#667}h2{margin-bottom:0}ul{margin:.2rem 0 1.5rem}
 @media(prefers-color-scheme:dark){body{background:#15181d;color:#dde2ea}th{background:#22272f}td,th{border-color:#333a45}
 .bar{background:#7aa7e0}.warn{color:#ff8a80}.ok{color:#81c784}.dim{color:#99a}}
 """
+
+_SHADES = {"ALARM": "warn", "OK": "ok"}  # no data is not good news
 
 
 class Pages:
@@ -112,7 +114,7 @@ class Pages:
     def _alarm_table(self) -> str:
         alarms: list[Alarm | Composite] = [*self._alarms.alarms.values(), *self._alarms.composites.values()]
         rows = [
-            f"<tr><td>{html.escape(alarm.name)}</td><td class={'warn' if alarm.state == 'ALARM' else 'ok'}>"
+            f"<tr><td>{html.escape(alarm.name)}</td><td class={_SHADES.get(alarm.state, 'dim')}>"
             f"{alarm.state}</td><td>{html.escape(alarm.reason)}</td></tr>"
             for alarm in alarms
         ]
@@ -142,8 +144,8 @@ def _endpoint(seen: Json) -> str:
             rows.append(
                 f"<tr><td>{esc(fleet['config'])} <span class=dim>({fleet['role']})</span><td>{esc(name)}"
                 f"<div class=dim>{esc(variant['stand_in'])}</div>"
-                f"<td>{width}{100 * variant['traffic']:.0f} %<td class=n>{variant['weight']:g}"
-                f"<td class=n>{variant['active_instances']} of {healthy} healthy<td class=n>{variant['requests']}"
+                f"<td class=w>{width}{100 * variant['traffic']:.0f} %<td class=n>{variant['weight']:g}"
+                f"<td class='n w'>{variant['active_instances']} of {healthy} healthy<td class=n>{variant['requests']}"
                 f"<td class='n {'warn' if errors else ''}'>{errors}<td>{esc(stage[0])} "
                 f"<span class=dim>{esc(stage[1])}</span></tr>"
             )
