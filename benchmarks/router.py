@@ -3,10 +3,11 @@
 InvokeEndpoint through the service against a bare ASGI proxy under the same uvicorn (httptools, uvloop) with the same
 aiohttp client, each with echo servers of the same program behind it (``benchmarks/router_servers.py``), in the same
 run. wrk (https://github.com/wg/wrk, Debian package ``wrk``) sends; ``cpu_us`` is CPU time of the service's (or the
-proxy's) process, all its threads, a request: the figure that a busy machine disturbs least. Rounds go over all
-scenarios in turn; figures are medians over rounds, ``ratio`` the median of each round's ratio to the bare proxy (for
-the shadow: to a bare proxy that sends copies too). Then resident memory of the service's process while it answers
-100,000 more requests.
+proxy's) process, all its threads, a request: the figure that a busy machine disturbs least. What is measured is alone
+on one core and everything else on the others: elsewhere the scheduler decides who is interrupted, and with it the cost.
+Rounds go over all scenarios in turn; figures are medians over rounds, ``ratio`` the median of each round's ratio to the
+bare proxy (for the shadow: to a bare proxy that sends copies too). Then resident memory of the service's process while
+it answers 100,000 more requests.
 """
 
 from __future__ import annotations
@@ -221,7 +222,18 @@ def _start(running: ExitStack, folder: Path) -> tuple[list[Target], psutil.Proce
     ]
     for name, (endpoint, base) in scenarios.items():
         targets.append(Target(name, f"{url}/endpoints/{endpoint}/invocations", service, base))
+    _apart([target.process for target in targets])
     return targets, service
+
+
+def _apart(measured: list[psutil.Process]) -> None:
+    """The measured on the first core of this process, one at a time; this one and all others it started on the rest."""
+    first, *rest = sorted(os.sched_getaffinity(0))
+    if not rest:
+        return
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        for thread in process.threads():
+            os.sched_setaffinity(thread.id, {first} if process in measured else rest)
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def main() -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        date_header=False,
+        date_header=app is not echo,  # a server with a clock sends one (RFC 9110, 6.6.1); the service has its own
         proxy_headers=False,
         http="httptools",
         loop="uvloop",

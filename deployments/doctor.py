@@ -40,8 +40,9 @@ _MARKS: dict[State, tuple[str, str]] = {
 def examine(now: Settings, plan: ReleasePlan, prefect_url: str) -> Iterator[Finding]:
     """Every check, in the order in which a person would mend them."""
     yield from machine(now)
-    yield server("prefect", f"{prefect_url.rstrip('/')}/health", "start it, or set PREFECT_API_URL")
-    yield server("mlflow", f"{now.mlflow_url.rstrip('/')}/health", "start it, or set SLIMLINE_MLFLOW_URL")
+    start = "slimline up" if now.aws_endpoint_url else "start it"  # on AWS they are a person's own
+    yield server("prefect", f"{prefect_url.rstrip('/')}/health", f"{start}, or set PREFECT_API_URL")
+    yield server("mlflow", f"{now.mlflow_url.rstrip('/')}/health", f"{start}, or set SLIMLINE_MLFLOW_URL")
     yield from aws(now, plan)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect.client.orchestration import get_client
@@ -16,6 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tasks.adapters.sagemaker import SageMaker
+from tasks.adapters.sagemaker_errors import EndpointMissing, endpoint_missing
 from tasks.adapters.sagemaker_overview import EndpointView
 from tasks.cloud import sagemaker
 from tasks.reporting import ROLLOUT_STEPS
@@ -24,22 +27,55 @@ POLL_SECONDS = 2.0
 _STATUS_STYLES = {"InService": "green", "Failed": "red", "OutOfService": "red", "UpdateRollbackFailed": "red"}
 
 
+@contextmanager
+def naming_endpoints(cloud: SageMaker) -> Iterator[None]:
+    """An endpoint that is not there is refused with the names of those that are."""
+    try:
+        yield
+    except EndpointMissing as error:
+        names = ", ".join(view.name for view in cloud.overview()) or "no endpoint yet"
+        raise EndpointMissing(
+            error.cause, observed=error.observed, limit=f"there are: {names}", remedy=error.remedy
+        ) from None
+
+
+def views(cloud: SageMaker, only: str | None) -> list[EndpointView]:
+    """Every endpoint, or the one.
+
+    Raises:
+        EndpointMissing: ``only`` is not there.
+    """
+    with naming_endpoints(cloud):
+        found = cloud.overview(only)
+        if only and not found:
+            raise endpoint_missing(only, "DescribeEndpoint found none")
+        return found
+
+
 def facts(only: str | None) -> dict[str, Any]:
-    """For programs: the same as plain values."""
+    """For programs: the same as plain values.
+
+    Raises:
+        EndpointMissing: ``only`` is not there.
+    """
     cloud = sagemaker()
     return {
-        "endpoints": [dataclasses.asdict(view) for view in cloud.overview(only)],
+        "endpoints": [dataclasses.asdict(view) for view in views(cloud, only)],
         "last_rollout": last_rollout(only) if only else [],
         "rehearsal": cloud.describe_rehearsal(),
     }
 
 
 def draw(only: str | None) -> RenderableType:
-    """For people: one table an endpoint, and with ``only`` its last rollout."""
+    """For people: one table an endpoint, and with ``only`` its last rollout.
+
+    Raises:
+        EndpointMissing: ``only`` is not there.
+    """
     cloud = sagemaker()
-    parts: list[RenderableType] = [_endpoint(view) for view in cloud.overview(only)]
+    parts: list[RenderableType] = [_endpoint(view) for view in views(cloud, only)]
     if not parts:
-        parts.append(f"no endpoint is called {only}" if only else "no endpoint yet")
+        parts.append("no endpoint yet")
     if rehearsal := cloud.describe_rehearsal():
         parts.append(Text(rehearsal, style="dim"))
     if only and (rows := last_rollout(only)):
@@ -61,6 +97,16 @@ def keep_drawing(console: Console, picture: Callable[[], RenderableType]) -> Non
             while True:
                 time.sleep(POLL_SECONDS)
                 live.update(picture(), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def keep_telling(tell: Callable[[], None]) -> None:
+    """For programs: again every two seconds until Ctrl-C."""
+    try:
+        while True:
+            tell()
+            time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         return
 

@@ -19,6 +19,7 @@ from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
 from tasks.reproduction import Reproduction, rows
 from tasks.require import said
+from tasks.retraining import Retrained, Skipped, skipped_markdown, trained_lines
 from tasks.search_contracts import Comparison
 
 
@@ -42,6 +43,13 @@ def print_outcome(outcome: Result, console: Console) -> None:
     if isinstance(outcome, Rollout):
         _print_rollout(outcome, console)
         return
+    if isinstance(outcome, Skipped):
+        _print_lines(skipped_markdown(outcome).removeprefix("# "), console)
+        return
+    if isinstance(outcome, Retrained):
+        for line in trained_lines(outcome):
+            console.print(line)
+        outcome = outcome.outcome
     if isinstance(outcome, ReaderOutcome):
         _print_reader(outcome.scorecard, console)
     else:
@@ -54,6 +62,20 @@ def print_outcome(outcome: Result, console: Console) -> None:
     )
     if isinstance(outcome, Outcome) and outcome.rollout is not None:
         _print_rollout(outcome.rollout, console)
+
+
+def code_name(outcome: Result) -> str:
+    """How a run that completed ends the command, by the name of its exit code: an observation and a search complete
+    with an answer that may be no.
+    """
+    if isinstance(outcome, Observed):
+        return {"healthy": "DONE", "degraded": "NO", "no data": "NO_VERDICT"}[outcome.state]
+    if isinstance(outcome, Comparison):
+        return "DONE" if outcome.chosen is not None else "NO"
+    if isinstance(outcome, Retrained):
+        outcome = outcome.outcome
+    rollout = outcome.rollout if isinstance(outcome, Outcome) else outcome
+    return "NO" if isinstance(rollout, Rollout) and rollout.phase == "restored" else "DONE"
 
 
 def _print_reproduction(found: Reproduction, console: Console) -> None:

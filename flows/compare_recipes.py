@@ -14,6 +14,7 @@ from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.fetch import fetch, locate, read_data, require_apart
 from tasks.preflight import check_fit, preflight
+from tasks.pricing import priced, require_priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_card, record_data, recorded_run
 from tasks.require import require_sound
@@ -48,6 +49,8 @@ def compare_recipes(
             registered. Its stages are in the cache by then.
     """
     preflight(model, data, base)
+    if budgets.max_usd_per_million:
+        require_priced()
     with recorded_run(f"{model.short}-search", base) as tracked:
         text = read_data(data)
         original = locate(model)
@@ -57,7 +60,7 @@ def compare_recipes(
         record_card(tracked, data, text, blocks)
         require_apart(data, blocks)
 
-        speed = bool(budgets.max_token_ms) or search.prefer == "speed"
+        speed = bool(budgets.max_token_ms or budgets.max_usd_per_million) or search.prefer == "speed"
         optimiser, tried = Optimiser(space, 3 if speed else 2, search.seed), list[Tried]()
         while len(tried) < search.recipes and (asked := optimiser.ask()) is not None:
             number, point = asked
@@ -99,7 +102,7 @@ def try_recipe(
         else:
             exported = export(candidate, recipe.cpu_export).model if recipe.cpu_export != "none" else None
             measured = evaluate(candidate, exported, original, data, return_state=True)
-            scorecard = measured.result()
+            scorecard = priced(measured.result())
             stages.append(Stage(name="evaluate", reused=measured.name == "Cached"))
             ratio = scorecard.candidate.perplexity / scorecard.baseline.perplexity
             over = overruns(scorecard, budgets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.stages import run_stage
-from tasks.contracts import Compressed, Exported, Made, Outcome, Tracked
+from tasks.contracts import Compressed, DatasetRef, Exported, Made, ModelRef, Outcome, Tracked
 from tasks.convert import convert
 from tasks.engines import engines_of, prepare_engine
 from tasks.evaluation_recipes import EvaluationChoice
@@ -52,13 +52,17 @@ def compress(
     preflight(model, data, recipe)
     with recorded_run(f"{model.short}-{recipe.name}", recipe) as tracked:
         made = shrink(tracked, model, data, recipe, gate, evaluation, registered_name)
-        if not made.scorecard.passed:
-            record_report(tracked, recipe, made)
-        require_passed(made.scorecard)
+        return enter(tracked, made, recipe, registered_name)
 
-        registered = register(tracked, made.scorecard, recipe, made.data, registered_name)
-        record_version(tracked, registered)
-        record_report(tracked, recipe, made, registered)
+
+def enter(tracked: Tracked, made: Made, recipe: Recipe, registered_name: str) -> Outcome:
+    """What has passed the gate becomes a version; what has not ends the run. Either way there is a report."""
+    if not made.scorecard.passed:
+        record_report(tracked, recipe, made)
+    require_passed(made.scorecard)
+    registered = register(tracked, made.scorecard, recipe, made.data, registered_name)
+    record_version(tracked, registered)
+    record_report(tracked, recipe, made, registered)
     return Outcome(
         original=made.original,
         data=made.data,
@@ -90,6 +94,19 @@ def shrink(
     record_data(tracked, blocks)
     record_card(tracked, data, text, blocks)
     require_apart(data, blocks)
+    return squeeze(tracked, original, blocks, recipe, gate, evaluation, registered_name)
+
+
+def squeeze(
+    tracked: Tracked,
+    original: ModelRef,
+    blocks: DatasetRef,
+    recipe: Recipe,
+    gate: Gate,
+    evaluation: EvaluationChoice,
+    registered_name: str | None,
+) -> Made:
+    """As ``shrink``, of a model and a data set that are there."""
     for engine in engines_of(recipe):
         prepare_engine(engine)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tasks.contracts import ModelRef, Scorecard
+from tasks.figures import dollars
 from tasks.recipes import PruneRecipe, QuantizeRecipe, Recipe
 from tasks.search_contracts import Tried
 from tasks.search_plan import Budgets, Preference
@@ -38,6 +39,7 @@ def overruns(scorecard: Scorecard, budgets: Budgets) -> tuple[str, ...]:
     """The budgets that a measured candidate is over, each in words; empty where it keeps within all."""
     mine, base = scorecard.candidate, scorecard.baseline
     size, ratio = mine.bytes / (4 * scorecard.baseline_model.parameters), mine.perplexity / base.perplexity
+    usd = min((cost.candidate_usd for cost in scorecard.costs), default=math.inf)
     checks = [
         (size > budgets.max_bytes_ratio, f"bytes ratio {size:.3f} > {budgets.max_bytes_ratio:g}"),
         (ratio > budgets.max_perplexity_ratio, f"perplexity ratio {ratio:.3f} > {budgets.max_perplexity_ratio:g}"),
@@ -45,6 +47,10 @@ def overruns(scorecard: Scorecard, budgets: Budgets) -> tuple[str, ...]:
         (
             bool(budgets.max_token_ms) and mine.per_token_ms > budgets.max_token_ms,
             f"{mine.per_token_ms:.1f} ms a token > {budgets.max_token_ms:g}",
+        ),
+        (
+            bool(budgets.max_usd_per_million) and usd > budgets.max_usd_per_million,
+            f"${usd:.3g} per million tokens > ${budgets.max_usd_per_million:g}",
         ),
     ]
     return tuple(text for is_over, text in checks if is_over)
@@ -114,6 +120,7 @@ def choose(tried: Sequence[Tried], prefer: Preference) -> tuple[int | None, str]
         f"{best.recipe.name} has {what[prefer]} of the {len(fits)} recipes within every budget: "
         f"{best.bytes_ratio:.3f} of the bytes, {best.perplexity_ratio:.3f} times the perplexity, "
         f"{best.agreement:.1%} same next tokens, {best.token_ms:.1f} ms a token"
+        + ("" if best.usd_per_million is None else f", {dollars(best.usd_per_million)} per million tokens")
     )
 
 

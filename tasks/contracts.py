@@ -20,7 +20,7 @@ from tasks.values import Value as Value
 from tasks.values import identity as identity
 
 Stage = Literal[
-    "fetch", "prune", "quantize", "distill", "convert", "export", "evaluate", "register", "deploy",
+    "fetch", "train", "prune", "quantize", "distill", "convert", "export", "evaluate", "register", "deploy",
     "train-teacher", "drop-blocks", "teach-reader",
 ]  # fmt: skip
 
@@ -77,12 +77,12 @@ class LayerReport(Value):
 
 
 class Compressed(Value):
-    """What prune, quantize and distill return."""
+    """What train, prune, quantize and distill return."""
 
     stage: Stage
     model: ModelRef
     layers: tuple[LayerReport, ...] = ()
-    losses: tuple[float, ...] = Field(default=(), description="Distillation: the loss of each step")
+    losses: tuple[float, ...] = Field(default=(), description="Training and distillation: the loss of each step")
     tokens: int = Field(default=0, description="Tokens that the stage worked through")
     resumed: int = Field(default=0, description="Decoder blocks or steps that an earlier, killed process had finished")
     seconds: float = 0.0

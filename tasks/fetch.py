@@ -10,8 +10,9 @@ from tasks.adapters.chats import chat_renderer
 from tasks.adapters.dealing import Dealing
 from tasks.adapters.documents import words_of
 from tasks.adapters.sources import import_model
-from tasks.adapters.store import Store
-from tasks.adapters.tokens import cut_blocks, read_account, write_dataset
+from tasks.adapters.store import Store, Stored
+from tasks.adapters.texts import Text
+from tasks.adapters.tokens import Card, cut_blocks, read_account, write_dataset
 from tasks.caching import StageKey
 from tasks.contracts import DatasetRef, ModelRef
 from tasks.data_contracts import DataText
@@ -67,7 +68,7 @@ def fetch(choice: DataChoice, data: DataText, tokenizer: ModelRef) -> DatasetRef
         training=choice.training_blocks,
         evaluation=choice.evaluation_blocks,
         seed=choice.seed,
-        how=_dealing(choice, data, tokenizer),
+        how=dealing_of(choice, data, tokenizer),
     )
     with store.draft("datasets") as draft:
         draft.made_from = {
@@ -76,9 +77,14 @@ def fetch(choice: DataChoice, data: DataText, tokenizer: ModelRef) -> DatasetRef
             "choice": choice.model_dump(),
         }
         card = write_dataset(draft.path, splits, text, seed=choice.seed)
+    return ref_of(draft.stored, text, card)
+
+
+def ref_of(stored: Stored, text: Text, card: Card) -> DatasetRef:
+    """The handle of blocks that were cut from ``text``."""
     return DatasetRef(
-        uri=draft.stored.uri,
-        digest=draft.stored.digest,
+        uri=stored.uri,
+        digest=stored.digest,
         name=text.name,
         licence=text.licence,
         block_tokens=card.block_tokens,
@@ -108,7 +114,7 @@ def require_apart(choice: DataChoice, data: DatasetRef) -> None:
         )
 
 
-def _dealing(choice: DataChoice, data: DataText, tokenizer: ModelRef) -> Dealing:
+def dealing_of(choice: DataChoice, data: DataText, tokenizer: ModelRef) -> Dealing:
     """How the documents of these texts become blocks."""
     held_out = choice.held_out()
     apart = None if held_out is None or data.held_out is None else text_again(held_out, data.held_out)

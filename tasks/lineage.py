@@ -100,6 +100,7 @@ def version_node(ledger: Books, version: VersionFacts) -> Node:
     facts |= {"gate": tags.get("slimline.gate", ""), "digest": tags.get("slimline.digest", "")}
     facts |= {"exported": tags["slimline.exported_digest"]} if "slimline.exported_digest" in tags else {}
     facts |= {name: tags[tag] for name, tag in _QUALITY.items() if tag in tags}
+    facts |= {"follows": tags["slimline.parent_version"]} if tags.get("slimline.parent_version") else {}
     served = [_served(endpoint, span) for endpoint, span in _stretches(ledger, version)]
     made = _run(ledger, ledger.run(version.run_id), version)
     again = [
@@ -125,10 +126,11 @@ def _endpoint(ledger: Books, endpoint: str) -> Node:
     views = sagemaker().overview(endpoint)
     past = spans(ledger.endpoint_moves(endpoint))
     if not views and not past:
+        named = [view.name for view in sagemaker().overview()]
         raise RefusedRequest(
             f"nothing is known of {endpoint!r}", observed="no endpoint, and no release ever moved one of that name",
             limit="an endpoint, model/version, or at least eight hex digits of a digest",
-            remedy="`slimline status` lists the endpoints, MLflow the models",
+            remedy=f"MLflow lists the models; endpoints are {', '.join(named) or 'none'}",
         )  # fmt: skip
     children = []
     for view in views:
@@ -200,8 +202,16 @@ def _run(ledger: Books, run: RunFacts, version: VersionFacts) -> Node:
     data = [_data(each, card, ledger.file_url(run.id, CARD)) for each in run.inputs]
     return Node(
         kind="run", title=f"made by {run.name}", facts=_run_facts(run), url=run.url,
-        children=(original, *stages, *data),
+        children=(*_trained_from(run), original, *stages, *data),
     )  # fmt: skip
+
+
+def _trained_from(run: RunFacts) -> list[Node]:
+    """What was trained before it was compressed; nothing where the model came as it is."""
+    told = {"digest": "slimline.trained_from_digest", "new documents": "slimline.new_documents"}
+    name = run.tags.get("slimline.trained_from")
+    facts = {fact: run.tags.get(tag, "") for fact, tag in told.items()}
+    return [Node(kind="model", title=f"trained from: {name}", facts=facts)] if name else []
 
 
 def _run_facts(run: RunFacts) -> dict[str, str]:

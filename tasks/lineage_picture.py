@@ -12,7 +12,7 @@ WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 172, 66, 34, 22, 12
 # Characters that a box holds in a wide font: the viewer's font is not known.
 TITLE_LENGTH, LINE_LENGTH = 19, 23
 # Which part of the data set a stage looks at.
-_READS = {"prune": "calibration", "quantize": "calibration", "distill": "training"}
+_READS = {"train": "training", "prune": "calibration", "quantize": "calibration", "distill": "training"}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from tasks.adapters.champion import fetch_items
-from tasks.adapters.store import Store
+from tasks.adapters.store import Store, sha256
 from tasks.contracts import Champion, DatasetRef, ModelRef, Scorecard
 from tasks.errors import RefusedModel
 from tasks.evaluate import evaluate
@@ -70,8 +70,26 @@ def measure_champion(
             limit="the same held-out blocks and the same original, or the champion's folder at hand",
             remedy="set gate.baseline to original, or run where the champion was made",
         )
+    require_same_tokens(found, store, baseline)
     again = evaluate(scorecard.candidate_model, scorecard.exported_model, baseline, data, choice.without_load)
     return again.model_copy(update={"champion": found.label})
+
+
+def require_same_tokens(found: Champion, store: Store, baseline: ModelRef) -> None:
+    """Perplexities of other tokens are of other items.
+
+    Raises:
+        RefusedModel: with both tokenizers' digests.
+    """
+    models = (found.scorecard.candidate_model, baseline)
+    theirs, ours = (sha256(store.open(each.uri, each.digest) / "tokenizer.json") for each in models)
+    if theirs != ours:
+        raise RefusedModel(
+            f"the champion, {found.label}, reads other tokens than this model, so that they cannot be compared",
+            observed=f"tokenizer.json {ours[:12]}",
+            limit=f"{theirs[:12]}, the champion's",
+            remedy="set gate.baseline to original, start from a model of the same kind, or register under another name",
+        )
 
 
 def _items_are_here(found: Champion) -> bool:

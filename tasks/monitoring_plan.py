@@ -98,5 +98,5 @@ class ObserveRules(Choice):
     act: Act = Field(
         "report",
         description="What a degraded endpoint sets off, through the event slimline.endpoint.degraded: report nothing "
-        "more; restore the last good version; retrain, for an automation of your own",
+        "more; restore the last good version; retrain: run the retraining of that endpoint",
     )

@@ -11,6 +11,7 @@ from tasks.adapters.prices import NoPrice, PriceTable
 from tasks.cloud import sagemaker
 from tasks.contracts import Compressed, Exported, Price, ReleaseCost, Rollout, Score, Scorecard, TokenCost
 from tasks.costs import rollout_cost, token_cost, with_observed
+from tasks.errors import Refused
 from tasks.figures import release_cost_lines
 from tasks.plans import ReleasePlan
 from tasks.settings import settings
@@ -40,8 +41,7 @@ def priced(scorecard: Scorecard, stages: tuple[Compressed, ...] = (), exported: 
     """
     seconds = sum(stage.seconds for stage in stages) + (exported.seconds if exported else 0.0) if stages else None
     scorecard = scorecard.model_copy(update={"compression_seconds": seconds})
-    kinds = [kind.strip() for kind in settings().priced.split(",") if kind.strip()]
-    costs = [found for kind in kinds if (found := _cost(scorecard, kind)) is not None]
+    costs = [found for kind in _priced_types() if (found := _cost(scorecard, kind)) is not None]
     return scorecard.model_copy(update={"costs": tuple(costs)})
 
 
@@ -56,6 +56,31 @@ def _cost(scorecard: Scorecard, instance_type: str) -> TokenCost | None:
         return None
     seconds = scorecard.compression_seconds
     return token_cost(price, scorecard.machine or "a machine without a name", was, now, compression_seconds=seconds)
+
+
+def _priced_types() -> list[str]:
+    return [kind.strip() for kind in settings().priced.split(",") if kind.strip()]
+
+
+def require_priced() -> None:
+    """Refuse a budget in dollars that nothing could be held against, before any work.
+
+    Raises:
+        Refused: no instance type of SLIMLINE_PRICED has a price.
+    """
+    kinds, reasons = _priced_types(), list[str]()
+    for kind in kinds:
+        try:
+            price_of(kind)
+        except NoPrice as error:
+            reasons.append(str(error))
+    if len(reasons) == len(kinds):
+        raise Refused(
+            "a budget in dollars needs an instance type with a price",
+            observed="; ".join(reasons) or "SLIMLINE_PRICED is empty",
+            limit="one type of SLIMLINE_PRICED with a price",
+            remedy="name one there, add its price to the file of SLIMLINE_PRICES, or ask for max_token_ms instead",
+        )
 
 
 def check_prices() -> None:

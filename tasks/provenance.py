@@ -21,6 +21,7 @@ from tasks.reader_contracts import QuestionsRef
 from tasks.settings import settings
 
 SURROUNDINGS, PARAMETERS, CARD = "surroundings.json", "parameters.json", "data/card.json"
+DOCUMENTS = "data/documents.txt"  # the digest of each document of the text
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks import reporting
+from tasks.adapters import document_digests
 from tasks.adapters.champion import EVIDENCE
 from tasks.adapters.lineage_books import VERSION
 from tasks.adapters.store import Store
@@ -37,13 +38,14 @@ from tasks.data_card import data_card
 from tasks.data_contracts import DataText
 from tasks.findings import Tally, report_pairs
 from tasks.outcome import tell_release, tell_verdict, tell_version
-from tasks.provenance import write_data, write_surroundings
+from tasks.provenance import DOCUMENTS, write_data, write_surroundings
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import DataChoice, Recipe
 from tasks.retrying import network_task
 from tasks.runpages import tag_run, was_cached
 from tasks.settings import settings
+from tasks.text_sources import text_again
 from tasks.timeline import draw_timeline
 
 _log = logging.getLogger(__name__)
@@ -90,10 +92,14 @@ def record_data(tracked: Tracked, data: DatasetRef | QuestionsRef) -> None:
 
 @network_task("record-card-{blocks.name}")
 def record_card(tracked: Tracked, choice: DataChoice, data: DataText, blocks: DatasetRef) -> None:
-    """The data card: on the run page, and ``data_card.md`` in MLflow."""
+    """The data card: on the run page, and ``data_card.md`` in MLflow; there also which documents the text has, for a
+    later run to find what is new.
+    """
     card = data_card(choice, data, blocks, read_account(Store(settings().store).open(blocks.uri, blocks.digest)))
     reporting.report_data(card)
-    tracking().log_card(tracked.run_id, card)
+    books, documents = tracking(), text_again(choice, data.text).documents
+    books.log_card(tracked.run_id, card)
+    books.log_files(tracked.run_id, {DOCUMENTS: document_digests.written(documents)})
 
 
 @network_task("record-{step.stage}")

@@ -38,6 +38,8 @@ def _size(report: Report) -> str:
 
 def _did(stage: Compressed, recipe: Recipe) -> str:
     model = stage.model
+    if stage.stage == "train":
+        return f"trained the uncompressed model on {stage.tokens:,} tokens"
     if stage.stage == "prune":
         if recipe.prune.method == "structured":
             return f"removed whole heads, channels or blocks ({recipe.prune.amount})"

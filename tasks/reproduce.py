@@ -37,8 +37,15 @@ def read_recorded(model: str, version: str) -> Recorded:
     found = ledger.version(model, version)
     run = ledger.run(found.run_id)
     files = {name: ledger.file(run.id, name) for name in (PARAMETERS, SURROUNDINGS, "scorecard.json")}
+    given: dict[str, Any] = json.loads(files[PARAMETERS] or "{}")
+    if "retraining" in given:
+        raise RefusedModel(
+            f"{found.title} cannot be made again yet: it was trained first",
+            observed=f"run {run.id}: trained from {run.tags.get('slimline.trained_from', 'an unknown model')}",
+            limit="a version that the compress flow has registered",
+            remedy="compress its trained model, which stands in the run as the original, and reproduce that version",
+        )
     try:
-        given: dict[str, Any] = json.loads(files[PARAMETERS] or "{}")
         return Recorded(
             name=found.name, version=found.version, run_id=run.id, url=found.url,
             **{part: given[part] for part in ("model", "data", "recipe", "gate")},

@@ -22,6 +22,7 @@ def record_tried(tracked: Tracked, tried: Tried) -> None:
         "perplexity_ratio": tried.perplexity_ratio,
         "agreement": tried.agreement,
         "per_token_ms": tried.token_ms,
+        "usd_per_million_tokens": tried.usd_per_million,
         "reused_stages": float(sum(stage.reused for stage in tried.stages)),
     }
     tracking().log_stage(
@@ -82,6 +83,7 @@ def rows(comparison: Comparison) -> list[dict[str, object]]:
             "perplexity ratio": shown(each.perplexity_ratio, ".3f"),
             "agreement": shown(each.agreement, ".1%"),
             "ms a token": shown(each.token_ms, ".1f"),
+            "$ per million": shown(each.usd_per_million, ".3g"),
             "outcome": "chosen" if each.number == comparison.chosen else "; ".join(each.over) or each.reason or "fits",
             "front": "yes" if each.number in comparison.front else "",
             "stages": ", ".join(f"{stage.name}{' (reused)' if stage.reused else ''}" for stage in each.stages),

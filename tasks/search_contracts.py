@@ -58,6 +58,12 @@ class Tried(Value):
         return self.scorecard.candidate.per_token_ms if self.scorecard else None
 
     @property
+    def usd_per_million(self) -> float | None:
+        """Of the cheapest instance type that has a price."""
+        costs = self.scorecard.costs if self.scorecard else ()
+        return min((cost.candidate_usd for cost in costs), default=None)
+
+    @property
     def fits(self) -> bool:
         """Whether it keeps within every budget."""
         return self.outcome == "measured" and not self.over

@@ -44,6 +44,12 @@ class Budgets(Choice):
     max_token_ms: float = Field(
         0.0, ge=0, description="Milliseconds a token after the first, on this machine, at most; 0: not asked"
     )
+    max_usd_per_million: float = Field(
+        0.0,
+        ge=0,
+        description="US dollars per million decoded tokens, at most, on the cheapest of the instance types that "
+        "SLIMLINE_PRICED names, at this machine's rate; 0: not asked",
+    )
 
 
 class SearchPlan(Choice):

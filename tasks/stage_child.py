@@ -2,7 +2,7 @@
 killer takes it and not the flow.
 
 A child that ran out of memory (killed, or told by the allocator) is started again with half the batch, at most
-``MOST_RETRIES`` times, and goes on after the blocks that it had finished; that is said in the result. Distillation's
+``MOST_RETRIES`` times, and goes on after the blocks that it had finished; that is said in the result. A training's
 batch is part of its recipe: it is started again as it was. Every other failure is the child's own: a refusal stays the
 refusal that it was.
 """
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tasks
 from tasks import errors
+from tasks.compression.child import TRAININGS
 from tasks.compression.lean import VARIABLES
 from tasks.errors import SlimlineError
 
@@ -92,7 +93,7 @@ class StageChild:
                         yielded += 1
                 return
             except _OutOfMemory as error:
-                smaller = "" if function == "distill_folder" else f" with 1/{2 << halvings} of the batch"
+                smaller = "" if function in TRAININGS else f" with 1/{2 << halvings} of the batch"
                 self.notes.append(f"memory ran out ({error}){'' if halvings == MOST_RETRIES else f': again{smaller}'}")
                 _empty(folders[-1])
         raise MemoryError("; ".join(self.notes))

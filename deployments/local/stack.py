@@ -209,14 +209,14 @@ class Stack:
         for name in ("worker", "endpoints", "mlflow", "prefect"):
             say(f"{name}: {'stopped' if self.processes.stop(name) else 'was not running'}")
 
-    def require_up(self) -> None:
-        """Raise StackError unless every part answers."""
-        missing = [name for name, state, _ in self.status() if state != "up"]
+    def require_up(self, *parts: str) -> None:
+        """Raise StackError unless every part answers, or those that are named."""
+        missing = [name for name, state, _ in self.status() if state != "up" and name in (parts or (name,))]
         if missing:
             raise StackError(
                 "the embedded stack is not up",
                 observed=f"not answering: {', '.join(missing)}",
-                limit="Prefect, MLflow, the endpoint service and the worker",
+                limit=", ".join(parts) or "Prefect, MLflow, the endpoint service and the worker",
                 remedy="slimline up",
             )
 

@@ -33,6 +33,8 @@ class Dealing:
         render: what turns a document into the text that is tokenized; a chat template, for one.
         words: what people wrote in a document; duplicates, leakage and prompts are about that.
         held_out: the evaluation split's own documents; none takes them from the same ones.
+        to_learn: the training split's own documents; none takes them from the same ones.
+        shuffle: documents are drawn in the order of the seed; otherwise in the order in which they are given.
     """
 
     whole: bool = False
@@ -40,6 +42,12 @@ class Dealing:
     render: Callable[[str], str] = str
     words: Callable[[str], str] = str
     held_out: Sequence[str] | None = None
+    to_learn: Sequence[str] | None = None
+    shuffle: bool = True
+
+    def ordered(self, documents: Sequence[str], seed: int) -> list[str]:
+        """The documents in the order in which they are drawn."""
+        return shuffled_by(documents, seed) if self.shuffle else list(documents)
 
 
 class Draw:

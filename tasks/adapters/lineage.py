@@ -15,6 +15,7 @@ from tasks.adapters.registry import CHALLENGER, CHAMPION, Registry
 from tasks.contracts import DatasetRef, Picked, RegisteredModel, Scorecard
 from tasks.errors import RefusedModel
 
+_NAMED = 10  # versions or models that an error lists
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such version; no such alias
 
 
@@ -69,10 +70,21 @@ def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
             raise
         raise RefusedModel(
             f"MLflow has no version {version} of {name}",
-            observed=error.message,
+            observed=f"{error.message}; {_registered(client, name)}",
             limit="a version's number, or an alias: champion, challenger, previous",
             remedy="look at the model's page in MLflow, or compress first: it registers a challenger",
         ) from error
+
+
+def _registered(client: MlflowClient, name: str) -> str:
+    """What there is instead, in words: the model's versions and aliases, else the models."""
+    versions = client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"], max_results=_NAMED)
+    if not versions:
+        models = client.search_registered_models(max_results=_NAMED)
+        return f"there is no such model; registered are {', '.join(each.name for each in models) or 'none'}"
+    aliases = client.get_registered_model(name).aliases
+    held = [f"{alias} is {number}" for alias, number in sorted(aliases.items())]
+    return "; ".join([f"its newest versions are {', '.join(str(each.version) for each in versions)}", *held])
 
 
 def _scorecard(client: MlflowClient, run_id: str, what: str) -> Scorecard:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mlflow.entities import Run
@@ -31,6 +31,7 @@ _RUN_ROLES = {
     "slimline.text_digest": "source text",
     "slimline.split_digests": "split of a data set",
     "slimline.original_digest": "original model",
+    "slimline.trained_from_digest": "model that was trained",
 }
 _PAGE = 200
 
@@ -92,6 +93,17 @@ class Books:
         """
         found = find_version(self._client, name, version)
         return self._version(self._client.get_model_version(name, found.version))  # by alias it comes without aliases
+
+    def versions(self, name: str) -> list[VersionFacts]:
+        """Every version of a registered model, oldest first, with its aliases; none where there is no such model."""
+        found = list(self._search(f"name = '{name}'"))
+        held = self.aliases(name) if found else {}
+        facts = (self._version(each) for each in found)
+        known = [
+            replace(each, aliases=tuple(sorted(alias for alias, at in held.items() if at == each.version)))
+            for each in facts  # a search tells no aliases
+        ]
+        return sorted(known, key=lambda each: int(each.version))
 
     def versions_with(self, digest: str) -> Iterator[tuple[str, VersionFacts]]:
         """(what the digest is, version) of each version that carries a digest that begins so."""

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from tasks.adapters.dealing import Dealing, Draw, Tokens, end_of_text, prompts_of, shuffled_by, too_short
+from tasks.adapters.dealing import Dealing, Draw, Tokens, end_of_text, prompts_of, too_short
 from tasks.adapters.duplicates import leakage
 from tasks.adapters.texts import Text
 from tasks.adapters.tokenizer_check import SAMPLE, check_tokenizer
@@ -113,19 +113,20 @@ def cut_blocks(
         RefusedModel: the tokenizer has no end-of-text token.
     """
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
-    shuffled = shuffled_by(documents, seed)
-    held = None if how.held_out is None else shuffled_by(how.held_out, seed)
+    shuffled = how.ordered(documents, seed)
     fit = check_tokenizer(tokenizer, [how.render(document) for document in shuffled[:SAMPLE]])
     draw = Draw(tokenizer, end_of_text(tokenizer, tokenizer_json), vocabulary, how)
     rest = draw.stream(shuffled)
-    streams = {"evaluation": rest if held is None else draw.stream(held), "calibration": rest, "training": rest}
+    apart = {"evaluation": how.held_out, "calibration": None, "training": how.to_learn}
+    streams = {split: rest if own is None else draw.stream(how.ordered(own, seed)) for split, own in apart.items()}
+    given = len(documents) + len(how.to_learn or ())
     taken: dict[str, Tokens] = {}
     used: dict[str, list[str]] = {}
     for split, blocks in (("evaluation", evaluation), ("calibration", calibration), ("training", training)):
         taken[split], used[split] = draw.take(streams[split], blocks, block_tokens)
         if len(taken[split]) < blocks:
             have = sum(array.size for array in taken.values()) + draw.left_over
-            raise too_short(have, block_tokens, evaluation + calibration + training, split, len(documents), how)
+            raise too_short(have, block_tokens, evaluation + calibration + training, split, given, how)
     shared = leakage(used["evaluation"], used["calibration"] + used["training"])
     account = Account(
         looked_at=draw.looked_at,

@@ -15,7 +15,8 @@ from tasks.compression.hessian import InputStatistics, accumulate, empty
 from tasks.compression.spilling import HiddenStates
 from tasks.errors import SlimlineError
 
-# What paused batches keep inside a block stays below this; beyond it they begin the block again instead.
+# What paused batches keep inside a block stays below this in the host's memory, and below half of what is free in a
+# device's; beyond it they begin the block again instead.
 HELD_BYTES = 512 << 20
 
 
@@ -69,7 +70,8 @@ class BlockPass:
             for number, group in enumerate(self._groups)
         ]
         held = self._held_bytes * sum(batch.shape[0] * batch.shape[1] for batch in batches)
-        self._pauses = 0 < held <= HELD_BYTES
+        self._pauses = 0 < held <= _most_held(self._device)
+        self._finite = torch.ones((), dtype=torch.bool, device=self._device)
         waiting = {number: self._start(number, batches, call) for number in range(len(batches))}
         try:
             while waiting:
@@ -83,7 +85,7 @@ class BlockPass:
                 hook.remove()
             for stack in waiting.values():
                 stack.throw()  # ends a paused batch; nothing where it has not begun
-        _check_finite(self._prefix, all(bool(torch.isfinite(batch).all()) for batch in batches))
+        _check_finite(self._prefix, bool(self._finite))
 
     def _start(self, number: int, batches: HiddenStates, call: Call) -> greenlet:
         """A call stack that takes one batch through the block, and is left wherever the batch has to wait."""
@@ -100,9 +102,11 @@ class BlockPass:
         if self._pauses:
             batches.replace(number, states.new_empty(0))  # so that it is gone as soon as the block needs it no longer
         try:
-            batches.replace(number, call(self._layer, states).to(HOST))
+            made = call(self._layer, states)
         except _Wait:
             return False
+        self._finite &= torch.isfinite(made).all()  # where it was made: a device is not waited for
+        batches.replace(number, made.to(HOST))
         return True
 
     def _arrive(self, number: int) -> Callable[[nn.Module, Any], None]:
@@ -126,6 +130,12 @@ class BlockPass:
             self._change(group, statistics)
 
         return hook
+
+
+def _most_held(device: torch.device) -> int:
+    if device.type != "cuda":
+        return HELD_BYTES
+    return max(HELD_BYTES, torch.cuda.mem_get_info(device)[0] // 2)
 
 
 def _leave() -> None:

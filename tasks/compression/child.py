@@ -30,7 +30,9 @@ _PASSES = {
     "quantize_to_budget": "tasks.compression.budget",
     "slim_folder": "tasks.compression.slimming",
     "distill_folder": "tasks.compression.distillation",
+    "finetune_folder": "tasks.compression.finetuning",
 }
+TRAININGS = ("distill_folder", "finetune_folder")
 
 
 def main() -> None:
@@ -59,7 +61,7 @@ def main() -> None:
 
 def work(job: dict[str, Any], tell: Tell) -> None:
     """Make the call that ``job`` describes and tell what it yields."""
-    if job["function"] != "distill_folder":
+    if job["function"] not in TRAININGS:
         import_little()
     import importlib
 

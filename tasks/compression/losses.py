@@ -130,6 +130,24 @@ def distillation_loss_from_largest(
     return _loss(student_hidden, student_head, targets, soft, temperature, hard_share, chunk_tokens, cap)
 
 
+def next_token_loss(
+    hidden: Tensor, head: Tensor, targets: Tensor, *, cap: float | None = None, chunk_tokens: int = CHUNK_TOKENS
+) -> Tensor:
+    """Mean cross entropy on the true next tokens, nats: the loss above with nothing but its hard part.
+
+    Args:
+        hidden: (positions, width), what the head reads; the gradient flows into it.
+        head: (vocabulary, width); receives a gradient only if it asks for one.
+        targets: (positions,) true next tokens, integers.
+    """
+    _check_positions(hidden, hidden, targets)
+
+    def nothing(part: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        return log_q.new_zeros(()), torch.zeros_like(log_q)
+
+    return _loss(hidden, head, targets, nothing, 1.0, 1.0, chunk_tokens, cap).total
+
+
 def _compare_classes(compare: Divergence, ids: Tensor, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """D over the tokens ``ids`` and the rest as one class.
 

@@ -36,6 +36,10 @@ class Schedule:
     def steps(self) -> int:
         return self.epochs * math.ceil(self.items / self.batch)
 
+    @property
+    def warmup_steps(self) -> int:
+        return max(1, round(WARMUP_SHARE * self.steps))
+
     def batches(self) -> Iterator[Tensor]:
         """Item indices of each step; every epoch sees every item once, in its own order."""
         generator = torch.Generator().manual_seed(self.seed)
@@ -44,7 +48,7 @@ class Schedule:
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, …: linear to the peak, then half a cosine that reaches zero after the last."""
-        warmup = max(1, round(WARMUP_SHARE * self.steps))
+        warmup = self.warmup_steps
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / (self.steps - warmup + 1)))
@@ -57,8 +61,8 @@ class Schedule:
         """
         if not (self.epochs >= 1 and self.batch >= 1 and self.learning_rate > 0):
             raise RefusedRecipe(
-                "distillation cannot run with these numbers",
+                "the training cannot run with these numbers",
                 observed=f"epochs {self.epochs}, items a step {self.batch}, learning_rate {self.learning_rate}",
                 limit="epochs and items a step at least 1, learning_rate above 0",
-                remedy="correct the distill group of the recipe",
+                remedy="correct them in the group of the form that they come from",
             )

@@ -93,6 +93,7 @@ def train(
     *,
     partial: Partial | None,
     started: float,
+    save_steps: int = 0,
 ) -> Iterator[StepResult]:
     """Run every step of ``plan``, a result a step; those that an earlier process finished are yielded at once.
 
@@ -103,6 +104,7 @@ def train(
         length: positions of an item.
         partial: where the state is kept every ``SAVE_SECONDS``, or none.
         started: ``time.perf_counter`` at the beginning.
+        save_steps: it is kept every so many steps too; 0 leaves it to the seconds.
 
     Raises:
         SlimlineError: the loss or a gradient is no longer finite.
@@ -124,7 +126,8 @@ def train(
         seen = items.numel() * length + (results[-1].tokens if results else 0)
         seconds = time.perf_counter() - started
         results.append(StepResult(step + 1, plan.steps, loss, soft, hard, seen, seconds, rate, norm, hidden))
-        if partial is not None and time.perf_counter() - saved >= SAVE_SECONDS:
+        due = time.perf_counter() - saved >= SAVE_SECONDS or (save_steps > 0 and (step + 1) % save_steps == 0)
+        if partial is not None and due:
             notes = {"steps": list(map(asdict, results))}
             partial.write(step + 1, state_of(learner.parameters, optimizer), notes, ())
             saved = time.perf_counter()
@@ -161,7 +164,7 @@ def _gradients(
 def _require_finite(what: str, value: float, step: int, plan: Schedule) -> None:
     if not math.isfinite(value):
         raise SlimlineError(
-            f"the {what} of distillation is no longer a number; nothing was written",
+            f"the {what} of the training is no longer a number; nothing was written",
             observed=f"{value} at step {step} of {plan.steps}",
             limit="finite",
             remedy=f"lower the learning rate, now {plan.learning_rate:g}; a tenth of it is a good next try",

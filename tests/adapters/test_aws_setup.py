@@ -347,7 +347,7 @@ def test_a_person_sees_a_table_and_below_it_what_to_do(
         os.environ.update(before)
     assert shown.exit_code == 1, shown.output
     assert re.search(r"✓ +│ python", shown.output) and re.search(r"✗ +│ prefect", shown.output), shown.output
-    assert "prefect: start it, or set PREFECT_API_URL" in shown.output
+    assert "prefect: slimline up, or set PREFECT_API_URL" in shown.output
     assert "skipped" in shown.output and "failed" in shown.output
 
 

@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
 from deployments.cli import app
+from deployments.commands.names import model_names
 from tasks.adapters.champion import EVIDENCE, read_champion
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_history import alias_at, moves_of_model, moves_on_endpoint, span_at
@@ -525,4 +526,9 @@ def test_what_a_registered_version_costs_is_answered_from_its_scorecard(
     assert "where you measured, 16 requests at a time" in given
     assert "there is no price for ml.x9.huge in us-east-1" in said("-t", "ml.x9.huge", code=1)
     assert "only one of the two rates" in said("--rate", "5", code=1)
-    assert "MLflow has no version" in CliRunner().invoke(app, ["cost", "costed", "99", "--aws"]).output
+    absent = CliRunner().invoke(app, ["cost", "costed", "99", "--aws"])
+    assert absent.exit_code == 1 and "MLflow has no version 99" in absent.stderr and absent.stdout == ""
+    assert f"its newest versions are {made.version}" in absent.stderr
+    assert "registered are " in CliRunner().invoke(app, ["cost", "no-such-model", "--aws"]).stderr
+    monkeypatch.setenv("SLIMLINE_BASE_PORT", str(int(mlflow_url.rpartition(":")[2]) - 1))  # the second of the four
+    assert ("costed", "") in model_names("cost"), "what a shell completes"

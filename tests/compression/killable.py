@@ -14,6 +14,7 @@ import torch
 
 from tasks.compression import training_loop
 from tasks.compression.distillation import distill_folder
+from tasks.compression.finetuning import finetune_folder
 from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.compression.resuming import Partial
 from tasks.compression.slimming import slim_folder
@@ -31,6 +32,11 @@ def work(stage: str, home: Path, out: Path, partial: Partial | None) -> Iterator
         return quantize_folder(home / "teacher", out, blocks(16), method="gptq", bits=4, group_size=32, partial=partial)
     if stage == "slim":
         return slim_folder(home / "noisy", out, blocks(16), heads=0.5, channels=0.25, blocks=0.34, partial=partial)
+    if stage.startswith("finetune"):
+        return finetune_folder(
+            home / "teacher", out, blocks(16), method="full" if stage == "finetune-full" else "lora", rank=4, epochs=3,
+            batch_blocks=2, learning_rate=1e-3, seed=0, partial=partial,
+        )  # fmt: skip
     student = home / stage.removeprefix("distill-")
     recipe: dict[str, Any] = {
         "epochs": 3, "batch_blocks": 2, "learning_rate": 3e-3, "temperature": 2.0, "hard_share": 0.1, "seed": 0,

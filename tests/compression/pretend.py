@@ -3,12 +3,14 @@
 What a kernel computes is not tested by this; that every tensor is where the next operation needs it is. As on a real
 device, an operation on tensors of both places raises, but for copies, scalars and index tensors, and what lies on the
 device cannot be made an array or saved.
+
+Where there is a CUDA device, that one is taken, and nothing is pretended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -19,8 +21,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from tasks.compression import device
 
-_setup_privateuseone_for_python_backend("pretend")
-PRETEND = torch.device("pretend:0")
+REAL = torch.cuda.is_available()
+if not REAL:  # autograd looks for streams of a device that is registered, beside a real one in vain
+    _setup_privateuseone_for_python_backend("pretend")
+PRETEND = torch.device("cuda:0" if REAL else "pretend:0")
 _ACROSS = {"aten::copy_", "aten::_to_copy", "aten::to"}
 _INDEXED = {"aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}
 
@@ -89,6 +93,14 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 @contextmanager
 def pretend_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """While this lasts the compute device is the pretended one."""
-    with monkeypatch.context() as patch, _Factories():
+    with monkeypatch.context() as patch, nullcontext() if REAL else _Factories():
         patch.setattr(device, "accelerator", lambda: PRETEND)
+        yield
+
+
+@contextmanager
+def no_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """While this lasts the compute device is the CPU, whatever the machine has."""
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "accelerator", lambda: None)
         yield

@@ -23,7 +23,7 @@ from tasks.compression.quantization import gptq
 from tasks.compression.scoring import TorchScored
 from tasks.compression.slimming import slim_folder
 from tests.compression.conftest import correlated, random_weight
-from tests.compression.pretend import PRETEND, OnDevice, pretend_device
+from tests.compression.pretend import PRETEND, REAL, OnDevice, no_device, pretend_device
 from tests.compression.small import blocks
 
 Pass = Callable[[Path, Path], Any]
@@ -103,7 +103,8 @@ def test_a_pass_on_the_device_makes_what_the_host_makes(
     with pretend_device(monkeypatch):
         assert compute_device() == PRETEND
         PASSES[name](llama, tmp_path / "out")
-    host = on_host(name)
+    with no_device(monkeypatch):
+        host = on_host(name)
     assert tensors(tmp_path / "out").keys() == tensors(host).keys()
     with torch.no_grad():
         made, wanted = (load_for_compute(out)(blocks(3, seed=9)).logits for out in (tmp_path / "out", host))
@@ -119,6 +120,7 @@ def test_logits_on_the_device_are_those_of_the_host(llama: Path, on_device: None
     torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(REAL, reason="a real device is here")
 def test_the_device_does_not_mix_with_the_host(on_device: None) -> None:
     """Else these tests prove nothing."""
     there = torch.ones(2, 2).to(PRETEND)

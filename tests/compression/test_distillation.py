@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tasks.compression.checkpoint import Checkpoint, describe
+from tasks.compression.device import HOST
 from tasks.compression.distillation import distill_folder
 from tasks.compression.loading import load_for_compute
 from tasks.compression.packing import PackedLinear
@@ -156,6 +157,7 @@ def test_packed_output_reloads_in_plain_transformers_as_training_ended(
     distill(home, "packed", tmp_path / "out")
     tokens = blocks(2, seed=5)
     with torch.inference_mode():
+        kept[0].to(HOST)
         trained = kept[0](input_ids=tokens).logits
         plain_model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
         plain = plain_model(input_ids=tokens).logits

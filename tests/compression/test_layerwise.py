@@ -25,6 +25,7 @@ from tasks.compression import layerwise, walking
 from tasks.compression.checkpoint import Checkpoint, describe
 from tasks.compression.checks import check_recipe
 from tasks.compression.decoder import Decoder
+from tasks.compression.device import HOST, compute_device
 from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.contracts import LayerReport
 from tasks.errors import RefusedData, RefusedModel, RefusedRecipe, SlimlineError
@@ -57,7 +58,7 @@ def our_logits(folder: Path, tokens: Tensor) -> Tensor:
     decoder = Decoder(checkpoint)
     states, calls = decoder.embed(tokens), decoder.calls(tokens.shape[1])
     for index in range(checkpoint.blocks):
-        states = calls[index](decoder.take_block(index), states)
+        states = calls[index](decoder.take_block(index), states.to(compute_device())).to(HOST)
     scale = torch.rsqrt(states.square().mean(-1, keepdim=True) + float(checkpoint.config["rms_norm_eps"]))
     head = "model.embed_tokens.weight" if checkpoint.tied else "lm_head.weight"
     return states * scale * checkpoint.values("model.norm.weight") @ checkpoint.values(head).T

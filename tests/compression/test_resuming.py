@@ -18,7 +18,7 @@ from tasks.compression.resuming import MANIFEST, Partial
 from tests.compression.killable import work
 from tests.compression.small import perturb, quantize, write_llama
 
-STAGES = ["prune", "quantize", "slim", "distill-noisy", "distill-packed"]
+STAGES = ["prune", "quantize", "slim", "distill-noisy", "distill-packed", "finetune-lora", "finetune-full"]
 BY_BLOCK = ("prune", "quantize", "slim")
 
 

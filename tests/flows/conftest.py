@@ -51,6 +51,7 @@ class Finished:
 
     code: int
     text: str
+    out: str = ""
 
     @property
     def flow_run_id(self) -> str:
@@ -81,7 +82,7 @@ class Line:
             text=True,
             timeout=timeout,
         )
-        return Finished(done.returncode, done.stdout + done.stderr)
+        return Finished(done.returncode, done.stdout + done.stderr, done.stdout)
 
     def prefect(self, path: str, /, **body: Any) -> Any:
         """POST, again while the server is busy: its database is one file, which it says by a 503."""

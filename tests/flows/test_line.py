@@ -244,7 +244,7 @@ def test_a_second_run_computes_nothing_and_moves_nothing(line: Line, released: F
 def test_a_failed_gate_stops_before_registering(line: Line, released: Finished) -> None:
     versions = line.version_count(MODEL)
     stopped = line.slimline("run", "tiny", "-p", "recipe.quantize.bits=2", "-p", "recipe.name=too-small")
-    assert stopped.code == 1
+    assert stopped.code == 3
     for word in ("GateFailed", "observed", "limit", "remedy", "more bits"):
         assert word in stopped.text
     runs = line.task_runs(stopped.flow_run_id)
@@ -271,15 +271,21 @@ def test_a_version_is_made_again_bit_for_bit_without_the_cache(line: Line, relea
     assert tags["slimline.digest"] in page and "| inside |" in page and "as they were" in page
     changed = line.slimline("why", "prune").text
     assert "apart" not in changed, "it leaves no trace in what `why` compares"
-    unknown = line.slimline("reproduce", MODEL, "99")
-    assert unknown.code == 1 and "RefusedModel" in unknown.text
+    unknown = line.slimline("reproduce", MODEL, "99", "--json")
+    told = json.loads(unknown.out)
+    assert (unknown.code, told["exit_code"], told["error"]["kind"]) == (1, 1, "RefusedModel")
+    assert f"champion is {version}" in told["error"]["observed"], "what exists is named"
+    absent = line.slimline("run", "restore", "-p", "endpoint=slimline-nowhere", "--json")
+    told = json.loads(absent.out)
+    assert (absent.code, told["exit_code"], told["result"]["action"]) == (0, 0, "absent")
+    assert told["run"]["id"] in told["run"]["url"] and "✓" not in absent.text
 
 
 def test_a_bad_canary_is_restored_with_no_manual_step(line: Line, released: Finished) -> None:
     before, champion = line.serving(ENDPOINT), line.alias(MODEL, "champion")
     faults = ("-p", "plan.rehearsal.error_share=0.5", "-p", "recipe.quantize.bits=8", "-p", "recipe.name=faulty")
     restored = line.slimline("run", "tiny", *faults)
-    assert restored.code == 1
+    assert restored.code == 3
     assert (
         "ReleaseRestored" in restored.text and "errors" in restored.text and "nothing is left to undo" in restored.text
     )

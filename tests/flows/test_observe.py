@@ -103,10 +103,10 @@ def test_without_requests_there_is_no_verdict_and_the_terminal_says_so_by_its_co
     httpx.post(later, json={"kind": "clock_jump", "seconds": 7200}, timeout=10)  # what the release saw is long ago
     seen = line.slimline("observe", ENDPOINT, "--json", "--window", "30")
     found = json.loads(seen.text[seen.text.index("{") :])
-    assert seen.code == 3 and found["state"] == "no data", seen.text
+    assert seen.code == 4 and found["state"] == "no data", seen.text
     assert found["version"] == f"{MODEL} {line.alias(MODEL, 'champion')}" and found["config"] == promoted
     assert found["promise"]["latency_ms"] > 0 and set(found["alarms"]) >= {"errors", "p90", "p99", "cpu"}
-    assert line.slimline("observe", "slimline-nowhere").code == 4
+    assert line.slimline("observe", "slimline-nowhere").code == 1
 
 
 @pytest.mark.timeout(900)
@@ -122,9 +122,9 @@ def test_a_latency_that_rises_is_found_and_the_version_before_comes_back_by_itse
             # A slow machine may be late itself, when the window before is late too: the scorecard's promise is not.
             late_rules = (*RULES, "rules.act=restore", "rules.scorecard_ratio=10")
             bad = line.slimline("run", "observe", *arguments(f"endpoint={ENDPOINT}", *late_rules))
-            assert bad.code == 0 and f"{ENDPOINT}: degraded" in bad.text, bad.text
+            assert bad.code == 3 and f"{ENDPOINT}: degraded" in bad.text, bad.text
             seen = line.slimline("observe", ENDPOINT, "--window", str(WINDOW), "--min-requests", "60")
-            assert seen.code == 1 or line.serving(ENDPOINT) != promoted, seen.text
+            assert seen.code == 3 or line.serving(ENDPOINT) != promoted, seen.text
             run = restored(line, promoted)
     assert run["state"]["type"] == "COMPLETED", run["state"]
     assert line.serving(ENDPOINT) != promoted and "voriginal" in line.serving(ENDPOINT)

@@ -51,7 +51,7 @@ def test_its_pages_show_progress_losses_and_the_verdict(line: Line, taught: Fini
 def test_another_gate_computes_nothing_again_and_stops_before_registering(line: Line, taught: Finished) -> None:
     versions = line.version_count(MODEL)
     stopped = line.slimline("run", "reader", *SMALL, "-p", "gate.max_bytes_ratio=0.2")
-    assert stopped.code == 1 and "GateFailed" in stopped.text and "fewer blocks" in stopped.text
+    assert stopped.code == 3 and "GateFailed" in stopped.text and "fewer blocks" in stopped.text
     for stage in STAGES:
         assert stopped.line(stage).endswith("cached"), stopped.text
     assert line.version_count(MODEL) == versions

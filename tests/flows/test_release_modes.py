@@ -117,7 +117,7 @@ def test_without_a_persons_yes_no_traffic_moves(line: Line, challenger: str, sai
             assert httpx.post(url, json=form, timeout=30).json()["status"] == "ACCEPT"
     finally:
         releasing.join(timeout=300)
-    assert ended[0].code == 1 and "ReleaseRestored" in ended[0].text, ended[0].text
+    assert ended[0].code == 3 and "ReleaseRestored" in ended[0].text, ended[0].text
     assert f"not approved: {said or 'nobody answered within 10 s'}" in ended[0].text
     assert (line.serving(ENDPOINT), line.alias(MODEL, "champion")) == (before, champion)
 

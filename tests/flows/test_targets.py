@@ -51,7 +51,7 @@ def test_a_registered_version_is_checked_by_its_name(line: Line, released: Finis
     # MLflow writes its progress to stderr, which stands behind it.
     assert json.JSONDecoder().raw_decode(good.text)[0]["facts"]["format"] == "compressed-tensors"
     bad = line.slimline(*model, "--target", "neuron", "--instance-type", "ml.inf2.xlarge")
-    assert bad.code == 1 and "refuse" in bad.text
+    assert bad.code == 3 and "refuse" in bad.text
     absent = line.slimline("check", "--model", "slimline-tiny", "--version", "9999")
     assert absent.code == 1 and "RefusedModel" in absent.text
 

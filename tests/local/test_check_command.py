@@ -30,9 +30,9 @@ def test_a_folder_that_can_be_served(folder: Path) -> None:
     assert "dense" in done.stdout and "can be served and released like this" in done.stdout
 
 
-def test_one_that_cannot_is_a_table_of_reasons_and_exit_code_1(folder: Path) -> None:
+def test_one_that_cannot_is_a_table_of_reasons_and_exit_code_3(folder: Path) -> None:
     done = check(str(folder), "--target", "neuron", "--instance-type", "ml.inf1.xlarge", "--instances", "1")
-    assert done.returncode == 1
+    assert done.returncode == 3
     for word in ("refuse", "shifts whole", "without a bake", "take an ml.inf2 instance"):
         assert word in done.stdout
     assert done.stdout.count("shifts whole") == 1
@@ -41,7 +41,7 @@ def test_one_that_cannot_is_a_table_of_reasons_and_exit_code_1(folder: Path) -> 
 def test_the_same_for_programs(folder: Path) -> None:
     more = ["-p", "target.lmi.max_model_len=4096", "-p", "target.lmi.tensor_parallel=3"]
     done = check(str(folder), "--target", "lmi", "--instance-type", "ml.g5.12xlarge", *more, "--json")
-    assert done.returncode == 1
+    assert done.returncode == 3
     seen = json.loads(done.stdout)
     assert seen["servable"] is False and seen["plan"]["target"]["lmi"]["max_model_len"] == 4096
     refused = {each["rule"] for each in seen["obstacles"] if each["severity"] == "refuse"}

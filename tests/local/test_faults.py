@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from urllib3.exceptions import ProtocolError
 
 from deployments.cli import app
+from deployments.commands.names import endpoint_names
 from tests.local.stack import Deck, canary
 from tests.local.test_rollouts import stages, update
 
@@ -163,7 +165,7 @@ def test_the_page_says_that_faults_stand(deck: Deck, faults: Any) -> None:
     assert "Rehearsed faults" in requests.get(page, timeout=10).text
 
 
-def test_the_program_adds_lists_and_takes_back(deck: Deck, plain: str) -> None:
+def test_the_program_adds_lists_and_takes_back(deck: Deck, plain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     port = int(deck.service.url.rpartition(":")[2])
     base = ["--base-port", str(port - 2)]  # the third of the stack's four
 
@@ -179,3 +181,6 @@ def test_the_program_adds_lists_and_takes_back(deck: Deck, plain: str) -> None:
     refused = slimline("add", "latency")
     assert refused.exit_code == 1 and "latency needs seconds" in refused.output
     assert slimline("clear", "fault-77").exit_code == 1
+    assert json.loads(slimline("list", "--json").stdout) == []
+    monkeypatch.setenv("SLIMLINE_BASE_PORT", str(port - 2))
+    assert (plain, "InService") in endpoint_names(plain[:3]), "what a shell completes"

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli import app
-from deployments.images import compare
+from deployments.commands.images import compare
 from tasks.adapters.engines import find_environment
 from tasks.adapters.images import resolve_image
 from tasks.adapters.sagemaker_sdk import SDK, asker

@@ -15,11 +15,12 @@ from tasks.adapters.texts import Text
 from tasks.adapters.tokens import TokenSplits, write_dataset
 from tasks.compression.answers import read_answers
 from tasks.compression.items import read_scores
-from tasks.contracts import DatasetRef, ModelRef, Scorecard
+from tasks.contracts import Champion, DatasetRef, ModelRef, Scorecard
+from tasks.errors import RefusedModel
 from tasks.evaluate import evaluate
 from tasks.evaluation_recipes import EvaluationChoice
 from tasks.gate import judge
-from tasks.measure import measure
+from tasks.measure import measure, require_same_tokens
 from tasks.recipes import Gate
 from tasks.reporting import verdict_markdown
 from tasks.score_blocks import Shards, score_in_shards
@@ -127,3 +128,18 @@ def test_what_is_measured_beside_enters_the_key_of_its_own_stage_only(
     other = measured(pair, data, EVALUATION.model_copy(update={"answer_tokens": 4}))
     assert other.evidence is not None and other.evidence.generation is not None
     assert other.evidence.generation.new_tokens == 4
+
+
+def test_a_champion_that_reads_other_tokens_is_not_compared_with(
+    pair: tuple[ModelRef, ModelRef], data: DatasetRef, home: Path
+) -> None:
+    dense, _ = pair
+    champion = Champion(label="words 1", run_id="", scorecard=measured(pair, data, EVALUATION))
+    store = Store(settings().store)
+    require_same_tokens(champion, store, dense)
+    write_llama(home / "other")
+    text = (home / "other" / "tokenizer.json").read_text()
+    (home / "other" / "tokenizer.json").write_text(text.replace('"w5"', '"v5"'))
+    other = describe_model(put(home / "other"), name="other", licence="")
+    with pytest.raises(RefusedModel, match="words 1, reads other tokens"):
+        require_same_tokens(champion, store, other)

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from tasks.adapters.optimiser import Optimiser
 from tasks.choosing import choose, front_of, hopeless, objectives, overruns, recipe_at
-from tasks.contracts import DatasetRef, ModelRef, Score, Scorecard, Tracked
+from tasks.contracts import DatasetRef, ModelRef, Price, Score, Scorecard, Tracked
+from tasks.costs import token_cost
+from tasks.errors import Refused
 from tasks.pareto import draw_front
+from tasks.pricing import require_priced
 from tasks.recipes import Recipe
 from tasks.search import choice_markdown, rows, summary
 from tasks.search_contracts import Comparison, Stage, Tried
@@ -131,6 +134,29 @@ def test_the_choice_keeps_within_every_budget_and_says_why() -> None:
     none, reason = choose([small_and_bad, tried(4, 3000, 30.0)], "bytes")
     assert none is None and "nearest is r1: perplexity ratio 2.000 > 1.25" in reason
     assert choose([], "bytes")[0] is None
+
+
+def test_a_budget_in_dollars_is_held_against_the_cheapest_instance_type() -> None:
+    plain, budgets = scorecard(900, 11.0, ms=5.0), Budgets(max_usd_per_million=0.3)
+    assert overruns(plain, budgets) == ("$inf per million tokens > $0.3",), "no price, no proof"
+    prices = [
+        Price(instance_type=kind, region="r", usd_per_hour=usd, as_of="2026-11-27", source="s", quoted=True)
+        for kind, usd in (("ml.a.large", 0.2), ("ml.b.large", 0.4))
+    ]
+    costs = tuple(token_cost(price, "m", baseline_rate=100.0, candidate_rate=200.0) for price in prices)
+    costed = plain.model_copy(update={"costs": costs})
+    assert overruns(costed, budgets) == () and overruns(costed, Budgets()) == ()
+    assert overruns(costed, Budgets(max_usd_per_million=0.27)) == ("$0.278 per million tokens > $0.27",)
+    found = comparison(tried(1, 900, 11.0, scorecard=costed))
+    assert rows(found)[0]["$ per million"] == "0.278" and found.reason.endswith(", $0.28 per million tokens")
+
+
+def test_a_budget_in_dollars_without_any_price_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMLINE_PRICED", "ml.none.large")
+    with pytest.raises(Refused, match="a budget in dollars needs an instance type with a price"):
+        require_priced()
+    monkeypatch.setenv("SLIMLINE_PRICED", "ml.none.large, ml.m5.xlarge")
+    require_priced()
 
 
 def test_half_made_models_are_given_up_for_a_reason() -> None:

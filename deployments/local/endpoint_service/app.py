@@ -100,7 +100,13 @@ class App:
         # ASGI's header names are lower case.
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         try:
-            answer = self._refusal(headers) or await self._answer(scope, headers, receive)
+            answer = self._refusal(headers)
+            if answer is None:
+                match = _invocation(scope["path"])
+                if match and "/sagemaker/aws4_request" in headers.get("authorization", ""):  # nearly every request
+                    answer = await self._invoke(match, headers, receive)
+                else:
+                    answer = await self._answer(scope, match, headers, receive)
         except AwsError as error:
             answer = error_answer(error, REST)
         except TooLarge:
@@ -125,12 +131,11 @@ class App:
             return pages.text(403, f"Origin {origin!r} is not this machine.\n")
         return None
 
-    async def _answer(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Answer | None:
+    async def _answer(
+        self, scope: Scope, match: re.Match[str] | None, headers: dict[str, str], receive: Receive
+    ) -> Answer | None:
         """Our answer, or None for moto's."""
         path, target = scope["path"], headers.get("x-amz-target", "")
-        match = _invocation(path)
-        if match and "/sagemaker/aws4_request" in headers.get("authorization", ""):  # nearly every request
-            return await self._invoke(match, headers, receive)
         if path == "/_slimline" or path.startswith("/_slimline/"):
             return await self._admin(scope["method"], path, headers, receive)
         prefix, _, operation = target.partition(".")

@@ -52,7 +52,7 @@ def not_implemented(what: str, note: str = "") -> AwsError:
     return AwsError("NotImplementedException", message.strip(), status=501)
 
 
-@dataclass
+@dataclass(slots=True)
 class Answer:
     """An HTTP answer. ``broken``: the connection ends in its middle, a rehearsed fault.
 

@@ -6,22 +6,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from deployments.commands.names import one_of
+from deployments.commands.terminal import AsJson, Code, guarded, out, show_json, use_stack
 from deployments.local.stack import stack_here
-from tasks.errors import RefusedRequest, SlimlineError
+from tasks.errors import RefusedRequest
 
 if TYPE_CHECKING:
     from tasks.adapters.engines import Environment
     from tasks.adapters.images import ImageKind
 
-console = Console(highlight=False, soft_wrap=True, markup=False)
 DEVICES: dict[str, tuple[str, ...]] = {
     "lmi": ("ml.g5.xlarge",),
     "huggingface": ("ml.m5.xlarge", "ml.g5.xlarge"),
@@ -31,11 +29,16 @@ DEVICES: dict[str, tuple[str, ...]] = {
 
 def images(
     region: Annotated[str, typer.Option(help="AWS region")] = "us-east-1",
-    kind: Annotated[str | None, typer.Option(help="lmi, huggingface or neuron [default: all]")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="lmi, huggingface or neuron (default: all)", autocompletion=one_of("lmi", "huggingface", "neuron")
+        ),
+    ] = None,
     sdk: Annotated[bool, typer.Option("--sdk", help="Ask the SageMaker SDK too, and compare")] = False,
     jumpstart: Annotated[str | None, typer.Option(help="Resolve this JumpStart model by the SDK instead")] = None,
-    instance_type: Annotated[str, typer.Option(help="For --jumpstart [default: the model's own]")] = "",
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    instance_type: Annotated[str, typer.Option(help="For --jumpstart (default: the model's own)")] = "",
+    as_json: AsJson = False,
     aws: Annotated[
         bool, typer.Option("--aws", help="--jumpstart: AWS with your own credentials, not the stack")
     ] = False,
@@ -43,25 +46,20 @@ def images(
     """List the images that the vendored table knows; with --sdk, beside what AWS's SDK says.
 
     Exit code 1 when the two disagree.
-
-    Example: slimline images --region eu-west-1 --kind lmi --sdk
     """
-    try:
+    with guarded(as_json):
         if jumpstart is not None:
             if not aws:
-                os.environ.update(stack_here(None).environment())
+                use_stack(False, None)
             found = _jumpstart(jumpstart, region, instance_type)
-            console.print_json(json.dumps(found)) if as_json else _print_pairs(found)
+            show_json(found) if as_json else _print_pairs(found)
             return
         rows = compare(region, kind, _environment() if sdk else None)
-    except SlimlineError as error:
-        console.print(Text.assemble((type(error).__name__, "red"), f": {error}"))
-        raise typer.Exit(1) from None
     if as_json:
-        console.print_json(json.dumps(rows))
+        show_json(rows)
     else:
         _print_rows(rows)
-    raise typer.Exit(1 if any(row.get("agrees") is False for row in rows) else 0)
+    raise typer.Exit(Code.FAILED if any(row.get("agrees") is False for row in rows) else Code.DONE)
 
 
 def compare(region: str, kind: str | None, environment: Environment | None) -> list[dict[str, Any]]:
@@ -126,9 +124,9 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         said = ["agrees" if row["agrees"] else str(row["sdk"] or "knows none")] if compared else []
         table.add_row(row["kind"], row["version"], row["instance_type"], row["image"] or "–", *said)
-    console.print(table)
+    out.print(table)
 
 
 def _print_pairs(found: dict[str, Any]) -> None:
     for name, value in found.items():
-        console.print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
+        out.print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")

@@ -7,32 +7,43 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from deployments.commands.names import endpoint_names, one_of
+from deployments.commands.terminal import AsJson, BasePort, examples, guarded, out, show_json
 from deployments.local.endpoint_service.faults import KINDS
 from deployments.local.stack import stack_here
+from tasks.errors import RefusedRequest, SlimlineError
 
 app = typer.Typer(no_args_is_help=True, help="Faults on the embedded endpoint service, for rehearsals.")
-console = Console(highlight=False, soft_wrap=True, markup=False)
-
-BasePort = Annotated[int | None, typer.Option(help="First of four ports in a row", min=1024, max=65000)]
 _SECONDS = 10.0
 
 
-@app.command("kinds")
-def kinds() -> None:
+@app.command("kinds", epilog=examples("slimline fault kinds"))
+def kinds(as_json: AsJson = False) -> None:
     """What can go wrong."""
+    if as_json:
+        show_json({name: {"what": what, "fields": fields} for name, (what, fields) in KINDS.items()})
+        return
     table = Table("kind", "what it does", "fields")
     for name, (what, fields) in KINDS.items():
         table.add_row(name, what, ", ".join(fields))
-    console.print(table)
+    out.print(table)
 
 
-@app.command("add")
+@app.command(
+    "add",
+    epilog=examples(
+        "slimline fault add errors --endpoint slimline-tiny --share 0.12",
+        "slimline fault add latency --endpoint slimline-tiny --seconds 0.5",
+        "slimline fault add throttling --operation DescribeEndpoint --times 3",
+    ),
+)
 def add(
-    kind: Annotated[str, typer.Argument(help="errors, latency, …; see slimline fault kinds")],
-    endpoint: Annotated[str | None, typer.Option(help="Only this endpoint")] = None,
+    kind: Annotated[
+        str, typer.Argument(help="errors, latency, …; see slimline fault kinds", autocompletion=one_of(*KINDS))
+    ],
+    endpoint: Annotated[str | None, typer.Option(help="Only this endpoint", autocompletion=endpoint_names)] = None,
     config: Annotated[str | None, typer.Option(help="Only the fleet of this EndpointConfig")] = None,
     job: Annotated[str | None, typer.Option(help="Only this transform job")] = None,
     operation: Annotated[str | None, typer.Option(help="throttling, refusal: only this, as DescribeEndpoint")] = None,
@@ -42,25 +53,29 @@ def add(
     code: Annotated[str | None, typer.Option(help="refusal: AWS's error code, ResourceLimitExceeded")] = None,
     message: Annotated[str | None, typer.Option(help="refusal: the text that goes with it")] = None,
     times: Annotated[int | None, typer.Option(help="End after so many")] = None,
+    as_json: AsJson = False,
     base_port: BasePort = None,
 ) -> None:
-    """Add a fault.
-
-    Example: slimline fault add errors --endpoint slimline-demo --share 0.12
-    """
+    """Add a fault; it stands until it is taken back."""
     given: dict[str, Any] = {"endpoint": endpoint, "config": config, "operation": operation, "share": share}
     given |= {"job": job, "kind": kind, "status": status, "seconds": seconds, "code": code, "message": message}
     given["times"] = times
-    added = _ask("POST", "", base_port, {name: value for name, value in given.items() if value is not None})
-    console.print(f"{added['id']}: {KINDS[kind][0]}. Take it back with: slimline fault clear {added['id']}")
-
-
-@app.command("list")
-def listed(base_port: BasePort = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Faults that stand, and how often each has happened."""
-    faults = _ask("GET", "", base_port)["faults"]
+    wanted = {name: value for name, value in given.items() if value is not None}
+    with guarded(as_json):
+        added = _ask("POST", "", base_port, wanted)
     if as_json:
-        console.print_json(json.dumps(faults))
+        show_json(added)
+        return
+    out.print(f"{added['id']}: {KINDS[kind][0]}. Take it back with: slimline fault clear {added['id']}")
+
+
+@app.command("list", epilog=examples("slimline fault list --json"))
+def listed(base_port: BasePort = None, as_json: AsJson = False) -> None:
+    """Faults that stand, and how often each has happened."""
+    with guarded(as_json):
+        faults = _ask("GET", "", base_port)["faults"]
+    if as_json:
+        show_json(faults)
         return
     table = Table("id", "kind", "where", "happened")
     for fault in faults:
@@ -68,31 +83,44 @@ def listed(base_port: BasePort = None, as_json: Annotated[bool, typer.Option("--
         table.add_row(
             fault["id"], fault["kind"], where or "everywhere", f"{fault['happened']} of {fault['considered']}"
         )
-    console.print(table if faults else "no fault stands")
+    out.print(table if faults else "no fault stands")
 
 
-@app.command("clear")
+@app.command("clear", epilog=examples("slimline fault clear", "slimline fault clear fault-2"))
 def clear(
     name: Annotated[str, typer.Argument(help="A fault's id; all of them when left out")] = "",
+    as_json: AsJson = False,
     base_port: BasePort = None,
 ) -> None:
     """Take a fault back, or all."""
-    _ask("DELETE", f"/{name}" if name else "", base_port)
-    console.print("taken back")
+    with guarded(as_json):
+        gone = _ask("DELETE", f"/{name}" if name else "", base_port)
+    if as_json:
+        show_json(gone)
+    else:
+        out.print("taken back")
 
 
 def _ask(method: str, path: str, base_port: int | None, body: Any = None) -> Any:
-    """One request to the service's own API; ends the program with what is wrong."""
+    """One request to the service's own API.
+
+    Raises:
+        SlimlineError: it does not answer, there is no such fault, or it refuses the fault.
+    """
     url = f"{stack_here(base_port).endpoint_url}/_slimline/faults{path}"
     try:
         answer = httpx.request(method, url, json=body, timeout=_SECONDS)
     except httpx.HTTPError as error:
-        console.print(f"the endpoint service does not answer at {url}: {error}. Start it with: slimline up")
-        raise typer.Exit(1) from None
+        raise SlimlineError(
+            f"the endpoint service does not answer at {url}", observed=error, limit="an answer", remedy="slimline up"
+        ) from None
     if answer.status_code == 404:
-        console.print("no such fault stands; see: slimline fault list")
-        raise typer.Exit(1)
+        raise RefusedRequest(
+            "no such fault stands", observed=path.strip("/"), limit="a fault's id", remedy="see: slimline fault list"
+        )
     if answer.is_error:
-        console.print(answer.json()["error"])
-        raise typer.Exit(1)
+        raise RefusedRequest(
+            answer.json()["error"], observed=json.dumps(body), limit="the fields of the kind",
+            remedy="see: slimline fault kinds",
+        )  # fmt: skip
     return answer.json()

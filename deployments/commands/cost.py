@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from deployments.local.stack import stack_here
-from tasks.errors import RefusedRequest, SlimlineError
+from deployments.commands.names import endpoint_names, model_names, version_names
+from deployments.commands.terminal import AsJson, Aws, BasePort, guarded, out, show_json, use_stack
+from tasks.errors import RefusedRequest
 
 if TYPE_CHECKING:
     from tasks.contracts import Scorecard
-
-console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
@@ -32,12 +27,14 @@ class Rates:
 
 
 def cost(
-    model: Annotated[str, typer.Argument(help="Registered model in MLflow")] = "slimline",
-    version: Annotated[str, typer.Argument(help="Its number, or champion, challenger, previous")] = "champion",
+    model: Annotated[str, typer.Argument(help="Registered model in MLflow", autocompletion=model_names)] = "slimline",
+    version: Annotated[
+        str, typer.Argument(help="Its number, or champion, challenger, previous", autocompletion=version_names)
+    ] = "champion",
     instance_type: Annotated[
-        list[str] | None, typer.Option("--instance-type", "-t", help="Several are compared [default: SLIMLINE_PRICED]")
+        list[str] | None, typer.Option("--instance-type", "-t", help="Several are compared (default: SLIMLINE_PRICED)")
     ] = None,
-    region: Annotated[str | None, typer.Option(help="Whose prices [default: AWS_REGION, else us-east-1]")] = None,
+    region: Annotated[str | None, typer.Option(help="Whose prices (default: AWS_REGION, else us-east-1)")] = None,
     load: Annotated[float, typer.Option(help="Decoded tokens a month", min=0)] = 1e8,
     utilisation: Annotated[float, typer.Option(help="Share of the time an instance should decode", min=0.01, max=1)] = (
         0.6
@@ -48,20 +45,20 @@ def cost(
         float | None, typer.Option(help="Compressed: tokens a second that you have measured", min=1e-6)
     ] = None,
     baseline_rate: Annotated[float | None, typer.Option(help="Original: the same", min=1e-6)] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Measure on this endpoint: it serves the version")] = None,
-    baseline_endpoint: Annotated[str | None, typer.Option(help="The same of the original")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Measure on this endpoint: it serves the version", autocompletion=endpoint_names)
+    ] = None,
+    baseline_endpoint: Annotated[
+        str | None, typer.Option(help="The same of the original", autocompletion=endpoint_names)
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Requests at once when measured", min=1, max=64)] = 1,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-    aws: Annotated[bool, typer.Option("--aws", help="AWS with your own credentials, not the stack")] = False,
+    as_json: AsJson = False,
+    aws: Aws = False,
+    base_port: BasePort = None,
 ) -> None:
-    """Dollars per million tokens, a month's bill, break-even, and what each kind of rollout adds.
-
-    Example: slimline cost slimline 1 -t ml.c5.2xlarge --load 5e8
-    """
-    if not aws:
-        os.environ.update(stack_here(None).environment())
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one small file; and --json is JSON
-    try:
+    """Dollars per million tokens, a month's bill, break-even, and what each kind of rollout adds."""
+    with guarded(as_json):
+        use_stack(aws, base_port, "mlflow")
         from tasks.adapters.lineage import read_scorecard
         from tasks.settings import settings
 
@@ -69,11 +66,8 @@ def cost(
         rates = _rates(scorecard, rate, baseline_rate, endpoint, baseline_endpoint, concurrency)
         kinds = instance_type or settings().priced.split(",")
         found = [_facts(scorecard, rates, kind, region, load, utilisation, least, months) for kind in kinds]
-    except SlimlineError as error:
-        console.print(Text.assemble((type(error).__name__, "red"), f": {error}"))
-        raise typer.Exit(1) from None
     if as_json:
-        console.print_json(json.dumps({"model": model, "version": version, "by_instance_type": found}))
+        show_json({"model": model, "version": version, "by_instance_type": found})
         return
     for each in found:
         _print(each)
@@ -213,12 +207,12 @@ def _print(facts: dict[str, Any]) -> None:
         load = facts["break_even_load"]
         said = "never" if load is None else "any load" if load == 1 else f"from {load:,} tokens a month on"
         table.add_row(f"paid back within {facts['months']:g} months", "", said)
-    console.print(table)
+    out.print(table)
     if facts["rollouts"]:
         rollouts = Table("rollout adds", "at least", "at most", "instances more")
         for each in facts["rollouts"]:
             low, high = each["usd"]
             rollouts.add_row(each["mode"], dollars(low), dollars(high), f"{each['extra_instances']}")
-        console.print(rollouts)
+        out.print(rollouts)
     for note in facts["notes"]:
-        console.print(note, style="dim")
+        out.print(note, style="dim")

@@ -1,0 +1,147 @@
+"""A schedule that fires: new text becomes a version that serves; fired again with nothing new, the run ends at once."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tasks.adapters.texts import python_docs
+from tests.flows.conftest import Line, values
+
+ENDPOINT = MODEL = "slimline-tiny"  # the champion of the tests before this file, which runs last of those that ask
+NEW = ("argparse", "bisect", "codeop", "csv", "datetime", "difflib", "enum", "heapq", "json", "random", "statistics")
+INTERVAL, SOON = 30, 7  # seconds: between two firings; until the first, by when the scheduler has looked
+ENDED = ("COMPLETED", "FAILED", "CRASHED")
+
+
+def write(folder: Path, name: str, documents: Iterable[str]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
+
+
+@pytest.fixture(scope="module")
+def champion(line: Line) -> str:
+    """The number of a version that serves, made from python-docs."""
+    if line.alias(MODEL, "champion") is None:
+        made = line.slimline("run", "tiny")
+        assert made.code == 0, made.text
+    return str(line.alias(MODEL, "champion"))
+
+
+def parameters(folder: Path) -> dict[str, Any]:
+    """As cheap as it goes: few steps, one stage, one instance, no bake worth the name."""
+    data = {"source": str(folder), "block_tokens": 32, "calibration_blocks": 4, "training_blocks": 8}
+    return {
+        "data": {**data, "evaluation_blocks": 8},
+        "retraining": {"min_new_documents": len(NEW)},
+        "training": {"epochs": 2, "learning_rate": 0.001, "max_steps": 3},
+        "recipe": {"name": "scheduled", "order": ["quantize"], "quantize": {"method": "rtn", "bits": 8}},
+        "gate": {"baseline": "both", "min_agreement": 0.5, "max_bytes_ratio": 0.6, "max_champion_ratio": 2,
+                 "max_champion_agreement_drop": 0.5},
+        "plan": {"endpoint": ENDPOINT, "mode": "ALL_AT_ONCE", "instances": 1, "bake_seconds": 60,
+                 "original_first": False, "max_error_rate": 0.2, "min_requests": 1,
+                 "judge": {"promote": False, "harmless": 1}, "rehearsal": {"requests_per_second": 5}},
+        "registered_name": MODEL,
+    }  # fmt: skip
+
+
+def fired(line: Line, deployment: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The run that a new schedule of the deployment makes, once it has ended. The schedule goes when the run begins."""
+    (found,) = [each for each in line.prefect("deployments/filter") if each["name"] == deployment]
+    address = f"{line.stack.prefect_url}/api/deployments/{found['id']}"
+    schedule = {"interval": INTERVAL, "anchor_date": later(SOON), "timezone": "UTC"}
+    body = [{"schedule": schedule, "active": True, "parameters": given}]
+    made = httpx.post(f"{address}/schedules", json=body, timeout=30).raise_for_status().json()
+    httpx.patch(address, json={"paused": False}, timeout=30).raise_for_status()  # changed: looked at within 5 s, not 60
+    try:
+        run = wait_for(line, found["id"], made[0]["created"], lambda state: state != "SCHEDULED")
+    finally:
+        httpx.delete(f"{address}/schedules/{made[0]['id']}", timeout=30)
+    return wait_for(line, found["id"], made[0]["created"], lambda state: state in ENDED, run["id"])
+
+
+def wait_for(
+    line: Line,
+    deployment: str,
+    since: str,
+    wanted: Callable[[str], bool],
+    run: str = "",
+    scheduled: bool = True,
+    seconds: float = 240,
+) -> dict[str, Any]:
+    """A run of the deployment that a schedule (or an automation) has made after ``since`` and whose state is wanted."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = line.prefect("flow_runs/filter", deployments={"id": {"any_": [deployment]}})
+        for each in found:
+            ours = each["auto_scheduled"] == scheduled and each["created"] > since and run in ("", each["id"])
+            if ours and wanted(each["state"]["type"]):
+                ended: dict[str, Any] = each
+                return ended
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+
+
+def later(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+@pytest.mark.timeout(600)
+def test_a_schedule_fires_finds_new_data_and_serves_it_and_fires_again_and_says_that_there_is_none(
+    line: Line, champion: str, tmp_path: Path
+) -> None:
+    folder, old = tmp_path / "texts", python_docs().documents
+    write(folder, "known.jsonl", old)
+    write(folder, "new.jsonl", (str(importlib.import_module(name).__doc__) for name in NEW))
+    given = parameters(folder)
+    trained = fired(line, "retrain-tiny", given)
+
+    assert trained["state"]["name"] == "Completed", trained["state"]
+    version = str(line.alias(MODEL, "champion"))
+    assert int(version) > int(champion) and f"-v{version}-" in line.serving(ENDPOINT)
+    reply = line.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName=ENDPOINT, ContentType="application/json", Body=json.dumps({"inputs": "The import statement"})
+    )
+    assert json.loads(reply["Body"].read())[0]["generated_text"]
+    artifacts = line.artifacts(trained["id"])
+    assert artifacts["new-data"]["data"].startswith(f"# {len(NEW)} new documents\n")
+    assert artifacts["train-progress"]["data"] == 100.0 and len(values(artifacts["train-losses"])) == 3
+    assert f"Held against the champion too: {MODEL} {champion}" in artifacts["verdict"]["data"]
+
+    (seen,) = json.loads(line.slimline("lineage", f"{MODEL}/{version}", "--json").text)
+    assert seen["facts"]["follows"] == f"{MODEL} {champion}"
+    made = next(node for node in seen["children"] if node["kind"] == "run")
+    assert [node["title"] for node in made["children"] if node["kind"] == "stage"] == ["train", "quantize", "export"]
+    (base,) = [node for node in made["children"] if node["title"] == "trained from: tiny"]
+    assert base["facts"]["new documents"] == str(len(NEW))
+
+    nothing, versions = fired(line, "retrain-tiny", given), line.version_count(MODEL)
+    assert (nothing["state"]["type"], nothing["state"]["name"]) == ("COMPLETED", "Skipped")
+    said = line.artifacts(nothing["id"])["skipped"]["data"]
+    assert f"No document of the {len(old) + len(NEW)} documents" in said, said
+    assert f"new since {MODEL} {version} (champion); at least {len(NEW)} are asked for" in said, said
+    assert nothing["state"]["message"].lower() in said.lower()
+    assert not {"train", "locate", "register"} & line.task_runs(nothing["id"]).keys()
+    assert line.version_count(MODEL) == versions and f"-v{version}-" in line.serving(ENDPOINT)
+
+
+def test_a_degraded_endpoint_is_retrained_by_the_deployment_that_releases_to_it_and_by_no_other(line: Line) -> None:
+    """``observe`` says it with act retrain; the automation runs every retraining, and each looks if it is meant."""
+    since = datetime.now(UTC).isoformat()
+    resource = {"prefect.resource.id": "slimline.endpoint.nobody", "slimline.act": "retrain"}
+    event = {"occurred": since, "event": "slimline.endpoint.degraded", "resource": resource, "id": str(uuid4())}
+    sent = [{**event, "payload": {"endpoint": "nobody"}}]
+    httpx.post(f"{line.stack.prefect_url}/api/events", json=sent, timeout=30).raise_for_status()
+    for name in ("retrain", "retrain-tiny"):
+        (found,) = [each for each in line.prefect("deployments/filter") if each["name"] == name]
+        run = wait_for(line, found["id"], since, lambda state: state in ENDED, scheduled=False)
+        assert run["state"]["name"] == "Skipped" and "nobody is degraded, and this one" in run["state"]["message"]
