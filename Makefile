@@ -31,7 +31,7 @@ down:
 	@if test -x $(BIN)/slimline; then $(BIN)/slimline down; else echo "nothing is installed here, so nothing runs"; fi
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .
