@@ -35,7 +35,7 @@ NEW = "new.txt"
 
 @network_task("look-for-new-{choice.source}")
 def look_for_new(choice: DataChoice, data: DataText, name: str, minimum: int) -> News:
-    """See ``find_news``; what is found stands on the run's page."""
+    """Which documents no version has seen, by their digests; what is found stands on the run's page."""
     news = find_news(choice, data, name, minimum)
     create_markdown_artifact(news_markdown(news), key="new-data", description=news.sentence)
     return news
