@@ -275,10 +275,6 @@ def test_a_version_is_made_again_bit_for_bit_without_the_cache(line: Line, relea
     told = json.loads(unknown.out)
     assert (unknown.code, told["exit_code"], told["error"]["kind"]) == (1, 1, "RefusedModel")
     assert f"champion is {version}" in told["error"]["observed"], "what exists is named"
-    absent = line.slimline("run", "restore", "-p", "endpoint=slimline-nowhere", "--json")
-    told = json.loads(absent.out)
-    assert (absent.code, told["exit_code"], told["result"]["action"]) == (0, 0, "absent")
-    assert told["run"]["id"] in told["run"]["url"] and "✓" not in absent.text
 
 
 def test_a_bad_canary_is_restored_with_no_manual_step(line: Line, released: Finished) -> None:

@@ -146,8 +146,10 @@ def test_a_latency_that_rises_is_found_and_the_version_before_comes_back_by_itse
 def test_a_late_call_for_a_restore_moves_nothing(line: Line, promoted: str) -> None:
     """By now another config serves: what was observed of the one before says nothing about it."""
     before = line.serving(ENDPOINT)
-    done = line.slimline("run", "restore", *arguments(f"endpoint={ENDPOINT}", f"degraded_config={promoted}"))
+    done = line.slimline("run", "restore", *arguments(f"endpoint={ENDPOINT}", f"degraded_config={promoted}"), "--json")
     assert done.code == 0 and "serves no more" in done.text, done.text
+    told = json.loads(done.out)
+    assert told["exit_code"] == 0 and told["run"]["id"] in told["run"]["url"] and "✓" not in done.text
     assert line.serving(ENDPOINT) == before
 
 
