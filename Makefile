@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo up down test check bench clean help
+.PHONY: demo up down test test-long check bench clean help
 
 help:
 	@echo "make demo   compress a real model and release it by canary on an embedded stack (make down stops it)"
 	@echo "make up     start the embedded stack and serve every deployment"
 	@echo "make down   stop the embedded stack"
 	@echo "make test   run every test"
+	@echo "make test-long   every test, those of minutes too: a browser, a schedule that fires, a search"
 	@echo "make check  lint, types, import rules"
 	@echo "make bench  time the compression stages of the default run"
 
@@ -32,6 +33,9 @@ down:
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --long
 
 check: $(STAMP)
 	$(BIN)/ruff check .
