@@ -39,7 +39,7 @@ def overruns(scorecard: Scorecard, budgets: Budgets) -> tuple[str, ...]:
     """The budgets that a measured candidate is over, each in words; empty where it keeps within all."""
     mine, base = scorecard.candidate, scorecard.baseline
     size, ratio = mine.bytes / (4 * scorecard.baseline_model.parameters), mine.perplexity / base.perplexity
-    usd = min((cost.candidate_usd for cost in scorecard.costs), default=math.inf)
+    usd = math.inf if scorecard.usd_per_million is None else scorecard.usd_per_million
     checks = [
         (size > budgets.max_bytes_ratio, f"bytes ratio {size:.3f} > {budgets.max_bytes_ratio:g}"),
         (ratio > budgets.max_perplexity_ratio, f"perplexity ratio {ratio:.3f} > {budgets.max_perplexity_ratio:g}"),

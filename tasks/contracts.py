@@ -200,6 +200,11 @@ class Scorecard(Value):
         return self.baseline.per_token_ms / self.candidate.per_token_ms if self.candidate.per_token_ms else 0.0
 
     @property
+    def usd_per_million(self) -> float | None:
+        """US dollars per million decoded tokens of the candidate on the cheapest instance type that has a price."""
+        return min((cost.candidate_usd for cost in self.costs), default=None)
+
+    @property
     def passed(self) -> bool:
         return bool(self.checks) and all(check.passed for check in self.checks)
 

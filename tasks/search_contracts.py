@@ -59,9 +59,7 @@ class Tried(Value):
 
     @property
     def usd_per_million(self) -> float | None:
-        """Of the cheapest instance type that has a price."""
-        costs = self.scorecard.costs if self.scorecard else ()
-        return min((cost.candidate_usd for cost in costs), default=None)
+        return self.scorecard.usd_per_million if self.scorecard else None
 
     @property
     def fits(self) -> bool:
