@@ -6,8 +6,9 @@ run. wrk (https://github.com/wg/wrk, Debian package ``wrk``) sends; ``cpu_us`` i
 proxy's) process, all its threads, a request: the figure that a busy machine disturbs least. What is measured is alone
 on one core and everything else on the others: elsewhere the scheduler decides who is interrupted, and with it the cost.
 Rounds go over all scenarios in turn; figures are medians over rounds, ``ratio`` the median of each round's ratio to the
-bare proxy (for the shadow: to a bare proxy that sends copies too). Then resident memory of the service's process while
-it answers 100,000 more requests.
+bare proxy: for the shadow to one that sends copies too, for two variants to one that draws between two servers, because
+a second process that is mostly idle costs whoever wakes it. Then resident memory of the service's process while it
+answers 100,000 more requests.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def main() -> int:
             print(f"{'':32}{'CPU µs':>8}{'ratio':>7}{'rounds':>12}{'p50 ms':>8}{'p99 ms':>8}{'req/s':>7}{'errors':>8}")
         for row in rows:
             print(json.dumps(asdict(row)) if options.json else _line(row), flush=True)
-        for memory in _memory(targets[2], service, script, options):
+        for memory in _memory(targets[3], service, script, options):
             text = f"{memory.scenario:32}{memory.requests:8d} requests{memory.rss_mb:8.1f} MB"
             print(json.dumps(asdict(memory)) if options.json else text, flush=True)
     return 0
@@ -214,10 +215,12 @@ def _start(running: ExitStack, folder: Path) -> tuple[list[Target], psutil.Proce
     copied = running.enter_context(_server("echo"))[0]
     bare, bare_process = running.enter_context(_server("proxy", echo))
     both, both_process = running.enter_context(_server("proxy", echo, copied))
+    two, two_process = running.enter_context(_server("split", echo, copied))
     url, service = running.enter_context(_service(folder))
     scenarios = _endpoints(url, folder)
     targets = [
         Target("bare proxy", bare, bare_process, "bare proxy"),
+        Target("bare proxy to two, 9 to 1", two, two_process, "bare proxy to two, 9 to 1"),
         Target("bare proxy with copies", both, both_process, "bare proxy with copies"),
     ]
     for name, (endpoint, base) in scenarios.items():
@@ -295,7 +298,10 @@ def _endpoints(url: str, folder: Path) -> dict[str, tuple[str, str]]:
     one = [variant("main", 1)]
     configs: dict[str, tuple[dict[str, Any], str]] = {
         "one variant": ({"ProductionVariants": one}, "bare proxy"),
-        "two variants, 9 to 1": ({"ProductionVariants": [variant("a", 9), variant("b", 1)]}, "bare proxy"),
+        "two variants, 9 to 1": (
+            {"ProductionVariants": [variant("a", 9), variant("b", 1)]},
+            "bare proxy to two, 9 to 1",
+        ),
         "a shadow, every request": (
             {"ProductionVariants": one, "ShadowProductionVariants": [variant("shadow", 1)]},
             "bare proxy with copies",

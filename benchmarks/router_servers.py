@@ -1,8 +1,10 @@
-"""The servers beside the endpoint service in ``benchmarks.router``: ``python -m benchmarks.router_servers echo|proxy``.
+"""The servers beside the endpoint service in ``benchmarks.router``: ``benchmarks.router_servers echo|proxy|split``.
 
 ``echo`` is a model server that answers with what it was sent: raw ASGI, so that it costs little beside the router.
 ``proxy URL [COPY_URL]`` is the least that a router can be: it reads the body, asks the server at URL with aiohttp, and
-answers with what came; with COPY_URL it sends each request there too and drops the answer. Both listen on 127.0.0.1, on
+answers with what came; with COPY_URL it sends each request there too and drops the answer. ``split URL URL`` is that
+proxy for two servers, nine requests of ten to the first: a second process that is mostly idle costs whoever wakes it.
+All listen on 127.0.0.1, on
 the port in SAGEMAKER_BIND_TO_PORT; uvicorn (httptools, uvloop) and aiohttp have the same options as in the service.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -30,10 +33,12 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Proxy:
-    """The bare proxy. ``urls``: the server whose answer is given, then those that get a copy."""
+    """The bare proxy. ``urls``: the server whose answer is given, then those that get a copy, or that share with it."""
 
-    def __init__(self, urls: list[str]) -> None:
-        self._urls = [f"{url}/invocations" for url in urls]
+    def __init__(self, urls: list[str], split: bool) -> None:
+        urls = [f"{url}/invocations" for url in urls]
+        self._urls, self._copied = urls, [] if split else urls[1:]
+        self._weights = (9, 1) if split else None
         self._client: aiohttp.ClientSession | None = None
         self._copies: set[asyncio.Task[bytes]] = set()
 
@@ -46,11 +51,12 @@ class Proxy:
             )
         headers = {key.decode(): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         body = await _body(receive)
-        for url in self._urls[1:]:
+        for url in self._copied:
             task = asyncio.create_task(self._ask(url, body, headers))
             self._copies.add(task)
             task.add_done_callback(self._copies.discard)
-        await _answer(send, 200, await self._ask(self._urls[0], body, headers), b"application/json")
+        url = random.choices(self._urls, self._weights)[0] if self._weights else self._urls[0]
+        await _answer(send, 200, await self._ask(url, body, headers), b"application/json")
 
     async def _ask(self, url: str, body: bytes, headers: dict[str, str]) -> bytes:
         assert self._client is not None
@@ -74,7 +80,8 @@ async def _answer(send: Send, status: int, body: bytes, kind: bytes) -> None:
 
 
 def main() -> None:
-    app: Any = echo if sys.argv[1] == "echo" else Proxy(sys.argv[2:])
+    kind, *urls = sys.argv[1:]
+    app: Any = echo if kind == "echo" else Proxy(urls, split=kind == "split")
     uvicorn.run(
         app,
         host="127.0.0.1",
