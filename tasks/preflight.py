@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks import pricing
+from tasks.adapters.mlflow_health import reachable
 from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
-from tasks.adapters.tracking import reachable
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
 from tasks.engines import check_engines, check_engines_fit
