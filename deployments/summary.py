@@ -7,7 +7,6 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.follow import Result
-from tasks import search
 from tasks.batch import batch_markdown
 from tasks.batch_plan import BatchResult
 from tasks.contracts import GateCheck, Outcome, Rollout, Scorecard, Settled
@@ -21,6 +20,8 @@ from tasks.reproduction import Reproduction, rows
 from tasks.require import said
 from tasks.retraining import Retrained, Skipped, skipped_markdown, trained_lines
 from tasks.search_contracts import Comparison
+from tasks.search_text import rows as search_rows
+from tasks.search_text import summary as search_summary
 
 
 def print_outcome(outcome: Result, console: Console) -> None:
@@ -125,11 +126,11 @@ def _print_comparison(comparison: Comparison, console: Console) -> None:
     shown = ("recipe", "bytes ratio", "perplexity ratio", "agreement")
     table = Table(*shown, "outcome", title="Recipes, the smallest first")
     table.columns[0].no_wrap = True  # the name is what a person looks for
-    for row in search.rows(comparison):
+    for row in search_rows(comparison):
         front = "  ← front" if row["front"] else ""
         table.add_row(*(str(row[name]) for name in shown), f"{row['outcome']}{front}")
     console.print(table)
-    console.print(f"Search      {search.summary(comparison)}")
+    console.print(f"Search      {search_summary(comparison)}")
     console.print(f"Choice      {comparison.reason}")
     console.print(f"MLflow      {comparison.tracked.url}")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks import pricing
+from tasks.adapters.mlflow_health import reachable
 from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
-from tasks.adapters.tracking import reachable
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
 from tasks.engines import check_engines, check_engines_fit
@@ -71,12 +71,9 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
         Refused: an architecture that the engine does not know or cannot do this to, or that cannot be exported where
             that is asked for, or a group size or pattern that does not divide a layer's columns.
     """
-    from tasks.compression.budget import check_mean_bits
+    from tasks.compression.checks import check_mean_bits, check_zeros
     from tasks.compression.checks import check_recipe as check_shapes
-    from tasks.compression.checks import check_zeros
     from tasks.compression.conversion import check_shapes as check_layout
-    from tasks.compression.onnx_support import check_exportable
-    from tasks.compression.structured import check_shares
 
     check_engines_fit(recipe, model)
     folder = Store(settings().store).open(model.uri, model.digest)
@@ -84,11 +81,15 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
     prune, prunes = recipe.prune, "prune" in recipe.order
     columns_of, group_size = None, recipe.quantize.columns_a_scale or None if "quantize" in recipe.order else None
     if prunes and prune.method == "structured":
+        from tasks.compression.structured import check_shares  # imports transformers' models: seconds
+
         check_shares(folder, prune.heads, prune.channels, prune.blocks, group_size)
     elif prunes:
         zeros = check_zeros(prune.sparsity, prune.pattern)
         columns_of = None if isinstance(zeros, float) else zeros.of
     if recipe.cpu_export == "onnx":
+        from tasks.compression.onnx_support import check_exportable  # imports transformers
+
         check_exportable(folder)
     check_shapes(
         folder,

@@ -1,4 +1,4 @@
-"""A search over recipes, written down for people: on the run page, and in MLflow."""
+"""A search over recipes, written down: on the run page, and in MLflow."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tasks.record import tracking
 from tasks.retrying import network_task
 from tasks.search_contracts import Comparison, Tried
 from tasks.search_plan import Budgets
+from tasks.search_text import choice_markdown, rows, summary
 
 
 @network_task("record-{tried.recipe.name}")
@@ -56,46 +57,3 @@ def record_comparison(comparison: Comparison, budgets: Budgets) -> None:
             description="Every recipe: bytes against perplexity, with the budgets",
         )
         books.log_files(comparison.tracked.run_id, {"pareto.svg": picture})
-
-
-def summary(comparison: Comparison) -> str:
-    """How much was tried, and how much of it was there already."""
-    count = {name: sum(each.outcome == name for each in comparison.tried) for name in ("measured", "stopped", "failed")}
-    return (
-        f"{len(comparison.tried)} recipes: {count['measured']} measured, {count['stopped']} stopped half way, "
-        f"{count['failed']} failed; {comparison.computed} stages computed, {comparison.reused} reused"
-    )
-
-
-def rows(comparison: Comparison) -> list[dict[str, object]]:
-    """One row a recipe, the smallest first; those without a size come last."""
-
-    def shown(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
-
-    ordered = sorted(
-        comparison.tried, key=lambda each: (each.bytes_ratio is None, each.bytes_ratio or 0.0, each.number)
-    )
-    return [
-        {
-            "recipe": each.recipe.name,
-            "bytes ratio": shown(each.bytes_ratio, ".3f"),
-            "perplexity ratio": shown(each.perplexity_ratio, ".3f"),
-            "agreement": shown(each.agreement, ".1%"),
-            "ms a token": shown(each.token_ms, ".1f"),
-            "$ per million": shown(each.usd_per_million, ".3g"),
-            "outcome": "chosen" if each.number == comparison.chosen else "; ".join(each.over) or each.reason or "fits",
-            "front": "yes" if each.number in comparison.front else "",
-            "stages": ", ".join(f"{stage.name}{' (reused)' if stage.reused else ''}" for stage in each.stages),
-        }
-        for each in ordered
-    ]
-
-
-def choice_markdown(comparison: Comparison) -> str:
-    head = "# No recipe fits" if comparison.chosen is None else f"# {comparison.of(comparison.chosen).recipe.name}"
-    lines = [head, f"{comparison.reason[:1].upper()}{comparison.reason[1:]}.", "", f"{summary(comparison)}."]
-    if comparison.chosen is not None:
-        recipe = comparison.of(comparison.chosen).recipe.model_dump_json(indent=2, exclude_defaults=True)
-        lines += ["", "The recipe, for the form of `compress`:", "", "```json", recipe, "```"]
-    return "\n".join(lines)

@@ -8,12 +8,22 @@ without docstrings, so that a change of wording or layout recomputes nothing and
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Iterable
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import NamedTuple
 
 FOLLOWED = ("tasks.compression.", "tasks.adapters.tokens", "tasks.adapters.texts")
+
+
+class _Source(NamedTuple):
+    """``imports``: every dotted name that an import statement could mean; some are functions, not modules."""
+
+    imports: frozenset[str]
+    syntax: str
 
 
 def code_digest(modules: Iterable[str], followed: tuple[str, ...] = FOLLOWED) -> str:
@@ -21,7 +31,7 @@ def code_digest(modules: Iterable[str], followed: tuple[str, ...] = FOLLOWED) ->
     digest = hashlib.sha256()
     for name in sorted(_closure(modules, followed)):
         digest.update(name.encode())
-        digest.update(_syntax(name).encode())
+        digest.update(_source(name).syntax.encode())
     return digest.hexdigest()
 
 
@@ -32,41 +42,44 @@ def _closure(modules: Iterable[str], followed: tuple[str, ...]) -> set[str]:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += [other for other in _imports(name) if other.startswith(followed) and _is_module(other)]
+            waiting += [other for other in _source(name).imports if other.startswith(followed) and _spec(other)]
     return seen
 
 
-def _path(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
+def _source(name: str) -> _Source:
+    spec = _spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{name} has no source file, so its digest cannot be taken", name=name)
-    return Path(spec.origin)
+    seen = Path(spec.origin).stat()
+    return _read(spec.origin, seen.st_mtime_ns, seen.st_size)
 
 
-def _imports(name: str) -> set[str]:
-    """Every dotted name that an import statement could mean; some are functions, not modules."""
+@functools.cache
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module is, without importing the packages it lies in; None where the name is something in a module."""
+    top, *parts = name.split(".")
+    spec, path = importlib.util.find_spec(top), top
+    for part in parts:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        path = f"{path}.{part}"
+        spec = PathFinder.find_spec(path, spec.submodule_search_locations)
+    return spec
+
+
+@functools.lru_cache(maxsize=512)
+def _read(file: str, changed: int, size: int) -> _Source:
+    """Of a file as it was then: several stages depend on the same ones."""
+    tree = ast.parse(Path(file).read_text())
     found: set[str] = set()
-    for node in ast.walk(ast.parse(_path(name).read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # the parent is a module and no package: a name inside it
-        return False
-
-
-def _syntax(name: str) -> str:
-    tree = ast.parse(_path(name).read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             node.body = [statement for statement in node.body if not _is_text(statement)]
-    return ast.dump(tree)
+    return _Source(frozenset(found), ast.dump(tree))
 
 
 def _is_text(statement: ast.stmt) -> bool:

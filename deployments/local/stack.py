@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tasks.settings import settings
 ROOT = Path(__file__).resolve().parents[2]
 POOL = "slimline"
 START_SECONDS = 180.0
+_BUSY_SECONDS = 15.0  # a server that started and is busy, such as with the end of a run
 
 
 class StackError(SlimlineError):
@@ -210,8 +212,14 @@ class Stack:
             say(f"{name}: {'stopped' if self.processes.stop(name) else 'was not running'}")
 
     def require_up(self, *parts: str) -> None:
-        """Raise StackError unless every part answers, or those that are named."""
-        missing = [name for name, state, _ in self.status() if state != "up" and name in (parts or (name,))]
+        """Raise StackError unless every part answers, or those that are named. A busy one has a while to answer."""
+        until = time.monotonic() + _BUSY_SECONDS
+        while True:
+            states = {name: state for name, state, _ in self.status() if name in (parts or (name,))}
+            missing = [name for name, state in states.items() if state != "up"]
+            if "down" in states.values() or not missing or time.monotonic() > until:
+                break
+            time.sleep(0.5)
         if missing:
             raise StackError(
                 "the embedded stack is not up",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import threading
@@ -10,11 +11,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from functools import cached_property
 from typing import Any, Literal
 
 import boto3
 from botocore.config import Config
+from botocore.loaders import Loader
+from botocore.session import Session as BotocoreSession
 
 from tasks.adapters.sagemaker_errors import named_errors, no_region
 from tasks.adapters.sagemaker_limits import check_request
@@ -32,18 +34,12 @@ class Connection:
     def __init__(self, region: str | None, endpoint_url: str | None) -> None:
         self.endpoint_url = endpoint_url.rstrip("/") if endpoint_url else None
         with named_errors("any call"):
-            self._session = boto3.session.Session(region_name=region)
+            self._session = _session(region)
         if not self._session.region_name:
             raise no_region()
         self.region: str = self._session.region_name
         self._clients: dict[tuple[str, int], Any] = {}
         self._making = threading.Lock()  # making a client is not thread-safe in boto3
-        # What every release needs; the rest on demand.
-        for service, attempts in (
-            ("sagemaker", _ATTEMPTS), ("cloudwatch", _ATTEMPTS), ("s3", _ATTEMPTS),
-            ("sagemaker-runtime", _ATTEMPTS), ("sagemaker-runtime", 1), ("application-autoscaling", _ATTEMPTS),
-        ):  # fmt: skip
-            self._clients[service, attempts] = self._client(service, attempts)
 
     def _client(self, service: str, attempts: int) -> Any:
         config = Config(
@@ -78,7 +74,7 @@ class Connection:
     @property
     def s3(self) -> Any:
         """For transfers of several requests each; single requests go through ``call``."""
-        return self._clients["s3", _ATTEMPTS]
+        return self.client("s3")
 
     def call(self, service: Service, operation: str, *, retry: bool = True, **params: Any) -> dict[str, Any]:
         """Make one request and return its answer.
@@ -107,7 +103,7 @@ class Connection:
         """The service's own clock, seconds since 1970, from its Date header, whatever the clock here says."""
         return date_of(self.call("sagemaker", "ListEndpoints", MaxResults=1))
 
-    @cached_property
+    @functools.cached_property
     def rehearsal_speed(self) -> float | None:
         """How many seconds of the embedded stack pass in one of ours; none on AWS (a VPC endpoint's URL is AWS too)."""
         if self.endpoint_url is None:
@@ -130,6 +126,18 @@ class Connection:
             return []
         said = {variant["stand_in"] for fleet in fleets for variant in fleet["variants"].values()}
         return sorted(said - {""})
+
+
+@functools.cache
+def _models() -> Loader:
+    """The files that describe services, each read once a process: they are megabytes of JSON."""
+    return BotocoreSession().get_component("data_loader")  # type: ignore[no-any-return]
+
+
+def _session(region: str | None) -> boto3.session.Session:
+    core = BotocoreSession()
+    core.register_component("data_loader", _models())
+    return boto3.session.Session(region_name=region, botocore_session=core)
 
 
 def date_of(answer: dict[str, Any]) -> float:

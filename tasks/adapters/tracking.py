@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -42,15 +40,6 @@ _TAG_CHARS = 8000
 _LAYER_METRICS = ("error", "sparsity", "bits", "seconds")
 
 Status = Literal["FINISHED", "FAILED"]
-
-
-def reachable(tracking_uri: str, seconds: float = 3.0) -> bool:
-    """Whether an MLflow server answers there now. MLflow's own client would try for minutes before it says no."""
-    try:
-        with urllib.request.urlopen(f"{tracking_uri.rstrip('/')}/health", timeout=seconds) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return False
 
 
 class Tracking:

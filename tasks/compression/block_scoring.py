@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.compression.items import BASELINE, CANDIDATE, PACKED, FormSums, Item, Scores, SliceSums
-from tasks.compression.loading import check_tokens
+from tasks.compression.limits import check_tokens
 from tasks.compression.slices import slices
 from tasks.contracts import Quality
 from tasks.errors import RefusedModel, SlimlineError

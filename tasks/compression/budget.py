@@ -18,7 +18,15 @@ from torch import Tensor
 from tasks.compression.allocation import Curve, choose, divide
 from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
+from tasks.compression.checks import (
+    BITS,
+    check_calibration,
+    check_choice,
+    check_mean_bits,
+    check_recipe,
+    check_zeros,
+    stored_bits,
+)
 from tasks.compression.decoder import Decoder
 from tasks.compression.device import compute_device
 from tasks.compression.hessian import InputStatistics
@@ -31,14 +39,11 @@ from tasks.compression.statistics import KeptStatistics
 from tasks.compression.transforms import Prune, Quantize, Transform
 from tasks.compression.walking import batches_of
 from tasks.contracts import LayerReport
-from tasks.errors import RefusedRecipe
 
 GRADIENT_BLOCKS = 16
 """Gradients are of so many calibration blocks at most; they settle sooner than input statistics do."""
 REACH = 0.2
 """A layer's zero share differs from the mean by at most this."""
-BITS = (2, 3, 4, 8)
-SCALE_BITS = 16
 
 Number = TypeVar("Number", int, float)
 
@@ -150,35 +155,6 @@ def quantize_to_budget(
         )
 
     return work()
-
-
-def check_mean_bits(folder: Path, mean_bits: float, group_size: int, *, symmetric: bool = True) -> None:
-    """Refuse a budget that the fewest bits exceed, or that the most bits do not use.
-
-    Raises:
-        RefusedModel: the folder cannot be read.
-        RefusedRecipe: either of these.
-    """
-    checkpoint = Checkpoint(folder)
-    shapes = [checkpoint.linear_shape(name) for name in checkpoint.architecture.all_linears(checkpoint.config)]
-    weights = sum(rows * columns for rows, columns in shapes)
-    least, most = (
-        sum(stored_bits(Packing(bits, group_size, symmetric), *shape) for shape in shapes) / weights
-        for bits in (BITS[0], BITS[-1])
-    )
-    if not least <= mean_bits <= most:
-        raise RefusedRecipe(
-            "no choice of bits fits the budget" if mean_bits < least else "the budget is more than all bits together",
-            observed=f"{mean_bits:g} bits a weight",
-            limit=f"{least:.3f} to {most:.3f}, scales counted",
-            remedy="choose mean_bits between them, or 0 and one number of bits for every layer",
-        )
-
-
-def stored_bits(packing: Packing, rows: int, columns: int) -> int:
-    """Bits of a layer's codes, scales and zero points on disk; scales are float16."""
-    groups = rows * (columns // packing.columns_a_group(columns))
-    return packing.bits * rows * columns + groups * (SCALE_BITS + (0 if packing.symmetric else packing.bits))
 
 
 def _levels(sparsity: float) -> tuple[float, ...]:

@@ -7,10 +7,13 @@ from pathlib import Path
 from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint, check_supported
-from tasks.compression.limits import position_count
-from tasks.compression.loading import check_tokens
+from tasks.compression.limits import check_tokens, position_count
+from tasks.compression.packing import Packing
 from tasks.compression.pruning import Pattern, Zeros
 from tasks.errors import RefusedData, RefusedModel, RefusedRecipe
+
+BITS = (2, 3, 4, 8)
+SCALE_BITS = 16
 
 
 def check_recipe(
@@ -118,3 +121,32 @@ def check_choice(what: str, observed: object, allowed: tuple[object, ...]) -> No
     if observed not in allowed:
         listed = ", ".join(map(str, allowed))
         raise RefusedRecipe(f"unknown {what}", observed=observed, limit=listed, remedy=f"choose one of {listed}")
+
+
+def check_mean_bits(folder: Path, mean_bits: float, group_size: int, *, symmetric: bool = True) -> None:
+    """Refuse a budget that the fewest bits exceed, or that the most bits do not use.
+
+    Raises:
+        RefusedModel: the folder cannot be read.
+        RefusedRecipe: either of these.
+    """
+    checkpoint = Checkpoint(folder)
+    shapes = [checkpoint.linear_shape(name) for name in checkpoint.architecture.all_linears(checkpoint.config)]
+    weights = sum(rows * columns for rows, columns in shapes)
+    least, most = (
+        sum(stored_bits(Packing(bits, group_size, symmetric), *shape) for shape in shapes) / weights
+        for bits in (BITS[0], BITS[-1])
+    )
+    if not least <= mean_bits <= most:
+        raise RefusedRecipe(
+            "no choice of bits fits the budget" if mean_bits < least else "the budget is more than all bits together",
+            observed=f"{mean_bits:g} bits a weight",
+            limit=f"{least:.3f} to {most:.3f}, scales counted",
+            remedy="choose mean_bits between them, or 0 and one number of bits for every layer",
+        )
+
+
+def stored_bits(packing: Packing, rows: int, columns: int) -> int:
+    """Bits of a layer's codes, scales and zero points on disk; scales are float16."""
+    groups = rows * (columns // packing.columns_a_group(columns))
+    return packing.bits * rows * columns + groups * (SCALE_BITS + (0 if packing.symmetric else packing.bits))

@@ -16,8 +16,7 @@ from torch import Tensor
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import refuse_final
 from tasks.compression.divergences import DivergenceName
-from tasks.compression.limits import check_language_model
-from tasks.compression.loading import check_tokens
+from tasks.compression.limits import check_language_model, check_tokens
 from tasks.compression.resuming import Partial
 from tasks.compression.schedule import Schedule
 from tasks.compression.teaching import Headed, Terms, teaching

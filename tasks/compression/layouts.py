@@ -19,13 +19,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from compressed_tensors.config import CompressionFormat
-from compressed_tensors.quantization import (
-    QuantizationArgs,
-    QuantizationStrategy,
-    QuantizationType,
-)
-
 from tasks.compression.eight_bits import Kind, eight_bits, read_eight_bits
 from tasks.compression.gptq_layers import gptq_config, gptq_packing, read_gptq
 from tasks.compression.mixed import Grids, read_grids
@@ -87,6 +80,9 @@ def quantization_config(packing: Packing, layout: Layout, outside: tuple[str, ..
         return packing.to_config(outside)
     if layout != "int-quantized":
         return gptq_config(packing, 2 if layout == "gptq_v2" else 1)
+    from compressed_tensors.config import CompressionFormat
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
+
     weights = QuantizationArgs(
         num_bits=8, type=QuantizationType.INT, strategy=QuantizationStrategy.CHANNEL, symmetric=True
     )

@@ -40,7 +40,7 @@ from tasks.compression.eight_bits import Kind, eight_bits, round_inputs
 from tasks.compression.heads import capped, head_cap
 from tasks.compression.limits import check_language_model
 from tasks.compression.mixed import Mixed
-from tasks.errors import RefusedData, RefusedModel
+from tasks.errors import RefusedModel
 from tasks.gptq_codes import dense_state
 
 SHOWN = 3
@@ -170,34 +170,6 @@ def head_weight(model: PreTrainedModel) -> Tensor:
             remedy="choose a model whose head has no bias or factor",
         )
     return weight
-
-
-def check_tokens(tokens: Tensor, vocabulary: int, least: int = 2) -> None:
-    """Refuse token blocks that this model cannot read.
-
-    Args:
-        tokens: (blocks, length) integers.
-        vocabulary: rows of the model's embedding.
-        least: tokens that a block needs; two where the next one is predicted.
-
-    Raises:
-        RefusedData: none, too short for a next token, or ids outside the vocabulary.
-    """
-    if tokens.dim() != 2 or tokens.shape[0] == 0 or tokens.shape[1] < least:
-        raise RefusedData(
-            "there are no tokens to work on",
-            observed=f"blocks of shape {tuple(tokens.shape)}",
-            limit=f"at least one block of {least} tokens",
-            remedy="give more text, or ask for fewer and shorter blocks",
-        )
-    lowest, highest = int(tokens.min()), int(tokens.max())
-    if lowest < 0 or highest >= vocabulary:
-        raise RefusedData(
-            "the tokens are not of this model's tokenizer",
-            observed=f"ids from {lowest} to {highest}",
-            limit=f"0 to {vocabulary - 1}",
-            remedy="cut the text again with the tokenizer of the model's own folder",
-        )
 
 
 @contextmanager

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from compressed_tensors.utils.match import match_name
-
 from tasks.compression.packing import Packing
 from tasks.errors import RefusedModel
 
@@ -50,6 +48,8 @@ class Mixed:
         Raises:
             RefusedModel: no target names it.
         """
+        from compressed_tensors.utils.match import match_name
+
         for target, packing in sorted(self.targets, key=lambda pair: pair[0].startswith("re:")):
             if match_name(prefix, target):
                 return packing

@@ -18,24 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
-from compressed_tensors.config import CompressionFormat
-from compressed_tensors.quantization import (
-    QuantizationArgs,
-    QuantizationConfig,
-    QuantizationScheme,
-    QuantizationStatus,
-    QuantizationStrategy,
-    QuantizationType,
-)
 from torch import Tensor
 
 from tasks.compression.device import HOST
 from tasks.errors import RefusedModel
 from tasks.gptq_codes import GPTQ_SUFFIXES
+
+# compressed-tensors imports transformers, which takes seconds: it is imported where it is used.
+if TYPE_CHECKING:
+    from compressed_tensors.config import CompressionFormat
+    from compressed_tensors.quantization import QuantizationArgs
 
 PACKED_SUFFIXES = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", *GPTQ_SUFFIXES)
 
@@ -53,6 +48,8 @@ def config_of(
     input_activations: QuantizationArgs | None = None,
 ) -> dict[str, Any]:
     """``quantization_config`` of config.json where all linear layers but those in ``ignore`` are stored alike."""
+    from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, QuantizationStatus
+
     scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=input_activations, format=form)
     config = QuantizationConfig(
         config_groups={"group_0": scheme},
@@ -101,6 +98,9 @@ class Packing:
 
     def to_config(self, ignore: tuple[str, ...] = ("lm_head",)) -> dict[str, Any]:
         """``quantization_config`` of config.json; ``ignore`` names the linear layers that stay as they are."""
+        from compressed_tensors.config import CompressionFormat
+        from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
+
         weights = QuantizationArgs(
             num_bits=self.bits,
             type=QuantizationType.INT,
@@ -122,7 +122,7 @@ class Packing:
             return None
         method, form = quantized.get("quant_method"), quantized.get("format")
         groups = list((quantized.get("config_groups") or {}).values())
-        if method != "compressed-tensors" or form != CompressionFormat.pack_quantized.value or len(groups) != 1:
+        if method != "compressed-tensors" or form != "pack-quantized" or len(groups) != 1:
             raise _unreadable(f"quant_method {method}, format {form}, {len(groups)} groups")
         weights = groups[0].get("weights") or {}
         known = weights.get("strategy") in ("group", "channel")
@@ -183,6 +183,8 @@ class PackedLinear:
 
     def to_tensors(self, prefix: str) -> dict[str, Tensor]:
         """What is stored for the layer, in host memory, by full name: ``prefix`` with ``.weight_packed`` and so on."""
+        from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
         tensors = {
             f"{prefix}.weight_packed": pack_to_int32(self.codes.to(HOST), self.bits),
             f"{prefix}.weight_scale": self.scale.contiguous().to(HOST),
@@ -201,6 +203,8 @@ def read_packed(source: TensorSource, prefix: str, packing: Packing) -> PackedLi
     Raises:
         RefusedModel: a scale is not a positive finite number, or the shapes do not belong together.
     """
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
     shape = torch.Size(source.tensor(f"{prefix}.weight_shape").tolist())
     scale = source.tensor(f"{prefix}.weight_scale")
     size = packing.columns_a_group(shape[1])

@@ -26,7 +26,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 from tasks.compression.block_scoring import quality, score_blocks
 from tasks.compression.heads import capped, head_cap
 from tasks.compression.items import BASELINE, CANDIDATE, PACKED
-from tasks.compression.loading import check_tokens, head_weight, hidden_states, load_for_compute
+from tasks.compression.limits import check_tokens
+from tasks.compression.loading import head_weight, hidden_states, load_for_compute
 from tasks.contracts import Quality, Score
 
 CHUNK_TOKENS = 128

@@ -18,9 +18,9 @@ from tasks.errors import Refused
 from tasks.pareto import draw_front
 from tasks.pricing import require_priced
 from tasks.recipes import Recipe
-from tasks.search import choice_markdown, rows, summary
 from tasks.search_contracts import Comparison, Stage, Tried
 from tasks.search_plan import Budgets, SearchSpace
+from tasks.search_text import choice_markdown, rows, summary
 
 SMALL = SearchSpace(orders=("quantize", "prune + quantize"), sparsities=(0.1, 0.5), bits=(8, 4), group_sizes=(32,))
 ORIGINAL = ModelRef(
