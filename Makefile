@@ -4,14 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo up down test test-long check bench clean help
+.PHONY: demo up down test check bench clean help
 
 help:
 	@echo "make demo   compress a real model and release it by canary on an embedded stack (make down stops it)"
 	@echo "make up     start the embedded stack and serve every deployment"
 	@echo "make down   stop the embedded stack"
 	@echo "make test   run every test"
-	@echo "make test-long   every test, those of minutes too: a browser, a schedule that fires, a search"
 	@echo "make check  lint, types, import rules"
 	@echo "make bench  time the compression stages of the default run"
 
@@ -32,10 +31,7 @@ down:
 	@if test -x $(BIN)/slimline; then $(BIN)/slimline down; else echo "nothing is installed here, so nothing runs"; fi
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
-
-test-long: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --long
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .

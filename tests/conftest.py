@@ -19,7 +19,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=1, help="how often each stage, and a release, is killed in the kill tests"
     )
-    parser.addoption("--long", action="store_true", help="the tests marked long too: minutes more")
     parser.addoption(
         "--update-golden", action="store_true", help="write tests/golden/requests anew from what is built now"
     )
@@ -32,12 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of a file stay together, and those of a folder whose servers they share; the longest begin first."""
     groups = {}
     for item in items:
-        if item.get_closest_marker("long") and not config.getoption("--long"):
-            item.add_marker(pytest.mark.skip(reason="long: `make test-long` runs it"))
         first, *rest = item.path.relative_to(HERE).parts
         beside = first == "flows" and item.path.stem.removeprefix("test_") in FLOWS_BESIDE
         groups[item] = "flows-beside" if beside else first if first in TOGETHER else "/".join((first, *rest))

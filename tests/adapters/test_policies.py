@@ -250,8 +250,8 @@ def under_the_release_role(desk: Desk, recorded: set[Call], **environment: str) 
                     refusal = {"Code": "AccessDeniedException", "Message": f"{name} on {resource}"}
                     raise ClientError({"Error": refusal}, model.name)
 
-    for client in cloud._aws._clients.values():
-        client.meta.events.register("provide-client-params", check)
+    assert not cloud._aws._clients, "each client takes the session's events with it when it is made"
+    cloud._aws._session.events.register("provide-client-params", check)
     return cloud
 
 

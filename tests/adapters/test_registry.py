@@ -23,10 +23,11 @@ from typer.testing import CliRunner
 from deployments.cli import app
 from deployments.commands.names import model_names
 from tasks.adapters.champion import EVIDENCE, read_champion
+from tasks.adapters.mlflow_health import reachable
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_history import alias_at, moves_of_model, moves_on_endpoint, span_at
 from tasks.adapters.store import Store
-from tasks.adapters.tracking import Tracking, markdown, reachable
+from tasks.adapters.tracking import Tracking, markdown
 from tasks.contracts import DatasetRef, GateCheck, LayerReport, ModelRef, Quality, Score, Scorecard
 from tasks.errors import ArtifactDamaged, RefusedModel
 from tasks.evaluation_recipes import EvaluationChoice

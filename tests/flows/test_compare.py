@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.flows.conftest import Line, values
 
 FEW = ("compare", "compare-tiny", "--recipes", "2", "-p", "space.bits=[8, 4]", "-p", "registered_name=searched")
@@ -11,7 +9,6 @@ FEW = ("compare", "compare-tiny", "--recipes", "2", "-p", "space.bits=[8, 4]", "
 OWN = ("-p", "data.calibration_blocks=12")
 
 
-@pytest.mark.long
 def test_recipes_are_tried_and_one_is_chosen_and_registered(line: Line) -> None:
     done = line.slimline(*FEW, *OWN)
     assert done.code == 0, done.text

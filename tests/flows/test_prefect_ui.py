@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import httpx
-import pytest
 from playwright.sync_api import Page
 
 from tests.flows.browser import browser, choose, expect, field, follow, needs_browser, open_form, seen
@@ -24,7 +23,6 @@ def submit(page: Page) -> str:
             return str(answered.value.json()["id"])
 
 
-@pytest.mark.long
 @needs_browser
 def test_from_the_form_to_the_verdict_to_mlflow_and_back(line: Line) -> None:
     with browser() as page:

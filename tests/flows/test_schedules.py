@@ -17,7 +17,6 @@ import pytest
 from tasks.adapters.texts import python_docs
 from tests.flows.conftest import Line, values
 
-pytestmark = pytest.mark.long
 ENDPOINT = MODEL = "slimline-tiny"  # the champion of the tests before this file, which runs last of those that ask
 NEW = ("argparse", "bisect", "codeop", "csv", "datetime", "difflib", "enum", "heapq", "json", "random", "statistics")
 INTERVAL, SOON = 30, 7  # seconds: between two firings; until the first, by when the scheduler has looked
