@@ -64,7 +64,7 @@ def follow_rollout(cloud: SageMaker, asked: Shift, plan: ReleasePlan, show: Show
             if verdict is Verdict.PROMOTE:
                 return End(Verdict.RESTORE, bench.reason, tuple(seen), settled_on_new=True)
             if plan.inference != "SERVERLESS":  # no guardrail listens there: it is taken back once it serves
-                cloud.stop_rollout(asked.wanted_config, bench.reason)
+                cloud.rollouts.stop(asked.wanted_config, bench.reason)
         elif verdict is Verdict.PROMOTE:
             if _is_proven(observation, bench, plan):
                 return End(verdict, bench.reason, tuple(seen), settled_on_new=True)

@@ -109,7 +109,7 @@ def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled
     on_trial = cloud.trials.read(serving.config) is not None
     made = decide(history, serving.config, on_trial, back=back, is_good=lambda: is_good(cloud, plan, history))
     if made.target != serving.config:
-        cloud.restore(endpoint, made.target)
+        cloud.rollouts.restore(endpoint, made.target)
         wait_until_serving(cloud, endpoint, MAX_EXECUTION)
         serving = _serving(cloud, endpoint)
         _require_config(serving, made.target)

@@ -313,7 +313,7 @@ def test_placeholders_are_refused_on_aws(tmp_path: Path, aws: SageMaker) -> None
     with pytest.raises(RefusedRequest, match="placeholder"):
         placeholder.check_plan(AWS_PLAN)
     with pytest.raises(RefusedRequest, match="ECR"):
-        aws.create("e", package(image="slimline-inference:0.1.0"), AWS_PLAN)
+        aws.rollouts.create("e", package(image="slimline-inference:0.1.0"), AWS_PLAN)
 
 
 def _set(request: Any, path: str, value: Any) -> Any:
