@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_history import History
 from tasks.adapters.sagemaker_metrics import Look
-from tasks.adapters.sagemaker_requests import CHALLENGER
+from tasks.adapters.sagemaker_names import CHALLENGER
 from tasks.adapters.sagemaker_trials import Standing
 from tasks.bench import LOOK_SECONDS, Bench
 from tasks.contracts import FleetShare, Observation, Shift, TrialStep

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_history import History
+from tasks.adapters.sagemaker_names import VARIANT
 from tasks.adapters.sagemaker_observe import Serving
-from tasks.adapters.sagemaker_requests import MAX_EXECUTION, VARIANT
+from tasks.adapters.sagemaker_requests import MAX_EXECUTION
 from tasks.bench import LOOK_SECONDS, Bench
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, Settled, Shift

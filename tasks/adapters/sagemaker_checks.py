@@ -16,8 +16,9 @@ from tasks.adapters.protection import Protection, check_region
 from tasks.adapters.sagemaker_errors import endpoint_missing
 from tasks.adapters.sagemaker_limits import check_request, check_rules
 from tasks.adapters.sagemaker_monitoring import check_monitoring
+from tasks.adapters.sagemaker_names import VARIANT
 from tasks.adapters.sagemaker_observe import Serving, read_serving
-from tasks.adapters.sagemaker_requests import VARIANT, Blueprint, alarms, blueprint, create_endpoint, update_endpoint
+from tasks.adapters.sagemaker_requests import Blueprint, alarms, blueprint, create_endpoint, update_endpoint
 from tasks.adapters.sagemaker_trials import replace, trial_config, weights
 from tasks.adapters.scaling_limits import check_scaling
 from tasks.adapters.serveability import UNKNOWN, obstacles

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.captures import Captures
 from tasks.adapters.sagemaker_metrics import Look, bounds, look, requests_of
+from tasks.adapters.sagemaker_names import CHALLENGER, VARIANT
 from tasks.adapters.sagemaker_observe import Serving, fleet_totals
-from tasks.adapters.sagemaker_requests import CHALLENGER, VARIANT, dimensions
+from tasks.adapters.sagemaker_requests import dimensions
 from tasks.adapters.sagemaker_window import read_windows, span
 from tasks.contracts import Shift
 from tasks.monitoring_contracts import Windows

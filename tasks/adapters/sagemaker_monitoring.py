@@ -17,8 +17,8 @@ from tasks.adapters.ledger import Kind, Ledger
 from tasks.adapters.sagemaker_alarms import left_out, standing_alarms, standing_names
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
 from tasks.adapters.sagemaker_limits import check_request
+from tasks.adapters.sagemaker_names import tags_of
 from tasks.adapters.sagemaker_observe import read_serving
-from tasks.adapters.sagemaker_requests import tags_of
 from tasks.errors import RefusedRequest
 from tasks.plans import ReleasePlan
 

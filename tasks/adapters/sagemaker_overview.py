@@ -14,8 +14,9 @@ from tasks.adapters.inference_kinds import kind_of
 from tasks.adapters.sagemaker_errors import is_absent
 from tasks.adapters.sagemaker_history import History, read_history
 from tasks.adapters.sagemaker_metrics import requests_of
+from tasks.adapters.sagemaker_names import is_name_of, is_own_name
 from tasks.adapters.sagemaker_observe import alarm_states, read_tags, traffic_shares
-from tasks.adapters.sagemaker_requests import NAMESPACE, dimensions, is_name_of, is_own_name
+from tasks.adapters.sagemaker_requests import NAMESPACE, dimensions
 from tasks.adapters.sagemaker_scaling import Scaler, ScalingView
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from tasks.adapters import sagemaker_cleanup
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.sagemaker_errors import is_absent
-from tasks.adapters.sagemaker_requests import CHALLENGER, VARIANT, is_name_of
+from tasks.adapters.sagemaker_names import CHALLENGER, VARIANT, is_name_of
 from tasks.adapters.scaling_requests import (
     HELD,
     RUNNING,
