@@ -176,7 +176,7 @@ class SageMaker:
 
     def overview(self, only: str | None = None) -> list[EndpointView]:
         """Every endpoint, or the one called ``only``, as a person wants to see it."""
-        return overview(self._aws, self.scaling, only)
+        return overview(self._aws, only)
 
     def history(self, endpoint: str) -> History:
         """What releases have written on the endpoint; nothing where there is none."""
