@@ -32,7 +32,7 @@ from tasks.settings import settings
 if TYPE_CHECKING:
     import torch
 
-    from tasks.compression.checkpoint import FolderFacts
+    from tasks.compression.folder_facts import FolderFacts
     from tasks.compression.resuming import Partial
 
 Item = TypeVar("Item")
@@ -185,7 +185,7 @@ def logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
 
 def describe_model(stored: Stored, *, name: str, licence: str) -> ModelRef:
     """A handle whose every figure was read from the folder's files."""
-    from tasks.compression.checkpoint import describe
+    from tasks.compression.folder_facts import describe
 
     return handle(stored, describe(Store(settings().store).root / stored.uri), name=name, licence=licence)
 
