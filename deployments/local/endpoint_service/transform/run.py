@@ -21,9 +21,9 @@ import aiohttp
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deployments.local.endpoint_service.fleets import STARTUP_SECONDS, Tools, all_of, program, rehearsed_start
 from deployments.local.endpoint_service.images import NoRuntime
 from deployments.local.endpoint_service.modeldata import NoModelData, list_objects, split
+from deployments.local.endpoint_service.starting import STARTUP_SECONDS, Tools, all_of, program, rehearsed_start
 from deployments.local.endpoint_service.state import STOPPING, TransformJob
 from deployments.local.endpoint_service.transform.records import TooLong, assembled, output_key, payloads
 from deployments.local.endpoint_service.wire import Json
