@@ -11,7 +11,7 @@ from tasks.adapters.engine_kinds import (
 )
 from tasks.contracts import ModelRef
 from tasks.errors import RefusedRecipe
-from tasks.recipes import Recipe
+from tasks.recipes import PruneRecipe, QuantizeRecipe, Recipe
 
 BROUGHT = ("awq", "smoothquant", "fp8")  # methods that Slimline's own engine does not have
 EIGHT_BITS = ("smoothquant", "fp8")
@@ -35,36 +35,51 @@ def check_engines(recipe: Recipe) -> None:
         RefusedRecipe: a method, bit width or group size that the engine lacks, a machine that it cannot be built on, or
             stages that do not go together.
     """
-    prune, quantize, order = recipe.prune, recipe.quantize, recipe.order
     for name in engines_of(recipe):
         check_engine_place(ENGINES[name])
-    if "prune" in order and prune.engine != OWN:
-        check_engine_recipe(ENGINES[prune.engine], prune=prune.model_dump())
-        if prune.allocation != "uniform":
-            _refuse(
-                "only Slimline's own engine gives each layer a share of its own",
-                f"engine {prune.engine}, allocation {prune.allocation}",
-                "allocation uniform",
-                "set recipe.prune.allocation to uniform, or recipe.prune.engine to slimline",
-            )
-    if "quantize" not in order:
+    if "prune" in recipe.order:
+        _check_prune(recipe.prune)
+    if "quantize" in recipe.order:
+        _check_quantize(recipe.quantize)
+        _check_order(recipe)
+
+
+def _check_prune(prune: PruneRecipe) -> None:
+    if prune.engine == OWN:
         return
-    if quantize.engine != OWN:
-        check_engine_recipe(ENGINES[quantize.engine], quantize=quantize.model_dump())
-        if quantize.mean_bits:
-            _refuse(
-                "only Slimline's own engine gives each layer bits of its own",
-                f"engine {quantize.engine}, mean_bits {quantize.mean_bits:g}",
-                "mean_bits 0",
-                "set recipe.quantize.mean_bits to 0, or recipe.quantize.engine to slimline",
-            )
-    elif quantize.method in BROUGHT:
+    check_engine_recipe(ENGINES[prune.engine], prune=prune.model_dump())
+    if prune.allocation != "uniform":
         _refuse(
-            f"Slimline's own engine does not have {quantize.method}",
-            f"engine slimline, method {quantize.method}",
-            "gptq, rtn",
-            "set recipe.quantize.engine to llm-compressor",
+            "only Slimline's own engine gives each layer a share of its own",
+            f"engine {prune.engine}, allocation {prune.allocation}",
+            "allocation uniform",
+            "set recipe.prune.allocation to uniform, or recipe.prune.engine to slimline",
         )
+
+
+def _check_quantize(quantize: QuantizeRecipe) -> None:
+    if quantize.engine == OWN:
+        if quantize.method in BROUGHT:
+            _refuse(
+                f"Slimline's own engine does not have {quantize.method}",
+                f"engine slimline, method {quantize.method}",
+                "gptq, rtn",
+                "set recipe.quantize.engine to llm-compressor",
+            )
+        return
+    check_engine_recipe(ENGINES[quantize.engine], quantize=quantize.model_dump())
+    if quantize.mean_bits:
+        _refuse(
+            "only Slimline's own engine gives each layer bits of its own",
+            f"engine {quantize.engine}, mean_bits {quantize.mean_bits:g}",
+            "mean_bits 0",
+            "set recipe.quantize.mean_bits to 0, or recipe.quantize.engine to slimline",
+        )
+
+
+def _check_order(recipe: Recipe) -> None:
+    """Stages that do not go together, where ``quantize`` is one."""
+    prune, quantize, order = recipe.prune, recipe.quantize, recipe.order
     zeros = "prune" in order and prune.method != "structured"
     if zeros and quantize.engine != OWN and quantize.method not in ENGINES[quantize.engine].keeps_zeros:
         _refuse(
