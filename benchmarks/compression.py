@@ -28,12 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.compression_runs import Bench, Row, own, peer, reload
 from benchmarks.compression_stages import QUICK_BLOCKS, QUICK_TOKENS, model_folder
-from tasks.adapters.children import run_child
 from tasks.adapters.engine_kinds import ENGINES
-from tasks.adapters.engine_runs import EngineRun, run_engine
+from tasks.adapters.engine_runs import EngineRun
 from tasks.adapters.engines import build_environment, find_environment
-from tasks.compression.lean import VARIABLES
 from tasks.errors import SlimlineError
 from tasks.recipes import DataChoice
 from tasks.settings import settings
@@ -41,15 +40,6 @@ from tasks.settings import settings
 OURS = "slimline"
 GROUP = 64  # 128 does not divide the default model's width of 576
 RATIOS = ("wall_s", "cpu_s", "peak_bytes", "disk_bytes", "perplexity")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A recipe, and the peers that have it."""
-
-    prune: dict[str, Any] | None
-    quantize: dict[str, Any] | None
-    peers: tuple[str, ...]
 
 
 def _prune(method: str, pattern: str = "unstructured") -> dict[str, Any]:
@@ -92,18 +82,6 @@ class Figures:
     zeros: float
     versions: dict[str, str]
     error: str = ""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all runs share."""
-
-    model: Path
-    calibration: NDArray[np.int64]
-    evaluation: NDArray[np.int64]
-    work: Path
-    threads: int
-    batch_blocks: int
 
 
 def main() -> None:
@@ -169,7 +147,7 @@ def _tokens(model: Path, options: argparse.Namespace) -> tuple[NDArray[np.int64]
 
 
 def _dense(bench: Bench) -> Figures:
-    (measured,) = _reload(bench, [bench.model])
+    (measured,) = reload(bench, [bench.model])
     return Figures("dense", "-", 0, 0, 0, 0, 0, 0, versions={}, **measured)
 
 
@@ -181,14 +159,14 @@ def _row(bench: Bench, key: str, engines: list[str]) -> list[Figures]:
             print(f"{key}: {engine} …", file=sys.stderr, flush=True)
             folder = Path(name) / engine
             try:
-                run = _own(bench, ROWS[key], folder) if engine == OURS else _peer(bench, engine, ROWS[key], folder)
+                run = own(bench, ROWS[key], folder) if engine == OURS else peer(bench, engine, ROWS[key], folder)
                 folders[engine] = folder
                 runs.append((engine, run))
             except SlimlineError as error:
                 if engine == OURS:
                     raise
                 runs.append((engine, error))
-        reloaded = dict(zip(folders, _reload(bench, list(folders.values())), strict=True))
+        reloaded = dict(zip(folders, reload(bench, list(folders.values())), strict=True))
     return [_figures(bench, key, engine, run, reloaded.get(engine)) for engine, run in runs]
 
 
@@ -210,54 +188,6 @@ def _figures(
         versions=dict(run.versions),
         **reloaded,
     )
-
-
-def _peer(bench: Bench, name: str, row: Row, folder: Path) -> EngineRun:
-    environment = build_environment(ENGINES[name], settings().engines)
-    return run_engine(
-        environment,
-        bench.model,
-        folder,
-        bench.calibration,
-        prune=row.prune,
-        quantize=row.quantize,
-        batch_blocks=bench.batch_blocks,
-        threads=bench.threads,
-    )
-
-
-def _own(bench: Bench, row: Row, folder: Path) -> EngineRun:
-    recipe = {"prune": row.prune, "quantize": row.quantize}
-    job = {"source": str(bench.model), "destination": str(folder), "recipe": recipe, "seed": 0}
-    ran, said = _child(bench, job, bench.calibration)
-    return EngineRun(ran, said["work_wall_s"], said["work_cpu_s"], said["versions"])
-
-
-def _reload(bench: Bench, folders: list[Path]) -> list[dict[str, Any]]:
-    """Perplexity and bytes of folders on disk, in a process that saw nothing of how they were made."""
-    _, said = _child(bench, {"folders": [str(folder) for folder in folders]}, bench.evaluation)
-    measured: list[dict[str, Any]] = said["folders"]
-    return measured
-
-
-def _child(bench: Bench, job: dict[str, Any], tokens: NDArray[np.int64]) -> tuple[Any, dict[str, Any]]:
-    with tempfile.TemporaryDirectory(dir=bench.work) as name:
-        scratch = Path(name)
-        np.save(scratch / "tokens.npy", tokens, allow_pickle=False)
-        files = {"tokens": str(scratch / "tokens.npy"), "report": str(scratch / "report.json")}
-        (scratch / "job.json").write_text(json.dumps({**job, **files, "threads": bench.threads}))
-        ran = run_child(
-            [sys.executable, "-m", "benchmarks.own_child", scratch / "job.json"],
-            what="Slimline's run",
-            log=scratch / "log",
-            variables=child_variables(bench.threads),
-        )
-        return ran, json.loads((scratch / "report.json").read_text())
-
-
-def child_variables(threads: int) -> dict[str, str]:
-    """Environment of Slimline's own child: that of a stage's child process, and the threads of this run."""
-    return {**VARIABLES, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(threads)}
 
 
 def _head(options: argparse.Namespace) -> None:

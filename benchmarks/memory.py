@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.compression import child_variables
+from benchmarks.compression_runs import child_variables
 from tasks.adapters.children import run_child
 
 STAGES: dict[str, dict[str, Any]] = {

@@ -69,7 +69,8 @@ def _measure(folder: Path, tokens: torch.Tensor) -> dict[str, float]:
     """
     import torch
 
-    from tasks.compression.checkpoint import Checkpoint, describe
+    from tasks.compression.checkpoint import Checkpoint
+    from tasks.compression.folder_facts import describe
     from tasks.compression.gptq_format import gptq_packing, repack_gptq
     from tasks.compression.loading import load_for_compute
     from tasks.compression.scoring import folder_bytes

@@ -152,7 +152,7 @@ def _scored(
     folder: Path, original: Path, held_out: Any, name: str, tokens: int, cost: tuple[float, float]
 ) -> tuple[Row, Row]:
     """Rows of the original and of ``folder``."""
-    from tasks.compression.checkpoint import describe
+    from tasks.compression.folder_facts import describe
     from tasks.compression.scoring import score_pair
 
     # Decode times are another benchmark's: the least that the scorer takes.

@@ -162,11 +162,11 @@ def draw(findings: list[Finding]) -> Group:
     return Group(table, *todo, said)
 
 
-def report(console: Console, findings: list[Finding], as_json: bool) -> int:
-    """Print; gives the exit code: 1 when a check failed."""
+def report(console: Console, findings: list[Finding], as_json: bool) -> bool:
+    """Print; whether no check failed."""
     if as_json:
         rows: list[dict[str, Any]] = [dataclasses.asdict(each) for each in findings]
         console.print_json(json.dumps({"checks": rows}))
     else:
         console.print(draw(findings))
-    return int(any(each.state == "failed" for each in findings))
+    return not any(each.state == "failed" for each in findings)

@@ -7,7 +7,8 @@ from prefect import flow
 from flows.stages import run_stage
 from tasks.contracts import Compressed, DatasetRef, Exported, Made, ModelRef, Outcome, Tracked
 from tasks.convert import convert
-from tasks.engines import engines_of, prepare_engine
+from tasks.engine_checks import engines_of
+from tasks.engines import prepare_engine
 from tasks.evaluation_recipes import EvaluationChoice
 from tasks.export import export
 from tasks.fetch import fetch, locate, read_data, require_apart

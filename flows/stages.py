@@ -6,7 +6,7 @@ from prefect import State
 
 from tasks.contracts import Compressed, DatasetRef, ModelRef
 from tasks.distill import distill
-from tasks.engines import statistics_are_of_use
+from tasks.engine_checks import statistics_are_of_use
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.recipes import CompressStage, Recipe

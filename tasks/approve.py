@@ -90,7 +90,7 @@ def take_no(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan, approval: Ap
     if wanted in (serving.pending_config, serving.config):
         asked = asked_before(cloud, plan.endpoint, wanted, serving.config)
         if serving.pending_config == wanted:
-            cloud.stop_rollout(wanted, reason)
+            cloud.rollouts.stop(wanted, reason)
         take_back(cloud, asked)
     else:
         asked = Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=serving.config, since=0)

@@ -33,7 +33,7 @@ class Bench:
     _last: tuple[float, Look] | None = None
 
     def __post_init__(self) -> None:
-        self._captures = self.cloud.captures(self.asked) if self.plan.mode == "SHADOW" else None
+        self._captures = self.cloud.evidence.captures(self.asked) if self.plan.mode == "SHADOW" else None
 
     @property
     def verdict(self) -> Verdict:
@@ -53,7 +53,7 @@ class Bench:
         if self._captures is not None:
             for pair in new_pairs(self._captures):
                 self.agreed = Counts(self.agreed.ones + pair.agreement, self.agreed.trials + 1)
-        seen = self.cloud.look(self.asked, self.plan, self._near_ms)
+        seen = self.cloud.evidence.look(self.asked, self.plan, self._near_ms)
         self._last = now, seen
         if seen.since is not None:
             reference = seen.baseline or seen.candidate
@@ -68,7 +68,7 @@ class Bench:
         previous = self.asked.previous_config
         if previous in (None, self.asked.wanted_config):
             return Counts()
-        return Counts(*self.cloud.client_errors(self.asked, self.plan, str(previous), BEFORE_SECONDS))
+        return Counts(*self.cloud.evidence.client_errors(self.asked, self.plan, str(previous), BEFORE_SECONDS))
 
     def judged(self, seen: Observation, look: Look) -> Observation:
         """The observation with what the judge made of it."""

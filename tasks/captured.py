@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tasks.adapters.captured_lines import Exchange, captured, first_object
-from tasks.adapters.sagemaker_requests import VARIANT
+from tasks.adapters.sagemaker_names import VARIANT
 from tasks.adapters.texts import Text, text_of
 from tasks.cloud import sagemaker
 from tasks.errors import RefusedData

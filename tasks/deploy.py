@@ -133,7 +133,7 @@ def is_new(plan: ReleasePlan) -> bool:
 def create_endpoint(first: ModelPackage, plan: ReleasePlan) -> None:
     """Create the endpoint with its first version, and wait until it serves."""
     cloud = sagemaker()
-    cloud.create(plan.endpoint, first, plan)
+    cloud.rollouts.create(plan.endpoint, first, plan)
     wait_until_serving(cloud, plan.endpoint)
 
 
@@ -151,13 +151,13 @@ def ask_shift(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift:
     since = cloud.now()
     wanted = cloud.config_name(new, plan)
     if serving is None:
-        cloud.create(plan.endpoint, new, plan)
+        cloud.rollouts.create(plan.endpoint, new, plan)
         return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=None, since=since)
     # Another run's first version has to serve before anything can move; SageMaker refuses updates while it scales.
     if serving.status == "Creating" or serving.is_resizing:
         wait_until_serving(cloud, plan.endpoint)
     if wanted not in (serving.pending_config, serving.config):
-        cloud.update(plan.endpoint, new, plan)
+        cloud.rollouts.update(plan.endpoint, new, plan)
         return Shift(endpoint=plan.endpoint, wanted_config=wanted, previous_config=serving.config, since=since)
     return asked_before(cloud, plan.endpoint, wanted, serving.config)
 

@@ -14,21 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.adapters.engine_kinds import (
-    ENGINES,
-    EVALUATORS,
-    OWN,
-    Engine,
-    check_engine_model,
-    check_engine_place,
-    check_engine_recipe,
-)
+from tasks.adapters.engine_kinds import ENGINES, EVALUATORS, OWN, Engine
 from tasks.adapters.engine_runs import EngineRun, run_engine
 from tasks.adapters.engines import build_environment, environment_key, find_environment, read_constraints
 from tasks.caching import StageKey, stage_key
 from tasks.contracts import Compressed, DatasetRef, LayerReport, ModelRef, identity
-from tasks.errors import RefusedRecipe
-from tasks.recipes import PruneRecipe, QuantizeRecipe, Recipe
+from tasks.recipes import PruneRecipe, QuantizeRecipe
 from tasks.retrying import network_task
 from tasks.settings import settings
 from tasks.sourcecode import code_digest
@@ -39,8 +30,6 @@ if TYPE_CHECKING:
 
     from tasks.compression.resuming import Partial
 
-BROUGHT = ("awq", "smoothquant", "fp8")  # methods that Slimline's own engine does not have
-EIGHT_BITS = ("smoothquant", "fp8")
 _MOVES_SCALE = ("awq", "smoothquant")
 _MODULES = ("tasks.engines", "tasks.compression.foreign_layers", "tasks.compression.gptq_format")
 _CODE = ("tasks.adapters.engine_runs", "tasks.adapters.engine_output")
@@ -64,85 +53,6 @@ def engine_identity(engine: Engine) -> dict[str, str]:
         "environment": environment_key(engine),
         "script": hashlib.sha256(engine.script.read_bytes()).hexdigest(),
     }
-
-
-def engines_of(recipe: Recipe) -> list[str]:
-    """The engines beside ours that a recipe needs, each once."""
-    chosen = {"prune": recipe.prune.engine, "quantize": recipe.quantize.engine}
-    return sorted({chosen[stage] for stage in recipe.order if stage in chosen} - {OWN})
-
-
-def statistics_are_of_use(recipe: Recipe) -> bool:
-    """Whether what our pruning gathered can be taken over by our quantization; no other engine gives or takes it."""
-    return recipe.prune.engine == recipe.quantize.engine == OWN
-
-
-def check_engines(recipe: Recipe) -> None:
-    """Refuse what the chosen engines cannot do, before anything is built.
-
-    Raises:
-        RefusedRecipe: a method, bit width or group size that the engine lacks, a machine that it cannot be built on, or
-            stages that do not go together.
-    """
-    prune, quantize, order = recipe.prune, recipe.quantize, recipe.order
-    for name in engines_of(recipe):
-        check_engine_place(ENGINES[name])
-    if "prune" in order and prune.engine != OWN:
-        check_engine_recipe(ENGINES[prune.engine], prune=prune.model_dump())
-        if prune.allocation != "uniform":
-            _refuse(
-                "only Slimline's own engine gives each layer a share of its own",
-                f"engine {prune.engine}, allocation {prune.allocation}",
-                "allocation uniform",
-                "set recipe.prune.allocation to uniform, or recipe.prune.engine to slimline",
-            )
-    if "quantize" not in order:
-        return
-    if quantize.engine != OWN:
-        check_engine_recipe(ENGINES[quantize.engine], quantize=quantize.model_dump())
-        if quantize.mean_bits:
-            _refuse(
-                "only Slimline's own engine gives each layer bits of its own",
-                f"engine {quantize.engine}, mean_bits {quantize.mean_bits:g}",
-                "mean_bits 0",
-                "set recipe.quantize.mean_bits to 0, or recipe.quantize.engine to slimline",
-            )
-    elif quantize.method in BROUGHT:
-        _refuse(
-            f"Slimline's own engine does not have {quantize.method}",
-            f"engine slimline, method {quantize.method}",
-            "gptq, rtn",
-            "set recipe.quantize.engine to llm-compressor",
-        )
-    zeros = "prune" in order and prune.method != "structured"
-    if zeros and quantize.engine != OWN and quantize.method not in ENGINES[quantize.engine].keeps_zeros:
-        _refuse(
-            f"{quantize.method} of {quantize.engine} spreads errors over pruned weights too: some are zero no longer",
-            f"prune {prune.method}, then quantize {quantize.method} by {quantize.engine}",
-            "engine slimline after pruning, or a method that only rounds: awq, fp8",
-            "set recipe.quantize.engine to slimline, prune structures, or leave prune out of recipe.order",
-        )
-    if quantize.method in EIGHT_BITS and "distill" in order[order.index("quantize") :]:
-        _refuse(
-            f"distillation does not learn the scales of {quantize.method}",
-            " → ".join(order),
-            "distill before quantize",
-            "put distill before quantize in recipe.order, or choose gptq",
-        )
-
-
-def check_engines_fit(recipe: Recipe, model: ModelRef) -> None:
-    """Refuse an architecture that a chosen engine was not tried with.
-
-    Raises:
-        RefusedModel: names those that will do.
-    """
-    for name in engines_of(recipe):
-        check_engine_model(ENGINES[name], model.architecture)
-
-
-def _refuse(cause: str, observed: str, limit: str, remedy: str) -> None:
-    raise RefusedRecipe(cause, observed=observed, limit=limit, remedy=remedy)
 
 
 @network_task("engine-{name}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_history import History
 from tasks.adapters.sagemaker_metrics import Look
-from tasks.adapters.sagemaker_requests import CHALLENGER
+from tasks.adapters.sagemaker_names import CHALLENGER
 from tasks.adapters.sagemaker_trials import Standing
 from tasks.bench import LOOK_SECONDS, Bench
 from tasks.contracts import FleetShare, Observation, Shift, TrialStep
@@ -64,7 +64,7 @@ def follow_rollout(cloud: SageMaker, asked: Shift, plan: ReleasePlan, show: Show
             if verdict is Verdict.PROMOTE:
                 return End(Verdict.RESTORE, bench.reason, tuple(seen), settled_on_new=True)
             if plan.inference != "SERVERLESS":  # no guardrail listens there: it is taken back once it serves
-                cloud.stop_rollout(asked.wanted_config, bench.reason)
+                cloud.rollouts.stop(asked.wanted_config, bench.reason)
         elif verdict is Verdict.PROMOTE:
             if _is_proven(observation, bench, plan):
                 return End(verdict, bench.reason, tuple(seen), settled_on_new=True)

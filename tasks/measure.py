@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 from tasks.adapters.champion import fetch_items
-from tasks.adapters.store import Store, sha256
+from tasks.adapters.store import Store
 from tasks.contracts import Champion, DatasetRef, ModelRef, Scorecard
+from tasks.digests import sha256
 from tasks.errors import RefusedModel
 from tasks.evaluate import evaluate
 from tasks.evaluation_recipes import EvaluationChoice

@@ -17,7 +17,7 @@ def monitor(plan: ReleasePlan) -> Guarded:
     Raises:
         EndpointMissing: there is no such endpoint.
     """
-    guard = sagemaker().guard(plan)
+    guard = sagemaker().monitoring.apply(plan)
     guarded = Guarded(
         endpoint=plan.endpoint, alarms=guard.alarms, dashboard=guard.dashboard,
         capture_percent=plan.monitoring.capture_percent, notes=guard.notes,

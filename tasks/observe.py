@@ -43,7 +43,7 @@ def observed(cloud: SageMaker, mlflow_url: str, endpoint: str, rules: ObserveRul
         raise endpoint_missing(endpoint, "DescribeEndpoint found none")
     promise = promise_of(mlflow_url, serving, cloud.served_digest(serving.config), rules)
     limit = allowed_ms(promise, rules)
-    windows = cloud.windows(serving, rules, limit)
+    windows = cloud.evidence.windows(serving, rules, limit)
     alarms = cloud.monitoring.states(endpoint)
     verdict = decide(windows, promise, alarms, serving.status, rules)
     act, unless = wanted_act(verdict, rules, _under_way(cloud, serving))

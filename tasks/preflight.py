@@ -10,7 +10,7 @@ from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
-from tasks.engines import check_engines, check_engines_fit
+from tasks.engine_checks import check_engines, check_engines_fit
 from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.plans import ReleasePlan
 from tasks.preflight_serving import check_target

@@ -216,7 +216,7 @@ def record_restore(settled: Settled, endpoint_page: str | None) -> None:
 def record_pairs(asked: Shift, new: ModelPackage) -> None:
     """Both versions' answers to each request of a shadow release: a data set of the version's MLflow run."""
     seen, books, run = Tally(), tracking(), new.registered.run_id
-    books.log_pairs(run, str(flow_run.id), seen.seeing(new_pairs(sagemaker().captures(asked))))
+    books.log_pairs(run, str(flow_run.id), seen.seeing(new_pairs(sagemaker().evidence.captures(asked))))
     if seen.count:
         books.log_shadow(run, seen.means())
     report_pairs(seen)

@@ -6,7 +6,7 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from tasks.adapters.registry import Registry
-from tasks.adapters.sagemaker_requests import VARIANT
+from tasks.adapters.sagemaker_names import VARIANT
 from tasks.adapters.store import Store
 from tasks.contracts import DatasetRef, RegisteredModel, Rollout, Scorecard, Tracked
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_history import History
+from tasks.adapters.sagemaker_names import VARIANT
 from tasks.adapters.sagemaker_observe import Serving
-from tasks.adapters.sagemaker_requests import MAX_EXECUTION, VARIANT
+from tasks.adapters.sagemaker_requests import MAX_EXECUTION
 from tasks.bench import LOOK_SECONDS, Bench
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelPackage, Settled, Shift
@@ -109,7 +110,7 @@ def bring_to_rest(cloud: SageMaker, plan: ReleasePlan, *, back: bool) -> Settled
     on_trial = cloud.trials.read(serving.config) is not None
     made = decide(history, serving.config, on_trial, back=back, is_good=lambda: is_good(cloud, plan, history))
     if made.target != serving.config:
-        cloud.restore(endpoint, made.target)
+        cloud.rollouts.restore(endpoint, made.target)
         wait_until_serving(cloud, endpoint, MAX_EXECUTION)
         serving = _serving(cloud, endpoint)
         _require_config(serving, made.target)

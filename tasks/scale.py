@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tasks.adapters.inference_kinds import check_kind
 from tasks.adapters.sagemaker import SageMaker
-from tasks.adapters.sagemaker_scaling import describe_scaling
+from tasks.adapters.scaling_overview import describe_scaling
 from tasks.cloud import sagemaker
 from tasks.following import wait_until_serving
 from tasks.plans import ReleasePlan

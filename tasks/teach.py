@@ -17,7 +17,7 @@ from tasks.reader_contracts import Question, QuestionsRef
 from tasks.reader_recipes import ReaderRecipe
 from tasks.retrying import compute_task
 from tasks.settings import settings
-from tasks.workbench import followed, measured, open_model, use_threads, write_model
+from tasks.workbench import followed, learned, measured, open_model, use_threads, write_model
 
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
@@ -86,16 +86,8 @@ def _taught(
     }
     names = {"name": f"{student.name}-{suffix}", "licence": student.licence}
     with measured() as meter:
-        taught, resumed = write_model(made_from, make, stage=stage, key=stage_key(), describe=describe_reader, **names)
-    return Compressed(
-        stage=stage,
-        model=taught,
-        losses=tuple(step.loss for step in steps),
-        tokens=steps[-1].tokens,
-        resumed=resumed,
-        seconds=meter.seconds,
-        peak_bytes=meter.peak_bytes,
-    )
+        written = write_model(made_from, make, stage=stage, key=stage_key(), describe=describe_reader, **names)
+    return learned(stage, written, steps, seconds=meter.seconds, peak_bytes=meter.peak_bytes)
 
 
 def _steps(

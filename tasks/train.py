@@ -11,7 +11,7 @@ from tasks.retrain_plan import Training
 from tasks.retrying import compute_task, network_task
 from tasks.settings import settings
 from tasks.stage_child import StageChild
-from tasks.workbench import followed, measured, open_model, open_tokens, write_model
+from tasks.workbench import followed, learned, measured, open_model, open_tokens, write_model
 
 if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
@@ -64,16 +64,5 @@ def train(model: ModelRef, data: DatasetRef, training: Training) -> Compressed:
     with measured() as meter:
         made_from = {"model": model.digest, "data": data.digest, "train": identity(training)}
         name = f"{model.name.removesuffix(SUFFIX)}{SUFFIX}"
-        trained, resumed = write_model(
-            made_from, make, stage="train", key=stage_key(), name=name, licence=model.licence
-        )
-    return Compressed(
-        stage="train",
-        model=trained,
-        losses=tuple(step.loss for step in steps),
-        tokens=steps[-1].tokens,
-        resumed=resumed,
-        seconds=meter.seconds,
-        peak_bytes=child.peak_bytes,
-        retries=tuple(child.notes),
-    )
+        written = write_model(made_from, make, stage="train", key=stage_key(), name=name, licence=model.licence)
+    return learned("train", written, steps, seconds=meter.seconds, peak_bytes=child.peak_bytes, retries=child.notes)

@@ -29,7 +29,7 @@ def start_trial(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift
     endpoint, wanted = plan.endpoint, cloud.config_name(new, plan)
     serving, since = cloud.serving(endpoint), cloud.now()
     if serving is None:
-        cloud.create(endpoint, new, plan)
+        cloud.rollouts.create(endpoint, new, plan)
         return Shift(endpoint=endpoint, wanted_config=wanted, previous_config=None, since=since)
     if serving.status == "Creating" or serving.is_resizing:
         wait_until_serving(cloud, endpoint)
@@ -38,7 +38,7 @@ def start_trial(cloud: SageMaker, new: ModelPackage, plan: ReleasePlan) -> Shift
     if stands is None and wanted in (serving.pending_config, serving.config):
         return asked_before(cloud, endpoint, wanted, serving.config)
     if stands is None:
-        stands = cloud.begin_trial(endpoint, new, plan)
+        stands = cloud.rollouts.begin_trial(endpoint, new, plan)
     if stands.wanted != wanted:
         return Shift(endpoint=endpoint, wanted_config=wanted, previous_config=serving.config, since=since)
     return Shift(
@@ -121,7 +121,7 @@ def finish_trial(
         wait_until_serving(cloud, plan.endpoint)
         cloud.scaling.level(plan.endpoint, cloud.trials.standing(plan.endpoint).instances)
         wait_until_serving(cloud, plan.endpoint)
-        cloud.finish_trial(asked)
+        cloud.rollouts.finish_trial(asked)
         wait_until_serving(cloud, plan.endpoint)
         there = cloud.serving_config(plan.endpoint) == asked.wanted_config
         verdict = Verdict.PROMOTE if there else Verdict.RESTORE

@@ -73,7 +73,7 @@ def take_back(cloud: SageMaker, asked: Shift) -> None:
     wait_until_serving(cloud, asked.endpoint)
     previous = str(asked.previous_config)
     if cloud.serving_config(asked.endpoint) != previous:
-        cloud.restore(asked.endpoint, previous)
+        cloud.rollouts.restore(asked.endpoint, previous)
         wait_until_serving(cloud, asked.endpoint)
     if (serves := cloud.serving_config(asked.endpoint)) != previous:
         raise ReleaseStuck(

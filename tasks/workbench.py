@@ -11,7 +11,7 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -26,14 +26,15 @@ from prefect.exceptions import MissingContextError
 from tasks.adapters.store import Store, Stored
 from tasks.adapters.tokens import read_dataset
 from tasks.caching import differences
-from tasks.contracts import DatasetRef, ModelRef, Runtime
+from tasks.contracts import Compressed, DatasetRef, ModelRef, Runtime, Stage
 from tasks.settings import settings
 
 if TYPE_CHECKING:
     import torch
 
-    from tasks.compression.checkpoint import FolderFacts
+    from tasks.compression.folder_facts import FolderFacts
     from tasks.compression.resuming import Partial
+    from tasks.compression.training_loop import StepResult
 
 Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
@@ -175,6 +176,29 @@ def write_model(
     return (describe or describe_model)(draft.stored, name=name, licence=licence), partial.resumed
 
 
+def learned(
+    stage: Stage,
+    written: tuple[ModelRef, int],
+    steps: Sequence[StepResult],
+    *,
+    seconds: float,
+    peak_bytes: int,
+    retries: Sequence[str] = (),
+) -> Compressed:
+    """What a stage that trains hands on. ``written``: of ``write_model``; ``steps``: at least one."""
+    model, resumed = written
+    return Compressed(
+        stage=stage,
+        model=model,
+        losses=tuple(step.loss for step in steps),
+        tokens=steps[-1].tokens,
+        resumed=resumed,
+        seconds=seconds,
+        peak_bytes=peak_bytes,
+        retries=tuple(retries),
+    )
+
+
 def logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
     """The run's logger, seen on its page; the module's where there is no run."""
     try:
@@ -185,7 +209,7 @@ def logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
 
 def describe_model(stored: Stored, *, name: str, licence: str) -> ModelRef:
     """A handle whose every figure was read from the folder's files."""
-    from tasks.compression.checkpoint import describe
+    from tasks.compression.folder_facts import describe
 
     return handle(stored, describe(Store(settings().store).root / stored.uri), name=name, licence=licence)
 

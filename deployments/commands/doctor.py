@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.commands.terminal import AsJson, Aws, BasePort, guarded, out, use_stack
+from deployments.commands.terminal import AsJson, Aws, BasePort, Code, guarded, out, use_stack
 
 
 def doctor(
@@ -19,7 +19,7 @@ def doctor(
 ) -> None:
     """Check this machine, the servers and the account, and say what to do for each thing that is not as it must be.
 
-    Exit code 1 when a check failed. Changes nothing.
+    Exit code 3 when a check failed. Changes nothing.
     """
     with guarded(as_json):
         stack = use_stack(aws, base_port)
@@ -30,5 +30,5 @@ def doctor(
         asked = {"instance_type": instance_type, "instances": instances}
         plan = ReleasePlan.model_validate({name: value for name, value in asked.items() if value is not None})
         prefect = os.environ.get("PREFECT_API_URL", f"{stack.prefect_url}/api")
-        code = report(out, list(examine(settings(), plan, prefect)), as_json)
-    raise typer.Exit(code)
+        well = report(out, list(examine(settings(), plan, prefect)), as_json)
+    raise typer.Exit(Code.DONE if well else Code.NO)

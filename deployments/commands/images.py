@@ -45,7 +45,7 @@ def images(
 ) -> None:
     """List the images that the vendored table knows; with --sdk, beside what AWS's SDK says.
 
-    Exit code 1 when the two disagree.
+    Exit code 3 when the two disagree.
     """
     with guarded(as_json):
         if jumpstart is not None:
@@ -59,7 +59,7 @@ def images(
         show_json(rows)
     else:
         _print_rows(rows)
-    raise typer.Exit(Code.FAILED if any(row.get("agrees") is False for row in rows) else Code.DONE)
+    raise typer.Exit(Code.NO if any(row.get("agrees") is False for row in rows) else Code.DONE)
 
 
 def compare(region: str, kind: str | None, environment: Environment | None) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def status(
 ) -> None:
     """Say what runs, and what every endpoint serves: fleets, share of the traffic, versions, evidence, alarms.
 
-    Exit code 1 when a part of the embedded stack is down, or the endpoint is not there.
+    Exit code 3 when a part of the embedded stack is down, 1 when the endpoint is not there.
     """
     with guarded(as_json):
         stack = stack_of(aws, base_port)
@@ -36,7 +36,7 @@ def status(
         if endpoint and not reachable:
             stack.require_up("endpoints")
         _show(endpoint, parts, reachable, watch, as_json)
-    raise typer.Exit(Code.DONE if all(state == "up" for _, state, _ in parts) else Code.FAILED)
+    raise typer.Exit(Code.DONE if all(state == "up" for _, state, _ in parts) else Code.NO)
 
 
 def _show(endpoint: str | None, parts: list[tuple[str, str, str]], reachable: bool, watch: bool, as_json: bool) -> None:

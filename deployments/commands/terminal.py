@@ -38,9 +38,9 @@ class Code(IntEnum):
 
 MEANING = {
     Code.DONE: "done; where there is a question, the answer is yes",
-    Code.FAILED: "failed: refused input, unknown name, server down, a check not passed",
+    Code.FAILED: "failed, so there is no answer: refused input, unknown name, server down",
     Code.USAGE: "wrong command line; nothing was started",
-    Code.NO: "the evidence on a model says no: gate failed, taken back, degraded, …",
+    Code.NO: "the answer is no: gate failed, taken back, degraded, something is missing, …",
     Code.NO_VERDICT: "no verdict: too little data, or a release that is stuck",
     Code.INTERRUPTED: "Ctrl-C; a run that was started goes on",
 }

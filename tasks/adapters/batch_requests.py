@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.adapters.inference_kinds import ARCHIVE, model_data
 from tasks.adapters.sagemaker_limits import check_request
-from tasks.adapters.sagemaker_requests import tags_of
+from tasks.adapters.sagemaker_names import tags_of
 from tasks.batch_plan import BatchPlan, InputObject
 from tasks.contracts import ModelPackage
 from tasks.errors import RefusedRequest

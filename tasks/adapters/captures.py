@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.captured_lines import text_side
-from tasks.adapters.sagemaker_requests import CHALLENGER, VARIANT
+from tasks.adapters.sagemaker_names import CHALLENGER, VARIANT
 
 _MOST = 20_000  # answers without a partner that are remembered
 

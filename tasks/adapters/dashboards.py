@@ -10,7 +10,8 @@ import json
 from typing import Any
 
 from tasks.adapters.sagemaker_alarms import INSTANCES, loads, standing_alarms
-from tasks.adapters.sagemaker_requests import NAMESPACE, VARIANT
+from tasks.adapters.sagemaker_names import VARIANT
+from tasks.adapters.sagemaker_requests import NAMESPACE
 from tasks.monitoring_plan import MonitoringPlan
 
 _WIDTH, _HEIGHT = 12, 6

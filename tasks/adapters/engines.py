@@ -21,6 +21,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,15 +145,14 @@ def _at(engine: Engine, home: Path) -> Environment:
 def _build(wanted: Environment, tick: Callable[[int], None] | None) -> None:
     # In its final place: an environment's own scripts hold its path, so it cannot be renamed. The marker comes last.
     shutil.rmtree(wanted.folder, ignore_errors=True)
-    try:
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, wanted.folder, ignore_errors=True)
         venv.EnvBuilder(with_pip=False, symlinks=True).create(wanted.folder)
         _install(wanted, tick)
         part = wanted.folder / f"{MARKER}.part"
         part.write_text(json.dumps({"key": wanted.key}), encoding="utf-8")
         part.replace(wanted.folder / MARKER)
-    except BaseException:
-        shutil.rmtree(wanted.folder, ignore_errors=True)
-        raise
+        undo.pop_all()  # it is whole, and stays
 
 
 def _install(wanted: Environment, tick: Callable[[int], None] | None) -> None:

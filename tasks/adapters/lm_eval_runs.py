@@ -20,7 +20,7 @@ import yaml
 from tasks.adapters.children import run_child, tail
 from tasks.adapters.engine_kinds import progress_in
 from tasks.adapters.engines import Environment
-from tasks.adapters.store import sha256
+from tasks.digests import sha256
 from tasks.errors import RefusedData, SlimlineError
 
 LIMIT_S = 6 * 3600

@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tasks.adapters.store import sha256
+from tasks.digests import sha256
 from tasks.errors import ArtifactDamaged, SlimlineError
 
 _PIP_SECONDS = 600

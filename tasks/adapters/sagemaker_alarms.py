@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.adapters.instance_shapes import cores, gpus
-from tasks.adapters.sagemaker_requests import ALARM_PERIOD, NAMESPACE, VARIANT, dimensions
+from tasks.adapters.sagemaker_names import VARIANT
+from tasks.adapters.sagemaker_requests import ALARM_PERIOD, NAMESPACE, dimensions
 from tasks.monitoring_plan import MonitoringPlan
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from tasks.adapters.dashboards import dashboard_name
 from tasks.adapters.ledger import Kind, Ledger, owned_by_another
 from tasks.adapters.sagemaker_alarms import standing_names
 from tasks.adapters.sagemaker_errors import is_absent
-from tasks.adapters.sagemaker_requests import PREVIOUS, WANTED, alarm_names, is_name_of, is_own_name
+from tasks.adapters.sagemaker_names import PREVIOUS, WANTED, is_name_of, is_own_name
+from tasks.adapters.sagemaker_requests import alarm_names
 from tasks.errors import ReleaseStuck
 
 DELETE_SECONDS = 900.0

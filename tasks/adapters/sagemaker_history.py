@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks.adapters.aws_connection import Connection
+from tasks.adapters.sagemaker_names import tags_of
 from tasks.adapters.sagemaker_observe import read_tags
-from tasks.adapters.sagemaker_requests import tags_of
 
 Purpose = Literal["release", "restore"]
 

@@ -15,9 +15,10 @@ from tasks.adapters.aws_connection import Connection
 from tasks.adapters.dashboards import dashboard_body, dashboard_name
 from tasks.adapters.ledger import Kind, Ledger
 from tasks.adapters.sagemaker_alarms import left_out, standing_alarms, standing_names
-from tasks.adapters.sagemaker_errors import is_absent
+from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
 from tasks.adapters.sagemaker_limits import check_request
-from tasks.adapters.sagemaker_requests import tags_of
+from tasks.adapters.sagemaker_names import tags_of
+from tasks.adapters.sagemaker_observe import read_serving
 from tasks.errors import RefusedRequest
 from tasks.plans import ReleasePlan
 
@@ -66,8 +67,15 @@ class Monitoring:
     def __init__(self, aws: Connection, ledger: Ledger) -> None:
         self._aws, self._ledger = aws, ledger
 
-    def apply(self, plan: ReleasePlan, arn: str) -> Guard:
-        """Make alarms and dashboard of the endpoint ``arn`` as the plan says; what it no longer wants goes."""
+    def apply(self, plan: ReleasePlan) -> Guard:
+        """Make alarms and dashboard of the plan's endpoint as it says; what it no longer wants goes.
+
+        Raises:
+            EndpointMissing: there is no such endpoint.
+        """
+        serving = read_serving(self._aws, plan.endpoint)
+        if serving is None:
+            raise endpoint_missing(plan.endpoint, "DescribeEndpoint found none")
         endpoint, notes = plan.endpoint, left_out(plan.monitoring, plan.instance_type)
         wanted = _alarms(plan)
         for alarm in wanted:
@@ -78,7 +86,7 @@ class Monitoring:
         if not plan.monitoring.dashboard:
             self._remove_dashboard(endpoint)
             return Guard(names, None, tuple(notes))
-        request = _dashboard(plan, arn)
+        request = _dashboard(plan, serving.arn)
         self._ledger.creating("dashboard", request["DashboardName"])
         answer = self._aws.call("cloudwatch", "PutDashboard", **request)
         notes += [f"dashboard: {said.get('Message', said)}" for said in answer.get("DashboardValidationMessages", [])]

@@ -14,9 +14,10 @@ from tasks.adapters.inference_kinds import kind_of
 from tasks.adapters.sagemaker_errors import is_absent
 from tasks.adapters.sagemaker_history import History, read_history
 from tasks.adapters.sagemaker_metrics import requests_of
+from tasks.adapters.sagemaker_names import is_name_of, is_own_name
 from tasks.adapters.sagemaker_observe import alarm_states, read_tags, traffic_shares
-from tasks.adapters.sagemaker_requests import NAMESPACE, dimensions, is_name_of, is_own_name
-from tasks.adapters.sagemaker_scaling import Scaler, ScalingView
+from tasks.adapters.sagemaker_requests import NAMESPACE, dimensions
+from tasks.adapters.scaling_overview import ScalingView, scaling_view
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import DimensionTypeDef
@@ -61,20 +62,20 @@ class EndpointView:
     scaling: tuple[ScalingView, ...] = ()
 
 
-def overview(aws: Connection, scaler: Scaler, only: str | None = None) -> list[EndpointView]:
+def overview(aws: Connection, only: str | None = None) -> list[EndpointView]:
     """Every endpoint of the region and account, or the one called ``only``, by name."""
     names = [only] if only else [each["EndpointName"] for each in aws.pages("sagemaker", "ListEndpoints", "Endpoints")]
     found = []
     for name in sorted(names):
         try:
-            found.append(_endpoint(aws, scaler, name))
+            found.append(_endpoint(aws, name))
         except ClientError as error:
             if not is_absent(error):  # else deleted between the two calls
                 raise
     return found
 
 
-def _endpoint(aws: Connection, scaler: Scaler, name: str) -> EndpointView:
+def _endpoint(aws: Connection, name: str) -> EndpointView:
     seen = aws.call("sagemaker", "DescribeEndpoint", EndpointName=name)
     pending = seen.get("PendingDeploymentSummary", {})
     configs = (seen["EndpointConfigName"], pending.get("EndpointConfigName") or "")
@@ -94,7 +95,7 @@ def _endpoint(aws: Connection, scaler: Scaler, name: str) -> EndpointView:
         alarms={alarm: state for config in sorted(watched) for alarm, state in alarm_states(aws, config).items()},
         previous_config=history.previous,
         open_move=move,
-        scaling=scaler.view(name),
+        scaling=scaling_view(aws, name),
     )
 
 

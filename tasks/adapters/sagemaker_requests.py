@@ -1,21 +1,18 @@
 """What Slimline asks of SageMaker and CloudWatch, as plain values: no calls, no clock, no environment.
 
-Names come from content: the same version with the same settings has the same model and config names, so asking twice
-creates once. API: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_UpdateEndpoint.html and
+API: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_UpdateEndpoint.html and
 https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails.html.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.adapters.inference_kinds import capacity, queue
 from tasks.adapters.protection import UNPROTECTED, Protection
+from tasks.adapters.sagemaker_names import VARIANT, content_name, tags_of
 from tasks.adapters.serving_content import container, network_isolation, variant_extras
 from tasks.contracts import ModelPackage
 from tasks.plans import ReleasePlan
@@ -34,16 +31,11 @@ if TYPE_CHECKING:
         UpdateEndpointInputTypeDef,
     )
 
-VARIANT = "AllTraffic"
-CHALLENGER = "challenger"  # the new model's variant in a trial
 NAMESPACE = "AWS/SageMaker"
 JUDGE_NAMESPACE = "Slimline/Releases"
 ALARM_PERIOD = 60  # seconds; SageMaker publishes its metrics once a minute
 MAX_EXECUTION = 28_800  # seconds; SageMaker's limit of one deployment
-PREVIOUS, WANTED = "slimline:previous", "slimline:wanted"  # tags of a trial's config
 STARTING = 3600  # seconds for instances to start and weights to load
-_ENDPOINT_CHARS = 32  # of a model's or config's name, which AWS ends at 63
-_MADE = re.compile(r"(.+)-(?:v[a-zA-Z0-9-]{1,12}-[0-9a-f]{12}(?:-(?:errors|latency|judge))?|scaling-[0-9a-f]{12})")
 FAULT_VARIABLE = "SLIMLINE_FAULT_ERROR_SHARE"
 
 
@@ -252,34 +244,6 @@ def _alarm(
     }
 
 
-def content_name(endpoint: str, version: str, content: list[object]) -> str:
-    """A name of at most 59 characters that the same request always has."""
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{short_name(endpoint)}-v{version[:12]}").strip("-")
-    return f"{words}-{digest}"
-
-
-def is_name_of(endpoint: str, name: str) -> bool:
-    """Whether ``content_name`` made ``name`` for this endpoint, or it is that of an alarm on such a config or of its
-    autoscaling (``scaling_requests.scaling_name``).
-    """
-    found = _MADE.fullmatch(name)
-    return found is not None and found[1] == short_name(endpoint)
-
-
-def is_own_name(name: str) -> bool:
-    """Whether ``content_name`` made ``name``, for whatever endpoint. The release role reads the tags of no others."""
-    return _MADE.fullmatch(name) is not None
-
-
-def short_name(endpoint: str) -> str:
-    """Two long names that begin alike stay two."""
-    if len(endpoint) <= _ENDPOINT_CHARS:
-        return endpoint
-    digest = hashlib.sha256(endpoint.encode()).hexdigest()[:8]
-    return f"{endpoint[: _ENDPOINT_CHARS - 9].rstrip('-')}-{digest}"
-
-
 def _tags(package: ModelPackage, plan: ReleasePlan, run: str) -> list[TagTypeDef]:
     registered = package.registered
     values = {
@@ -292,12 +256,3 @@ def _tags(package: ModelPackage, plan: ReleasePlan, run: str) -> list[TagTypeDef
         "slimline:flow-run": run,
     }
     return tags_of(values)
-
-
-def tags_of(values: Mapping[str, str]) -> list[TagTypeDef]:
-    return [{"Key": key, "Value": _tag(value)} for key, value in values.items()]
-
-
-def _tag(value: str) -> str:
-    # AWS allows letters, digits, spaces and _.:/=+-@ in a tag's value, at most 256 of them.
-    return re.sub(r"[^\w\s.:/=+\-@]", "_", value)[:256]

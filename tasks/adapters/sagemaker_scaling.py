@@ -1,4 +1,4 @@
-"""Autoscaling of endpoints: put there, kept through updates, held in a trial, taken away, shown.
+"""Autoscaling of endpoints: put there, kept through updates, held in a trial, taken away.
 
 What an update may do to a variant that scales, from "Update endpoints that use auto scaling" in the SageMaker developer
 guide: another model is allowed, and nothing scales meanwhile; UpdateEndpoint fails where it would change the variant's
@@ -8,8 +8,7 @@ instance type or remove the variant, so that target is deregistered first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -17,12 +16,12 @@ from tasks.adapters import sagemaker_cleanup
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.sagemaker_errors import is_absent
-from tasks.adapters.sagemaker_requests import CHALLENGER, VARIANT, is_name_of
+from tasks.adapters.sagemaker_names import CHALLENGER, VARIANT, is_name_of
+from tasks.adapters.scaling_overview import SERVICE, known_parts, scalable_targets, tracked
 from tasks.adapters.scaling_requests import (
     HELD,
     RUNNING,
     Policy,
-    dimension_of,
     policies,
     scalable_target,
     scheduled_actions,
@@ -31,23 +30,6 @@ from tasks.adapters.scaling_requests import (
 from tasks.errors import RefusedRequest
 from tasks.plans import ReleasePlan
 
-SERVICE: Final = "application-autoscaling"
-_LIMITS = {"DesiredInstanceCount": "instances", "DesiredProvisionedConcurrency": "provisioned concurrency"}
-
-
-@dataclass(frozen=True)
-class ScalingView:
-    """How one variant scales now. ``last``: the newest activity in AWS's words, empty where there was none."""
-
-    variant: str
-    what: str
-    low: int
-    high: int
-    policies: tuple[str, ...]
-    scheduled: int
-    held: bool
-    last: str
-
 
 class Scaler:
     """Scalable targets of one connection's endpoints."""
@@ -55,26 +37,18 @@ class Scaler:
     def __init__(self, aws: Connection, ledger: Ledger) -> None:
         self._aws, self._ledger = aws, ledger
 
-    def targets(self, endpoint: str) -> list[dict[str, Any]]:
-        """What is registered of this endpoint's two variants, as DescribeScalableTargets says it."""
-        ids = [where(endpoint, variant)["ResourceId"] for variant in (VARIANT, CHALLENGER)]
-        found = self._aws.pages(
-            SERVICE, "DescribeScalableTargets", "ScalableTargets", ServiceNamespace="sagemaker", ResourceIds=ids
-        )
-        return list(found)
-
     def require_free(self, plan: ReleasePlan) -> None:
         """Nobody else's policy tracks the same metric: Application Auto Scaling allows one.
 
         Raises:
             RefusedRequest: with the policy's name.
         """
-        wanted = [spec for policy in policies(plan) if (spec := _tracked(policy.request))]
+        wanted = [spec for policy in policies(plan) if (spec := tracked(policy.request))]
         if not wanted:
             return
-        for known in self._known("DescribeScalingPolicies", "ScalingPolicies", plan.endpoint, VARIANT):
+        for known in known_parts(self._aws, "DescribeScalingPolicies", "ScalingPolicies", plan.endpoint, VARIANT):
             name = known["PolicyName"]
-            if (spec := _tracked(known)) and spec in wanted and not is_name_of(plan.endpoint, name):
+            if (spec := tracked(known)) and spec in wanted and not is_name_of(plan.endpoint, name):
                 raise RefusedRequest(
                     "another policy tracks this metric already", observed=f"policy {name} on {plan.endpoint}",
                     limit="one target tracking policy a metric",
@@ -94,7 +68,7 @@ class Scaler:
         for action in actions:
             self._aws.call(SERVICE, "PutScheduledAction", **action)
         names = {action["ScheduledActionName"] for action in actions}
-        for known in self._known("DescribeScheduledActions", "ScheduledActions", plan.endpoint, VARIANT):
+        for known in known_parts(self._aws, "DescribeScheduledActions", "ScheduledActions", plan.endpoint, VARIANT):
             if is_name_of(plan.endpoint, known["ScheduledActionName"]) and known["ScheduledActionName"] not in names:
                 self._delete(
                     "DeleteScheduledAction", ScheduledActionName=known["ScheduledActionName"],
@@ -108,7 +82,7 @@ class Scaler:
         wanted = policies(plan, variant)
         known = {
             each["PolicyName"]: each
-            for each in self._known("DescribeScalingPolicies", "ScalingPolicies", plan.endpoint, variant)
+            for each in known_parts(self._aws, "DescribeScalingPolicies", "ScalingPolicies", plan.endpoint, variant)
         }
         for policy in wanted:
             self._put(policy, known.get(policy.request["PolicyName"]))
@@ -134,11 +108,11 @@ class Scaler:
         Slimline made. Absent already is well. Returns the variants that were registered.
         """
         gone = []
-        for target in self.targets(endpoint):
+        for target in scalable_targets(self._aws, endpoint):
             variant = target["ResourceId"].rpartition("/")[2]
             if variant not in variants:
                 continue
-            known = self._known("DescribeScalingPolicies", "ScalingPolicies", endpoint, variant)
+            known = known_parts(self._aws, "DescribeScalingPolicies", "ScalingPolicies", endpoint, variant)
             self._delete("DeregisterScalableTarget", **where(endpoint, variant, target["ScalableDimension"]))
             self._forget_alarms(endpoint, known)
             self._ledger.deleted("scalable-target", target["ResourceId"])
@@ -151,7 +125,7 @@ class Scaler:
         Raises:
             RefusedRequest: the instance type changes, and the plan has no autoscaling of its own.
         """
-        if plan.scaling.kind != "none" or not self.targets(plan.endpoint):
+        if plan.scaling.kind != "none" or not scalable_targets(self._aws, plan.endpoint):
             return
         now = self._variants(config).get(VARIANT, "")
         if now != plan.instance_type:
@@ -164,7 +138,7 @@ class Scaler:
 
     def make_way(self, endpoint: str, serving: str, wanted: str) -> None:
         """Before UpdateEndpoint from config ``serving`` to ``wanted``: deregister what SageMaker refuses it for."""
-        targets = {target["ResourceId"].rpartition("/")[2] for target in self.targets(endpoint)}
+        targets = {target["ResourceId"].rpartition("/")[2] for target in scalable_targets(self._aws, endpoint)}
         if not targets:
             return
         before, after = self._variants(serving), self._variants(wanted)
@@ -178,12 +152,12 @@ class Scaler:
 
     def resume(self, endpoint: str) -> None:
         """After a trial: what ``hold`` has held scales again."""
-        for target in self.targets(endpoint):
+        for target in scalable_targets(self._aws, endpoint):
             if target.get("SuspendedState") == HELD:
                 self._suspend(endpoint, RUNNING)
 
     def _suspend(self, endpoint: str, state: Mapping[str, bool]) -> None:
-        for target in self.targets(endpoint):
+        for target in scalable_targets(self._aws, endpoint):
             if target["ResourceId"] == where(endpoint)["ResourceId"]:
                 place = where(endpoint, VARIANT, target["ScalableDimension"])
                 self._aws.call(SERVICE, "RegisterScalableTarget", **place, SuspendedState=dict(state))
@@ -192,7 +166,7 @@ class Scaler:
         """The challenger of a trial grows with its load too, by the plan's policies; it does not shrink below
         ``instances``. Asked again it changes nothing.
         """
-        resources = {target["ResourceId"] for target in self.targets(plan.endpoint)}
+        resources = {target["ResourceId"] for target in scalable_targets(self._aws, plan.endpoint)}
         target = scalable_target(plan, CHALLENGER, held=True)
         if not plan.scaling.acts or not resources or target["ResourceId"] in resources:
             return
@@ -210,34 +184,6 @@ class Scaler:
                 "sagemaker", "UpdateEndpointWeightsAndCapacities",
                 EndpointName=endpoint, DesiredWeightsAndCapacities=[change],
             )  # fmt: skip
-
-    def view(self, endpoint: str) -> tuple[ScalingView, ...]:
-        """As a person wants to see it."""
-        found = []
-        for target in sorted(self.targets(endpoint), key=lambda each: str(each["ResourceId"])):
-            resource, variant = target["ResourceId"], target["ResourceId"].rpartition("/")[2]
-            activities = self._aws.call(
-                SERVICE, "DescribeScalingActivities", ServiceNamespace="sagemaker", ResourceId=resource, MaxResults=1
-            )["ScalingActivities"]
-            kinds = self._known("DescribeScalingPolicies", "ScalingPolicies", endpoint, variant)
-            scheduled = self._known("DescribeScheduledActions", "ScheduledActions", endpoint, variant)
-            found.append(
-                ScalingView(
-                    variant=variant,
-                    what=_LIMITS[target["ScalableDimension"].rpartition(":")[2]],
-                    low=target["MinCapacity"],
-                    high=target["MaxCapacity"],
-                    policies=tuple(sorted(_words(policy) for policy in kinds)),
-                    scheduled=len(scheduled),
-                    held=target.get("SuspendedState") == HELD,
-                    last=f"{activities[0]['Description']} {activities[0]['StatusCode']}" if activities else "",
-                )
-            )
-        return tuple(found)
-
-    def _known(self, operation: str, key: str, endpoint: str, variant: str) -> list[dict[str, Any]]:
-        resource = where(endpoint, variant)["ResourceId"]
-        return list(self._aws.pages(SERVICE, operation, key, ServiceNamespace="sagemaker", ResourceId=resource))
 
     def _variants(self, config: str) -> dict[str, str]:
         """Instance type by variant; of a serverless variant none."""
@@ -257,31 +203,3 @@ class Scaler:
         sagemaker_cleanup.delete_alarms(self._aws, own)
         for name in own:
             self._ledger.deleted("scaling-alarm", name)
-
-
-def describe_scaling(plan: ReleasePlan) -> str:
-    """What a plan's autoscaling is, in a few words; empty where the plan leaves it alone."""
-    scaling = plan.scaling
-    if scaling.kind == "off":
-        return "off"
-    if not scaling.acts:
-        return ""
-    what = _LIMITS[dimension_of(plan).rpartition(":")[2]]
-    parts = [f"{scaling.min_instances} to {scaling.max_instances} {what}"]
-    parts += sorted(_words(policy.request) for policy in policies(plan))
-    return ", ".join(parts + ([f"{len(scaling.schedule)} scheduled"] if scaling.schedule else []))
-
-
-def _tracked(policy: Mapping[str, Any]) -> Any:
-    config = policy.get("TargetTrackingScalingPolicyConfiguration") or {}
-    return config.get("PredefinedMetricSpecification") or config.get("CustomizedMetricSpecification")
-
-
-def _words(policy: Mapping[str, Any]) -> str:
-    config = policy.get("TargetTrackingScalingPolicyConfiguration")
-    if config:
-        spec = _tracked(policy) or {}
-        metric = spec.get("PredefinedMetricType") or spec.get("MetricName") or "metric math"
-        return f"{metric} at {config['TargetValue']:g}"
-    steps = policy.get("StepScalingPolicyConfiguration", {}).get("StepAdjustments", [])
-    return f"steps {', '.join(format(step['ScalingAdjustment'], '+d') for step in steps)}"

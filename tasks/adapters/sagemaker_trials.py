@@ -17,15 +17,8 @@ from tasks.adapters.aws_connection import Connection, date_of
 from tasks.adapters.protection import UNPROTECTED, Protection
 from tasks.adapters.sagemaker_errors import endpoint_missing, is_absent
 from tasks.adapters.sagemaker_make import Maker
-from tasks.adapters.sagemaker_requests import (
-    CHALLENGER,
-    PREVIOUS,
-    VARIANT,
-    WANTED,
-    Blueprint,
-    capture_config,
-    content_name,
-)
+from tasks.adapters.sagemaker_names import CHALLENGER, PREVIOUS, VARIANT, WANTED, content_name
+from tasks.adapters.sagemaker_requests import Blueprint, capture_config
 from tasks.adapters.sagemaker_scaling import Scaler
 from tasks.plans import ReleasePlan
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from tasks.adapters.sagemaker_requests import NAMESPACE, VARIANT, short_name
+from tasks.adapters.sagemaker_names import VARIANT, short_name
+from tasks.adapters.sagemaker_requests import NAMESPACE
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import PutMetricAlarmInputTypeDef
@@ -98,7 +99,7 @@ def scheduled_actions(plan: ReleasePlan) -> list[dict[str, Any]]:
 
 
 def scaling_name(endpoint: str, content: list[object]) -> str:
-    """Of a policy, an action or an alarm. ``sagemaker_requests.is_name_of`` knows it again."""
+    """Of a policy, an action or an alarm. ``sagemaker_names.is_name_of`` knows it again."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return f"{short_name(endpoint)}-scaling-{digest}"
 

@@ -22,7 +22,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from tasks.adapters import gguf_llama, model_folder, tiny_model
 from tasks.adapters.packages import Package, download_package, read_member
-from tasks.adapters.store import Store, Stored, sha256
+from tasks.adapters.store import Store, Stored
+from tasks.digests import sha256
 from tasks.errors import ArtifactDamaged, RefusedModel
 
 KIND = "models"

@@ -19,10 +19,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tasks.digests import sha256
 from tasks.errors import ArtifactDamaged
 
 MANIFEST = "manifest.json"
-_CHUNK = 1 << 22
 _ANONYMOUS = "draft-"
 
 
@@ -191,12 +191,3 @@ def _listing(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _digest(files: dict[str, dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -54,6 +54,7 @@ class BlockPass:
         self._held_bytes, self._pauses, self._sampled = held_bytes, False, sampled
         self._device = next(layer.parameters()).device
         self._done = self._batch = self._count = 0
+        self._finite = torch.ones((), dtype=torch.bool, device=self._device)
         self._seen: set[int] = set()
         self._statistics: InputStatistics | None = None
 
@@ -71,7 +72,6 @@ class BlockPass:
         ]
         held = self._held_bytes * sum(batch.shape[0] * batch.shape[1] for batch in batches)
         self._pauses = 0 < held <= _most_held(self._device)
-        self._finite = torch.ones((), dtype=torch.bool, device=self._device)
         waiting = {number: self._start(number, batches, call) for number in range(len(batches))}
         try:
             while waiting:

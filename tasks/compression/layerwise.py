@@ -10,8 +10,6 @@ Memory is one block, its activations for one batch, and what waits of all calibr
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,12 @@ import torch
 from torch import Tensor
 
 from tasks.compression.blocks import BlockPass
+from tasks.compression.changes import Changes
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_calibration, check_choice, check_recipe, check_zeros
 from tasks.compression.decoder import Call, Decoder
-from tasks.compression.device import HOST, compute_device
-from tasks.compression.hessian import InputStatistics, output_error
+from tasks.compression.device import compute_device
+from tasks.compression.hessian import InputStatistics
 from tasks.compression.limits import check_packable
 from tasks.compression.mixed import Grids, Mixed
 from tasks.compression.packing import Packing
@@ -32,53 +31,32 @@ from tasks.compression.pruning import Pattern
 from tasks.compression.resuming import Partial
 from tasks.compression.spilling import HiddenStates
 from tasks.compression.statistics import KeptStatistics, digest_of
-from tasks.compression.streaming import Range, range_of, streamed
 from tasks.compression.transforms import Prune, Quantize, Transform
 from tasks.compression.walking import batches_of, fit, walk
-from tasks.compression.writing import FolderWriter, as_stored, fits
+from tasks.compression.writing import FolderWriter
 from tasks.contracts import LayerReport
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """One pass over a folder: what to read, what to do to each linear layer, and whether to keep its statistics."""
+class _TokenPass:
+    """A pass that runs the calibration tokens, and may keep the statistics that it gathers."""
 
-    checkpoint: Checkpoint
-    transform: Transform
-    keep_statistics: bool = False
-
-    def rerun(self, destination: Path, kept: KeptStatistics) -> Iterator[LayerReport]:
-        """The pass with statistics that an earlier one kept: no token is run, so there is nothing to resume."""
-        with FolderWriter(self.checkpoint, destination, self.transform.packing) as writer:
-            for index in range(self.checkpoint.blocks):
-                yield from self._again(index, kept, writer)
-            yield from self._outer(writer)
-
-    def _again(self, index: int, kept: KeptStatistics, writer: FolderWriter) -> list[LayerReport]:
-        prefix, device = self.checkpoint.architecture.block(index), compute_device()
-        tensors, reports = self._rest(self._other_names(index))
-        for group in self.checkpoint.architecture.groups:
-            names = [f"{prefix}.{name}" for name in group]
-            statistics = kept.read(index, group[0], self.checkpoint.linear_shape(names[0])[1]).to(device)
-            for name in names:
-                stored, _, report = self._linear(name, self.checkpoint.linear(name).to(device), statistics)
-                tensors.update(stored)
-                reports.append(report)
-        writer.write_block(index, tensors)
-        return reports
+    changes: Changes
+    keep_statistics: bool
 
     def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
-        decoder = Decoder(self.checkpoint)
+        checkpoint, packing = self.changes.checkpoint, self.changes.transform.packing
+        decoder = Decoder(checkpoint)
         calls = decoder.calls(tokens.shape[1])
         digest = digest_of(tokens) if self.keep_statistics else None
-        with FolderWriter(self.checkpoint, destination, self.transform.packing, partial) as writer:
+        with FolderWriter(checkpoint, destination, packing, partial) as writer:
             yield from walk(
                 writer,
-                self.checkpoint.blocks,
+                checkpoint.blocks,
                 lambda: batches_of(decoder, tokens, writer.scratch),
                 lambda index, batches: self._block(index, decoder, batches, calls[index], writer, digest),
             )
-            yield from self._outer(writer)
+            yield from self.changes.outer(writer)
 
     # Not around the generator: a caller's code runs between two yields and keeps its own gradient mode.
     @torch.no_grad()
@@ -91,11 +69,11 @@ class _Pass:
         writer: FolderWriter,
         digest: str | None,
     ) -> list[LayerReport]:
-        architecture = self.checkpoint.architecture
+        architecture = self.changes.checkpoint.architecture
         prefix = architecture.block(index)
         layer = decoder.take_block(index)
         fit(batches, decoder)
-        kept, reports = self._rest(self._other_names(index))
+        kept, reports = self.changes.rest(index)
         groups: dict[str, InputStatistics] = {}
         # The tokens go through what will be read back: norms and biases in their stored precision too.
         layer.load_state_dict({name.removeprefix(f"{prefix}."): kept[name].float() for name in kept}, strict=False)
@@ -103,7 +81,7 @@ class _Pass:
         def change(group: tuple[str, ...], statistics: InputStatistics) -> None:
             for name in group:
                 weight = architecture.weight(layer.get_submodule(name))
-                tensors, changed, report = self._linear(f"{prefix}.{name}", weight.contiguous(), statistics)
+                tensors, changed, report = self.changes.linear(f"{prefix}.{name}", weight.contiguous(), statistics)
                 weight.copy_(changed)
                 kept.update(tensors)
                 reports.append(report)
@@ -111,91 +89,41 @@ class _Pass:
                 groups[group[0]] = statistics
 
         held = decoder.activation_bytes // 2
-        sampled = not (self.transform.needs_gram or self.keep_statistics)
+        sampled = not (self.changes.transform.needs_gram or self.keep_statistics)
         BlockPass(prefix, layer, architecture.groups, change, held, sampled).run(batches, call)
         if digest is not None:
             writer.write_statistics(index, groups, digest)
         writer.write_block(index, kept)
         return reports
 
-    def _other_names(self, index: int) -> tuple[str, ...]:
-        """Stored tensors of block ``index`` that are no linear layer's weight."""
-        prefix = self.checkpoint.architecture.block(index)
-        linears = {f"{prefix}.{name}" for name in self.checkpoint.architecture.linears}
-        return tuple(
-            name
-            for name in self.checkpoint.block_names(index)
-            if name.rpartition(".")[0] not in linears or name.endswith(".bias")
-        )
 
-    @torch.no_grad()
-    def _linear(
-        self, prefix: str, weight: Tensor, statistics: InputStatistics
-    ) -> tuple[dict[str, Tensor], Tensor, LayerReport]:
-        """Change a layer's weight (rows, columns): what is stored, the weight that is read back, and the report.
+@dataclass(frozen=True)
+class _KeptPass:
+    """A pass with statistics that an earlier one kept: no token is run, so there is nothing to resume."""
 
-        Weight and statistics on one device, and so is the weight that is read back; what is stored is in host memory.
-        """
-        began = time.perf_counter()
-        name = f"{prefix}.weight"
-        stored = self.checkpoint.dtype(name) if name in self.checkpoint else torch.float16
-        changed = self.transform.apply(prefix, weight, statistics, stored)
-        tensors = {stored: tensor.to(HOST) for stored, tensor in changed.tensors.items()}
-        if self.checkpoint.architecture.transposed and name in tensors:
-            tensors = tensors | {name: tensors[name].T.contiguous()}
-        report = LayerReport(
-            layer=prefix,
-            method=self.transform.method,
-            rows=weight.shape[0],
-            columns=weight.shape[1],
-            sparsity=float((changed.weight == 0).sum()) / weight.numel(),
-            bits=changed.bits,
-            error=output_error(weight, changed.weight, statistics.gram),
-            seconds=time.perf_counter() - began,
-            fallback=changed.fallback,
-        )
-        return tensors, changed.weight, report
+    changes: Changes
+    kept: KeptStatistics
 
-    def _outer(self, writer: FolderWriter) -> list[LayerReport]:
-        """Write what is outside the blocks, as ``_rest`` stores it, without holding an embedding matrix."""
-        tensors, reports = {}, []
-        for name in self.checkpoint.outer_names():
-            dtype, seen = self.transform.others or self.checkpoint.dtype(name), range_of(self.checkpoint, name)
-            if not math.isfinite(seen.largest):
-                self.checkpoint.values(name)  # refuses it by its name
-            if seen.largest > torch.finfo(dtype).max:
-                reports.append(_kept_wide(name, self.checkpoint.shape(name), seen, dtype))
-                dtype = torch.float32
-            tensors[name] = streamed(self.checkpoint, name, dtype)
-        writer.stream_outer(tensors)
+    def run(self, destination: Path) -> Iterator[LayerReport]:
+        checkpoint = self.changes.checkpoint
+        with FolderWriter(checkpoint, destination, self.changes.transform.packing) as writer:
+            for index in range(checkpoint.blocks):
+                yield from self._block(index, writer)
+            yield from self.changes.outer(writer)
+
+    def _block(self, index: int, writer: FolderWriter) -> list[LayerReport]:
+        checkpoint, device = self.changes.checkpoint, compute_device()
+        prefix = checkpoint.architecture.block(index)
+        tensors, reports = self.changes.rest(index)
+        for group in checkpoint.architecture.groups:
+            names = [f"{prefix}.{name}" for name in group]
+            statistics = self.kept.read(index, group[0], checkpoint.linear_shape(names[0])[1]).to(device)
+            for name in names:
+                stored, _, report = self.changes.linear(name, checkpoint.linear(name).to(device), statistics)
+                tensors.update(stored)
+                reports.append(report)
+        writer.write_block(index, tensors)
         return reports
-
-    def _rest(self, names: tuple[str, ...]) -> tuple[dict[str, Tensor], list[LayerReport]]:
-        """Tensors that no transform changes, as they will be stored, and a report for each that had to stay float32."""
-        kept: dict[str, Tensor] = {}
-        reports = []
-        for name in names:
-            value = self.checkpoint.values(name)
-            dtype = self.transform.others or self.checkpoint.dtype(name)
-            kept[name] = as_stored(value, dtype)
-            if not fits(value, dtype):
-                reports.append(_kept_wide(name, tuple(value.shape), range_of(self.checkpoint, name), dtype))
-        return kept, reports
-
-
-def _kept_wide(name: str, shape: tuple[int, ...], seen: Range, dtype: torch.dtype) -> LayerReport:
-    rows, columns = (*shape, 1)[:2]
-    return LayerReport(
-        layer=name,
-        method="keep",
-        rows=rows,
-        columns=columns,
-        sparsity=seen.zeros,
-        bits=32.0,
-        error=0.0,
-        seconds=0.0,
-        fallback=f"stored as float32: a value of {seen.largest:g} is beyond {dtype}",
-    )
 
 
 def compress_folder(
@@ -222,7 +150,7 @@ def compress_folder(
         keep_statistics: leave each group's statistics in the new folder (``statistics``), for a pass over that folder.
     """
     check_calibration(checkpoint, tokens)
-    return _Pass(checkpoint, transform, keep_statistics).run(destination, tokens, partial)
+    return _TokenPass(Changes(checkpoint, transform), keep_statistics).run(destination, tokens, partial)
 
 
 def prune_folder(
@@ -324,5 +252,5 @@ def quantize_folder(
     check_calibration(checkpoint, tokens)
     kept = KeptStatistics.of(source, tokens, checkpoint.blocks)
     if kept is not None:
-        return _Pass(checkpoint, transform).rerun(destination, kept)
+        return _KeptPass(Changes(checkpoint, transform), kept).run(destination)
     return compress_folder(checkpoint, transform, destination, tokens, partial)

@@ -1,4 +1,4 @@
-"""What the files of an exported ONNX folder say: the same facts as ``checkpoint.describe`` reads from safetensors."""
+"""What the files of an exported ONNX folder say: the same facts as ``folder_facts.describe`` reads from safetensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from tasks.compression.architectures import architecture_name
-from tasks.compression.checkpoint import FolderFacts
+from tasks.compression.folder_facts import FolderFacts
 from tasks.compression.onnx_graph import DATA, MODEL
 
 HEAD = "head"  # the output head's constants are named head.*, the embedding made of them head.rows

@@ -60,7 +60,7 @@ def refuse_unknown(checkpoint: Checkpoint, config: Any) -> None:
                 "the model has tensors that the ONNX graph does not know",
                 observed=f"{prefix}{extra[0]}",
                 limit="linear layers, their biases and two norms a block",
-                remedy="serve the folder with torch, or add the case to tasks/compression/onnx_export.py",
+                remedy="serve the folder with torch, or add the case to tasks/compression/onnx_decoder.py",
             )
 
 

@@ -9,7 +9,6 @@ Whose work this is, is not asked here: the caller gives each identity a folder o
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tasks.compression.streaming import STORED, save_streamed, whole
+from tasks.digests import sha256
 
 MANIFEST = "progress.json"
 
@@ -67,7 +67,7 @@ class Partial:
             return None
         state, digests = self.folder / manifest["state"], manifest["files"]
         kept = {self.files / name: digest for name, digest in digests.items()} | {state: manifest["state_sha256"]}
-        if not all(path.exists() and _sha256(path) == digest for path, digest in kept.items()):
+        if not all(path.exists() and sha256(path) == digest for path, digest in kept.items()):
             return None
         self._digests = dict(digests)
         self.found(int(manifest["done"]))
@@ -92,11 +92,11 @@ class Partial:
             save_streamed(state, {name: whole(tensor) for name, tensor in tensors.items()})
         else:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, state)
-        self._digests |= {path.name: _sha256(path) for path in new}
+        self._digests |= {path.name: sha256(path) for path in new}
         manifest = {
             "done": done,
             "state": state.name,
-            "state_sha256": _sha256(state),
+            "state_sha256": sha256(state),
             "files": self._digests,
             "notes": dict(notes),
         }
@@ -106,8 +106,3 @@ class Partial:
         for old in self.folder.glob("state-*.safetensors"):
             if old != state:
                 old.unlink()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

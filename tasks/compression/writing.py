@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tasks.compression.architectures import block_count
-from tasks.compression.checkpoint import INDEX, Checkpoint
+from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.hessian import InputStatistics
 from tasks.compression.mixed import Grids
 from tasks.compression.packing import PACKED_SUFFIXES
 from tasks.compression.resuming import Partial, Saved
+from tasks.compression.shards import INDEX
 from tasks.compression.statistics import FOLDER, file_name, save_statistics
 from tasks.compression.streaming import Streamed, save_streamed
 

@@ -1,6 +1,6 @@
 """A decoder exported to ONNX, run by ONNX Runtime: tokens in, logits out, the key-value cache written in place.
 
-What the graph expects is described where it is written, ``tasks/compression/onnx_export.py``. Only numpy and
+What the graph expects is described where it is written, ``tasks/compression/onnx_decoder.py``. Only numpy and
 onnxruntime. Source: https://onnxruntime.ai/docs/api/python/api_summary.html (IOBinding, OrtValue, SessionOptions).
 """
 

@@ -74,7 +74,7 @@ class Desk:
     def serve(self, plan: ReleasePlan, number: str = "1") -> str:
         """Create the endpoint. Returns the config's name."""
         cloud = self.cloud()
-        name = cloud.create(plan.endpoint, self.version(number), plan)
+        name = cloud.rollouts.create(plan.endpoint, self.version(number), plan)
         wait_until_serving(cloud, plan.endpoint)
         return name
 

@@ -225,7 +225,7 @@ def test_what_lies_in_another_region_is_refused_before_anything_is_made(value: s
 def test_an_image_of_another_region_is_refused_by_the_adapter(tmp_path: Path) -> None:
     image = "111111111111.dkr.ecr.eu-west-1.amazonaws.com/slimline-inference:0.1.0"
     with pytest.raises(WrongRegion, match="the image"):
-        on_aws(tmp_path)._prepared(package(image=image), AWS_PLAN)
+        on_aws(tmp_path).checks.prepared(package(image=image), AWS_PLAN)
 
 
 KEY = "arn:aws:kms:us-east-1:111111111111:key/0a1b2c3d"

@@ -129,7 +129,7 @@ def states(found: dict[str, dict[str, str]]) -> dict[str, str]:
 
 def test_before_anything_is_set_up_the_doctor_names_what_is_missing(aws: Aws) -> None:
     code, found, _ = doctor(aws.environment())
-    assert code == 1
+    assert code == 3
     seen = states(found)
     assert {seen[check] for check in ("python", "packages", "disk", "region", "clock", "credentials", "quota")} == {
         "ok"
@@ -167,7 +167,7 @@ def test_the_steps_of_the_readme_lead_to_an_account_that_the_doctor_finds_in_ord
     arguments = shlex.split(settings.partition("slimline doctor --aws")[2])
     code, found, _ = doctor(assumed(aws), *arguments)
     assert {check for check, state in states(found).items() if state != "ok"} == {"prefect", "mlflow"}, found
-    assert code == 1, "the two servers are not there"
+    assert code == 3, "the two servers are not there"
     assert "assumed-role/slimline-release" in found["credentials"]["observed"]
 
 
@@ -200,7 +200,7 @@ def test_what_is_taken_away_again_the_doctor_finds(aws: Aws) -> None:
     s3.delete_public_access_block(Bucket=BUCKET)
     aws.client("ecr").batch_delete_image(repositoryName="slimline-inference", imageIds=[{"imageTag": "0.1.0"}])
     code, found, _ = doctor(assumed(aws), "--instance-type", "ml.g6e.xlarge")
-    assert code == 1
+    assert code == 3
     assert "sagemaker:CreateModel" in found["release rights"]["observed"]
     assert "release-role-policy.json" in found["release rights"]["remedy"]
     assert "SageMaker may not take it on" in found["execution role"]["observed"]
@@ -231,7 +231,7 @@ def test_without_credentials_it_says_so_once(aws: Aws) -> None:
         if name not in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     }  # fmt: skip
     code, found, _ = doctor(environment)
-    assert code == 1
+    assert code == 3
     assert found["credentials"]["state"] == "failed" and "profile or a role" in found["credentials"]["remedy"]
     assert found["clock"]["state"] == "ok", "needs no credentials"
     assert {states(found)[check] for check in ("bucket", "execution role", "image", "quota")} == {"skipped"}
@@ -240,7 +240,7 @@ def test_without_credentials_it_says_so_once(aws: Aws) -> None:
 def test_without_a_region_it_says_so(aws: Aws) -> None:
     environment = {name: value for name, value in aws.environment().items() if name != "AWS_REGION"}
     code, found, _ = doctor(environment)
-    assert code == 1 and found["region"]["state"] == "failed" and "AWS_REGION" in found["region"]["remedy"]
+    assert code == 3 and found["region"]["state"] == "failed" and "AWS_REGION" in found["region"]["remedy"]
 
 
 class _Refusing(BaseHTTPRequestHandler):
@@ -289,7 +289,7 @@ def test_credentials_that_are_refused_are_named(aws: Aws, code: str, text: str, 
         threading.Thread(target=server.serve_forever, daemon=True).start()
         exit_code, found, _ = doctor(aws.environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}"))
         server.shutdown()
-    assert exit_code == 1 and said in found["credentials"]["observed"]
+    assert exit_code == 3 and said in found["credentials"]["observed"]
     assert states(found)["bucket"] == "skipped"
 
 
@@ -327,7 +327,7 @@ def test_a_clock_that_is_twenty_minutes_off_is_found_on_the_embedded_stack(aws: 
     answer = requests.post(f"{embedded.url}/_slimline/faults", json={"kind": "clock_jump", "seconds": 1200}, timeout=10)
     assert answer.status_code == 201
     code, found, _ = doctor(environment)
-    assert code == 1
+    assert code == 3
     assert found["clock"]["state"] == "failed" and "behind" in found["clock"]["observed"]
     assert "NTP" in found["clock"]["remedy"]
 
@@ -345,7 +345,7 @@ def test_a_person_sees_a_table_and_below_it_what_to_do(
     finally:
         os.environ.clear()
         os.environ.update(before)
-    assert shown.exit_code == 1, shown.output
+    assert shown.exit_code == 3, shown.output
     assert re.search(r"✓ +│ python", shown.output) and re.search(r"✗ +│ prefect", shown.output), shown.output
     assert "prefect: slimline up, or set PREFECT_API_URL" in shown.output
     assert "skipped" in shown.output and "failed" in shown.output

@@ -53,7 +53,7 @@ def test_objects_of_earlier_hours_are_not_read_and_none_twice(url: str, tmp_path
 
     for client in cloud._aws._clients.values():
         client.meta.events.register("provide-client-params.s3.GetObject", note)
-    captures = cloud.captures(Shift(endpoint="hours", wanted_config="new", previous_config="old", since=SINCE))
+    captures = cloud.evidence.captures(Shift(endpoint="hours", wanted_config="new", previous_config="old", since=SINCE))
     first = list(captures.new())
     assert sorted(pair.event for pair in first) == [f"event-{event}" for event in (60, 61, 62, 70, 71, 72)]
     assert all(pair.baseline == pair.candidate for pair in first)
@@ -73,7 +73,7 @@ def test_a_long_trial_is_paired_hour_by_hour(url: str, tmp_path: Path, monkeypat
         for hour in (6, 7, 8):
             write(url, "long", hour, variant, range(10 * hour, 10 * hour + 3))
     cloud = SageMaker("us-east-1", url, BUCKET, ROLE, tmp_path / "ledger.jsonl")
-    captures = cloud.captures(Shift(endpoint="long", wanted_config="new", previous_config="old", since=SINCE))
+    captures = cloud.evidence.captures(Shift(endpoint="long", wanted_config="new", previous_config="old", since=SINCE))
     assert len(list(captures.new())) == 9
 
 

@@ -25,7 +25,7 @@ def dies_after_its_last_step(cloud: SageMaker, desk: Desk, plan: ReleasePlan) ->
     """A trial that the judge has promoted: its own config serves, nothing is settled or tidied."""
     asked = start_trial(cloud, desk.version("2"), plan)
     wait_until_serving(cloud, plan.endpoint)
-    cloud.finish_trial(asked)
+    cloud.rollouts.finish_trial(asked)
     wait_until_serving(cloud, plan.endpoint)
 
 
@@ -52,7 +52,7 @@ def test_a_trial_that_died_after_its_last_step_knows_what_to_go_back_to(desk: De
     history = good.history(plan.endpoint)
     assert (history.moving_from, history.proven_in) == (first, asked.trial_config)
     assert is_good(good, plan, history), "the trial has asked enough: its own config needs no requests of its own"
-    good.restore(plan.endpoint, first)
+    good.rollouts.restore(plan.endpoint, first)
     wait_until_serving(good, plan.endpoint)
     good.close(plan.endpoint, None)
 
@@ -74,9 +74,9 @@ def test_what_autoscaling_reached_survives_a_trials_end(desk: Desk) -> None:
         start_trial(cloud, desk.version("2"), plan)
         wait_until_serving(cloud, plan.endpoint)
         if wanted is None:
-            cloud.restore(plan.endpoint, first)
+            cloud.rollouts.restore(plan.endpoint, first)
         else:
-            first = cloud.update(plan.endpoint, desk.version(wanted), plan.after_shadow)
+            first = cloud.rollouts.update(plan.endpoint, desk.version(wanted), plan.after_shadow)
         wait_until_serving(cloud, plan.endpoint)
         assert instances(cloud, plan.endpoint) == (first, 2)
 
@@ -85,9 +85,9 @@ def test_the_same_count_by_chance_is_kept_on_the_way_back(desk: Desk) -> None:
     plan = plan_of("d-chance", "ALL_AT_ONCE", bake_seconds=60)
     cloud, first = desk.cloud(), desk.serve(plan)
     scale(cloud, plan.endpoint, 2)
-    cloud.update(plan.endpoint, desk.version("2"), plan.model_copy(update={"instances": 2}))
+    cloud.rollouts.update(plan.endpoint, desk.version("2"), plan.model_copy(update={"instances": 2}))
     wait_until_serving(cloud, plan.endpoint)
-    cloud.restore(plan.endpoint, first)
+    cloud.rollouts.restore(plan.endpoint, first)
     wait_until_serving(cloud, plan.endpoint)
     assert instances(cloud, plan.endpoint) == (first, 2)
 
@@ -129,7 +129,7 @@ def test_a_kill_does_not_promote_what_the_judge_would_take_back(desk: Desk) -> N
 def test_a_no_takes_back_what_a_dead_run_has_begun_to_move(desk: Desk, settled: bool) -> None:
     plan = plan_of(f"d-no-{settled}".lower(), "CANARY", bake_seconds=60 if settled else 1800)
     cloud, first, new = desk.cloud(), desk.serve(plan), desk.version("2")
-    cloud.update(plan.endpoint, new, plan)
+    cloud.rollouts.update(plan.endpoint, new, plan)
     if settled:
         wait_until_serving(cloud, plan.endpoint)
         assert cloud.serving_config(plan.endpoint) != first
@@ -144,7 +144,7 @@ def test_a_no_takes_back_what_a_dead_run_has_begun_to_move(desk: Desk, settled: 
 def test_a_version_that_does_not_answer_does_not_block_the_release_that_mends_it(desk: Desk) -> None:
     plan = plan_of("d-sick", "ALL_AT_ONCE")
     cloud = desk.cloud(ECHO_ERROR_SHARE="1")
-    first = cloud.create(plan.endpoint, desk.version("1"), plan)
+    first = cloud.rollouts.create(plan.endpoint, desk.version("1"), plan)
     wait_until_serving(cloud, plan.endpoint)
     serving = cloud.serving(plan.endpoint)
     assert serving is not None

@@ -15,8 +15,8 @@ from tasks.adapters.children import run_child
 from tasks.adapters.engine_kinds import ENGINES
 from tasks.adapters.engine_runs import run_engine
 from tasks.adapters.engines import Environment, find_environment
-from tasks.compression.checkpoint import describe
 from tasks.compression.conversion import convert_folder
+from tasks.compression.folder_facts import describe
 from tasks.compression.foreign_layers import measure_layers
 from tasks.compression.gptq_format import repack_gptq
 from tasks.compression.layerwise import prune_folder, quantize_folder

@@ -139,7 +139,7 @@ def test_a_backlog_scales_out_and_its_end_scales_in(desk: Desk) -> None:
     scaling = Scaling(kind="target_tracking", target=2, max_instances=3, scale_out_cooldown=0, scale_in_cooldown=60)
     plan = asynchronous("queue-scales", mode="ALL_AT_ONCE", scaling=scaling)
     slow = desk.cloud(ECHO_SECONDS="0.3")
-    slow.create(plan.endpoint, desk.version("1"), plan)
+    slow.rollouts.create(plan.endpoint, desk.version("1"), plan)
     until(lambda: slow.serving(plan.endpoint), lambda seen: seen is not None and seen.status == "InService")
     slow.scaling.apply(plan)
 

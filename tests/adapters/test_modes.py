@@ -78,7 +78,7 @@ def test_a_bad_version_is_taken_back(
 def test_the_pairs_of_a_shadow_are_in_s3(done: dict[Mode, Future[dict[str, Rollout]]], desk: Desk) -> None:
     rollout = done["SHADOW"].result()["good"]
     asked = Shift(endpoint=rollout.endpoint, wanted_config=rollout.config, previous_config=None, since=0)
-    pairs = list(new_pairs(desk.cloud().captures(asked)))
+    pairs = list(new_pairs(desk.cloud().evidence.captures(asked)))
     assert len(pairs) > 20
     assert len({pair.event for pair in pairs}) == len(pairs)
     assert all("a prompt of some words" in pair.request for pair in pairs)

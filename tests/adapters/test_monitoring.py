@@ -160,7 +160,7 @@ def test_guards_are_kept_by_later_releases_changed_in_place_and_go_with_the_endp
         listed = plain.list_dashboards(DashboardNamePrefix="slimline-guarded")["DashboardEntries"]
         return [entry["DashboardName"] for entry in listed]
 
-    guard = cloud.guard(plan)
+    guard = cloud.monitoring.apply(plan)
     assert len(guard.alarms) == 6 and guard.notes == ()
     assert dashboards() == [guard.dashboard] == ["slimline-guarded-standing-us-east-1"]
     body = json.loads(plain.get_dashboard(DashboardName=guard.dashboard)["DashboardBody"])
@@ -173,11 +173,11 @@ def test_guards_are_kept_by_later_releases_changed_in_place_and_go_with_the_endp
     assert set(there()) == {"errors", "p90", "p99", "cpu", "memory", "disk"} and dashboards()
 
     fewer = plan.model_copy(update={"monitoring": MonitoringPlan(max_p90_ms=500, max_p99_ms=0, dashboard=False)})
-    cloud.guard(fewer)
+    cloud.monitoring.apply(fewer)
     assert set(there()) == {"errors", "p90", "cpu", "memory", "disk"} and there()["p90"] == 500_000
     assert dashboards() == [] and cloud.monitoring.states("slimline-guarded").keys() == there().keys()
 
-    cloud.guard(plan)
+    cloud.monitoring.apply(plan)
     cloud.delete_endpoint("slimline-guarded", poll_seconds=0.1)
     assert there() == {} and dashboards() == []
     left = {entry.kind for entry in cloud._ledger.open_entries() if "guarded-standing" in entry.name}
@@ -188,7 +188,7 @@ def test_guards_of_an_endpoint_that_somebody_else_deleted_are_swept(desk: Desk) 
     plan = plan_of("slimline-lost", "ALL_AT_ONCE")
     desk.serve(plan)
     cloud = desk.cloud()
-    guard = cloud.guard(plan)
+    guard = cloud.monitoring.apply(plan)
     sagemaker = boto3.client("sagemaker", endpoint_url=desk.url, region_name="us-east-1")
     sagemaker.delete_endpoint(EndpointName="slimline-lost")
     sagemaker.get_waiter("endpoint_deleted").wait(EndpointName="slimline-lost", WaiterConfig={"Delay": 1})

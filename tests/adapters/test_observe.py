@@ -56,7 +56,7 @@ def test_no_data_then_healthy_then_degraded_by_a_latency_that_rises(desk: Desk) 
     guarded = MonitoringPlan(minutes=2, breaching=1, max_p90_ms=300, max_p99_ms=0, max_cpu_percent=0)
     plan = plan_of(ENDPOINT, "ALL_AT_ONCE", monitoring=guarded)
     config = desk.serve(plan, "original")
-    desk.cloud().guard(plan)
+    desk.cloud().monitoring.apply(plan)
     quiet = look(desk)
     assert (quiet.state, quiet.act) == ("no data", "report") and quiet.windows.current.requests == 0
     assert "original is not in the registry" in quiet.promise.note

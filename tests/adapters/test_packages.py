@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.adapters.packages import DownloadFailed, download_package, read_member
-from tasks.adapters.store import sha256
+from tasks.digests import sha256
 from tasks.errors import ArtifactDamaged
 
 WHEEL = "slim_data-1.0-py3-none-any.whl"

@@ -102,19 +102,19 @@ def test_a_good_canary_is_promoted_and_nothing_is_left(cloud: SageMaker, tmp_pat
     asked = plan("good")
     first, second = packaged(cloud, tmp_path, "1"), packaged(cloud, tmp_path, "2")
     assert cloud.serving("good") is None
-    blue = cloud.create("good", first, asked)
-    assert cloud.create("good", first, asked) == blue
+    blue = cloud.rollouts.create("good", first, asked)
+    assert cloud.rollouts.create("good", first, asked) == blue
     settled(cloud, "good")
     assert cloud.probe("good", "hello") == "version 1"
     before = cloud.serving("good")
     assert before is not None
     assert (before.config, before.version, before.instances) == (blue, "1", 2)
 
-    green = cloud.update("good", second, asked)
+    green = cloud.rollouts.update("good", second, asked)
     assert green == cloud.config_name(second, asked) != blue
-    assert cloud.update("good", second, asked) == green  # asked again while it runs: nothing happens
+    assert cloud.rollouts.update("good", second, asked) == green  # asked again while it runs: nothing happens
     with pytest.raises(ReleaseStuck, match="cannot be updated now"):
-        cloud.update("good", first, plan("good", error_share=0.5))
+        cloud.rollouts.update("good", first, plan("good", error_share=0.5))
     verdict, seen = watch(cloud, blue, green, asked)
 
     assert verdict is Verdict.PROMOTE, seen
@@ -122,7 +122,7 @@ def test_a_good_canary_is_promoted_and_nothing_is_left(cloud: SageMaker, tmp_pat
     after = cloud.serving("good")
     assert after is not None
     assert (after.config, after.version) == (green, "2")
-    assert cloud.update("good", second, asked) == green  # and after it was promoted
+    assert cloud.rollouts.update("good", second, asked) == green  # and after it was promoted
     baking = [look for look in seen if look.status == "Updating/Baking"]
     assert {look.green.weight for look in baking if look.green} >= {0.5, 1.0}
     assert all(look.blue and look.green and look.blue.weight + look.green.weight == 1 for look in seen)
@@ -148,9 +148,9 @@ def test_a_good_canary_is_promoted_and_nothing_is_left(cloud: SageMaker, tmp_pat
 def test_a_bad_canary_is_restored_by_itself(cloud: SageMaker, tmp_path: Path) -> None:
     good, bad = plan("bad"), plan("bad", error_share=0.5, bake_seconds=300)
     first, second = packaged(cloud, tmp_path, "1"), packaged(cloud, tmp_path, "2")
-    blue = cloud.create("bad", first, good)
+    blue = cloud.rollouts.create("bad", first, good)
     settled(cloud, "bad")
-    green = cloud.update("bad", second, bad)
+    green = cloud.rollouts.update("bad", second, bad)
     verdict, seen = watch(cloud, blue, green, bad)
 
     assert verdict is Verdict.RESTORE, seen
@@ -165,7 +165,7 @@ def test_a_bad_canary_is_restored_by_itself(cloud: SageMaker, tmp_path: Path) ->
     assert last.blue.errors == 0
 
     # Released again without the fault, the same version is promoted: the alarm's old state does not stand in its way.
-    again = cloud.update("bad", second, good)
+    again = cloud.rollouts.update("bad", second, good)
     assert again != green
     assert watch(cloud, blue, again, good)[0] is Verdict.PROMOTE
     cloud.delete_endpoint("bad", poll_seconds=0.1)
@@ -176,22 +176,22 @@ def test_a_bad_canary_is_restored_by_itself(cloud: SageMaker, tmp_path: Path) ->
 
 def test_counts_that_autoscaling_reached_survive_an_update(cloud: SageMaker, url: str, tmp_path: Path) -> None:
     asked = ReleasePlan(endpoint="scaled", mode="ALL_AT_ONCE", bake_seconds=60, instances=1)
-    blue = cloud.create("scaled", packaged(cloud, tmp_path, "1"), asked)
+    blue = cloud.rollouts.create("scaled", packaged(cloud, tmp_path, "1"), asked)
     settled(cloud, "scaled")
     cloud._aws._client("sagemaker", 1).update_endpoint_weights_and_capacities(
         EndpointName="scaled", DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 2}]
     )
     settled(cloud, "scaled")
-    green = cloud.update("scaled", packaged(cloud, tmp_path, "2"), asked)
+    green = cloud.rollouts.update("scaled", packaged(cloud, tmp_path, "2"), asked)
     settled(cloud, "scaled")
     serving = cloud.serving("scaled")
     assert serving is not None
     assert (serving.config, serving.instances, serving.configured_instances) == (green, 2, 1)
     assert (cloud.history("scaled").moving_from, cloud.history("scaled").purpose) == (blue, "release")
-    cloud.restore("scaled", blue)
-    cloud.restore("scaled", blue)  # asked again while it runs: nothing happens
+    cloud.rollouts.restore("scaled", blue)
+    cloud.rollouts.restore("scaled", blue)  # asked again while it runs: nothing happens
     settled(cloud, "scaled")
-    cloud.restore("scaled", blue)  # and after it has ended
+    cloud.rollouts.restore("scaled", blue)  # and after it has ended
     serving = cloud.serving("scaled")
     assert serving is not None
     assert (serving.config, serving.instances, serving.configured_instances) == (blue, 2, 1)
@@ -206,7 +206,7 @@ def test_counts_that_autoscaling_reached_survive_an_update(cloud: SageMaker, url
 def test_everything_carries_the_run_that_made_it(cloud: SageMaker, url: str, tmp_path: Path) -> None:
     ours = SageMaker("us-east-1", url, "slimline-test", ROLE, tmp_path / "run.jsonl", run="flow-run-7")
     asked = plan("tagged")
-    config = ours.create("tagged", packaged(ours, tmp_path, "1"), asked)
+    config = ours.rollouts.create("tagged", packaged(ours, tmp_path, "1"), asked)
     sagemaker = ours._aws._client("sagemaker", 1)
     arns = [
         sagemaker.describe_endpoint(EndpointName="tagged")["EndpointArn"],
@@ -227,7 +227,7 @@ def test_everything_carries_the_run_that_made_it(cloud: SageMaker, url: str, tmp
 def test_a_rollout_counts_no_requests_of_the_minute_before_it_began(cloud: SageMaker, tmp_path: Path) -> None:
     """An earlier try of the same config may have had them; and what counts is counted once, by one of two metrics."""
     asked = plan("counted")
-    config = cloud.create("counted", packaged(cloud, tmp_path, "1"), asked)
+    config = cloud.rollouts.create("counted", packaged(cloud, tmp_path, "1"), asked)
     settled(cloud, "counted")
     created = cloud.now()
     while cloud.now() // 60 == created // 60:
@@ -292,7 +292,7 @@ def test_upload_sends_each_file_once_and_repairs_a_changed_one(cloud: SageMaker,
 def test_what_is_missing_or_unwell_is_named(cloud: SageMaker, url: str, tmp_path: Path) -> None:
     asked = plan("absent")
     with pytest.raises(EndpointMissing, match="no endpoint absent"):
-        cloud.update("absent", package(), asked)
+        cloud.rollouts.update("absent", package(), asked)
     with pytest.raises(EndpointMissing):
         cloud.probe("absent", "hello")
     with pytest.raises(EndpointMissing):
@@ -303,7 +303,7 @@ def test_what_is_missing_or_unwell_is_named(cloud: SageMaker, url: str, tmp_path
 
 def test_a_failing_probe_is_no_success(cloud: SageMaker, tmp_path: Path) -> None:
     asked = ReleasePlan(endpoint="sick", instances=1, mode="ALL_AT_ONCE", rehearsal=Rehearsal(error_share=1.0))
-    cloud.create("sick", packaged(cloud, tmp_path, "1"), asked)
+    cloud.rollouts.create("sick", packaged(cloud, tmp_path, "1"), asked)
     settled(cloud, "sick")  # InService, and yet
     with pytest.raises(BadAnswer, match="status 500"):
         cloud.probe("sick", "hello")
@@ -339,7 +339,7 @@ def test_what_is_asked_for_is_in_the_ledger_before_it_is_there(cloud: SageMaker,
     """The service refuses the endpoint, so this process could have died at the call as well."""
     many = ReleasePlan(endpoint="many", instances=100)
     with pytest.raises(RefusedRequest, match="quota"):
-        cloud.create("many", packaged(cloud, tmp_path, "1"), many)
+        cloud.rollouts.create("many", packaged(cloud, tmp_path, "1"), many)
     left = [(entry.kind, entry.name) for entry in cloud._ledger.open_entries()]
     assert [kind for kind, _ in left] == ["model", "endpoint-config", "endpoint"]
     name = left[0][1]

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from tasks.adapters.sagemaker import SageMaker
 from tasks.adapters.sagemaker_limits import check_request, service_model
 from tasks.adapters.sagemaker_metrics import bounds, metric_queries
+from tasks.adapters.sagemaker_names import content_name, is_name_of
 from tasks.adapters.sagemaker_observe import traffic_shares
 from tasks.adapters.sagemaker_requests import (
     alarm_names,
     alarms,
     blueprint,
-    content_name,
     create_endpoint,
     dimensions,
-    is_name_of,
     update_endpoint,
 )
 from tasks.adapters.sagemaker_trials import replace, trial_config, weights
@@ -313,7 +312,7 @@ def test_placeholders_are_refused_on_aws(tmp_path: Path, aws: SageMaker) -> None
     with pytest.raises(RefusedRequest, match="placeholder"):
         placeholder.check_plan(AWS_PLAN)
     with pytest.raises(RefusedRequest, match="ECR"):
-        aws.create("e", package(image="slimline-inference:0.1.0"), AWS_PLAN)
+        aws.rollouts.create("e", package(image="slimline-inference:0.1.0"), AWS_PLAN)
 
 
 def _set(request: Any, path: str, value: Any) -> Any:

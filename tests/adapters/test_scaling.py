@@ -5,6 +5,7 @@ from __future__ import annotations
 import boto3
 import pytest
 
+from tasks.adapters.scaling_overview import scalable_targets, scaling_view
 from tasks.adapters.scaling_requests import where
 from tasks.errors import RefusedRequest
 from tasks.following import follow_trial, wait_until_serving
@@ -30,7 +31,7 @@ def reached(desk: Desk, endpoint: str, wanted: int) -> None:
 
 
 def resources(desk: Desk, endpoint: str) -> set[str]:
-    return {target["ResourceId"].rpartition("/")[2] for target in desk.cloud().scaling.targets(endpoint)}
+    return {target["ResourceId"].rpartition("/")[2] for target in scalable_targets(desk.cloud().connection, endpoint)}
 
 
 def test_load_scales_out_and_in_and_an_update_keeps_the_count(desk: Desk) -> None:
@@ -47,7 +48,7 @@ def test_load_scales_out_and_in_and_an_update_keeps_the_count(desk: Desk) -> Non
     rollout = desk.release(unsaid, "3")
     assert rollout.phase == "promoted" and rollout.scaling == "", story(rollout)
     assert count(desk, plan.endpoint) == 3
-    (view,) = desk.cloud().scaling.view(plan.endpoint)
+    (view,) = scaling_view(desk.cloud().connection, plan.endpoint)
     assert (view.variant, view.low, view.high, view.held) == ("AllTraffic", 1, 3, False)
     assert view.policies == ("SageMakerVariantInvocationsPerInstance at 15",)
     assert view.last == "Setting desired instance count to 3. Successful"
@@ -69,7 +70,9 @@ def test_a_trial_holds_the_old_version_and_lets_the_new_one_grow(desk: Desk) -> 
         step = follow_trial(cloud, asked, plan, 50, lambda share, text: None)
         assert step.outcome == "promoted", step
         assert resources(desk, plan.endpoint) == {"AllTraffic", "challenger"}
-        new_view, old_view = sorted(cloud.scaling.view(plan.endpoint), key=lambda each: each.variant, reverse=True)
+        new_view, old_view = sorted(
+            scaling_view(cloud.connection, plan.endpoint), key=lambda each: each.variant, reverse=True
+        )
         assert old_view.variant == "AllTraffic" and old_view.held and old_view.low == 1
         assert new_view.held and new_view.low == new_view.high == 3, "it does not shrink below what the old one had"
         rollout = finish_trial(cloud, asked, new, plan, (step,), None)
@@ -77,7 +80,7 @@ def test_a_trial_holds_the_old_version_and_lets_the_new_one_grow(desk: Desk) -> 
     assert count(desk, plan.endpoint) == 3
     assert resources(desk, plan.endpoint) == {"AllTraffic"}
     cloud.close(plan.endpoint, rollout.previous_config)
-    (view,) = cloud.scaling.view(plan.endpoint)
+    (view,) = scaling_view(cloud.connection, plan.endpoint)
     assert not view.held
 
 
@@ -93,7 +96,9 @@ def test_a_trial_that_died_leaves_no_target_behind(desk: Desk) -> None:
     end_other_trial(cloud, desk.version("3"), plan)
     assert cloud.serving_config(plan.endpoint) == before
     cloud.close(plan.endpoint, None)
-    assert [(view.variant, view.held) for view in cloud.scaling.view(plan.endpoint)] == [("AllTraffic", False)]
+    assert [(view.variant, view.held) for view in scaling_view(cloud.connection, plan.endpoint)] == [
+        ("AllTraffic", False)
+    ]
 
 
 def test_what_the_challenger_had_grown_to_is_what_the_new_version_gets(desk: Desk) -> None:
@@ -127,7 +132,7 @@ def test_steps_run_by_our_own_alarms_and_nothing_is_left_of_them(desk: Desk) -> 
     alarms = names_of_alarms(desk, plan)
     assert len(alarms) == 2
     assert put_scaling(cloud, plan) and names_of_alarms(desk, plan) == alarms, "asked twice is done once"
-    assert [view.scheduled for view in cloud.scaling.view(plan.endpoint)] == [1]
+    assert [view.scheduled for view in scaling_view(cloud.connection, plan.endpoint)] == [1]
     with desk.load(plan.endpoint):
         until(lambda: count(desk, plan.endpoint), lambda seen: seen >= 3, seconds=90)
     assert cloud.sweep(plan.endpoint, keep={str(cloud.serving_config(plan.endpoint))}) == []
@@ -136,7 +141,7 @@ def test_steps_run_by_our_own_alarms_and_nothing_is_left_of_them(desk: Desk) -> 
     simple = plan.model_copy(update={"scaling": Scaling(kind="simple", target=99)})
     put_scaling(cloud, simple)
     assert len(names_of_alarms(desk, plan)) == 1 and not names_of_alarms(desk, plan) & alarms
-    assert [view.scheduled for view in cloud.scaling.view(plan.endpoint)] == [0]
+    assert [view.scheduled for view in scaling_view(cloud.connection, plan.endpoint)] == [0]
     off = plan.model_copy(update={"scaling": Scaling(kind="off")})
     assert put_scaling(cloud, off) == "off" and resources(desk, plan.endpoint) == set()
     assert names_of_alarms(desk, plan) == set()

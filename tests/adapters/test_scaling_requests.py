@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tasks.adapters.sagemaker_limits import check_request
-from tasks.adapters.sagemaker_requests import is_name_of, is_own_name
-from tasks.adapters.sagemaker_scaling import describe_scaling
+from tasks.adapters.sagemaker_names import is_name_of, is_own_name
 from tasks.adapters.scaling_limits import check_scaling
+from tasks.adapters.scaling_overview import describe_scaling
 from tasks.adapters.scaling_requests import policies, scalable_target, scheduled_actions
 from tasks.errors import RefusedRequest
 from tasks.plans import ReleasePlan

@@ -75,7 +75,7 @@ def test_an_aws_container_is_stood_in_for_and_that_is_said(
 ) -> None:
     chosen = plan(kind, f"slimline-{kind}")
     new = packaged(cloud, folder, chosen)
-    config = cloud.create(chosen.endpoint, new, chosen)
+    config = cloud.rollouts.create(chosen.endpoint, new, chosen)
     wait_until_serving(cloud, chosen.endpoint)
     assert cloud.probe(chosen.endpoint, "Hello", chosen.payload)
     described = service.client("sagemaker").describe_model(ModelName=config)["PrimaryContainer"]
@@ -99,7 +99,7 @@ def test_an_aws_container_is_stood_in_for_and_that_is_said(
 
 def test_our_own_container_stands_in_for_nothing(service: Service, cloud: SageMaker, folder: Path) -> None:
     chosen = plan("own_cpu", "slimline-own")
-    cloud.create(chosen.endpoint, packaged(cloud, folder, chosen), chosen)
+    cloud.rollouts.create(chosen.endpoint, packaged(cloud, folder, chosen), chosen)
     wait_until_serving(cloud, chosen.endpoint)
     assert service.fleets(chosen.endpoint)["fleets"][0]["variants"]["AllTraffic"]["stand_in"] == ""
     assert "stands in" not in cloud.describe_rehearsal(chosen.endpoint)
@@ -179,15 +179,15 @@ def test_a_hub_model_is_served_with_its_licence_and_its_payload(
     chosen = plan("jumpstart", "slimline-hub", jumpstart=accepted)
     baseline = package(hub.version, hub.image, hub.s3_uri, "b" * 64).model_copy(update={"hub": hub})
     with pytest.raises(ClientError, match="AcceptEula"):
-        cloud._maker.fleet(cloud._blueprint(baseline, refused))
-    first = cloud.create(chosen.endpoint, baseline, chosen)
+        cloud._maker.fleet(cloud.checks.blueprint(baseline, refused))
+    first = cloud.rollouts.create(chosen.endpoint, baseline, chosen)
     wait_until_serving(cloud, chosen.endpoint)
     assert chosen.payload == {"max_new_tokens": 5, "top_p": 0.8, "temperature": 0.7}
     assert len(cloud.probe(chosen.endpoint, "Hello", chosen.payload)) > 0
     # Then a version of ours in the same container.
     ours = package("2", hub.image, cloud.upload(folder, "c" * 64), "c" * 64)
     ours = ours.model_copy(update={"hub": hub, "facts": read_facts(folder)})
-    second = cloud.update(chosen.endpoint, ours, chosen)
+    second = cloud.rollouts.update(chosen.endpoint, ours, chosen)
     containers = [
         service.client("sagemaker").describe_model(ModelName=name)["PrimaryContainer"] for name in (first, second)
     ]

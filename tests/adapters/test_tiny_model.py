@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tasks.adapters import tiny_model
 from tasks.adapters.model_folder import check_folder
-from tasks.adapters.store import sha256
 from tasks.adapters.texts import python_docs
+from tasks.digests import sha256
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from tasks.compression.architectures import supported
-from tasks.compression.checkpoint import Checkpoint, check_supported, describe
+from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.compression.decoder import Decoder
 from tasks.compression.device import HOST, compute_device
 from tasks.compression.distillation import distill_folder
+from tasks.compression.folder_facts import describe
 from tasks.compression.hessian import InputStatistics
 from tasks.compression.layerwise import compress_folder, prune_folder, quantize_folder
 from tasks.compression.loading import load_for_compute, load_reader

@@ -16,8 +16,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from tasks.compression.budget import REACH, prune_by_sensitivity, quantize_to_budget
-from tasks.compression.checkpoint import Checkpoint, describe
+from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.distillation import distill_folder
+from tasks.compression.folder_facts import describe
 from tasks.compression.hessian import accumulate, empty
 from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.compression.loading import load_for_compute

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.compression.casting import CASTS, cast_folder
-from tasks.compression.checkpoint import Checkpoint, describe
+from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.folder_facts import describe
 from tasks.compression.loading import load_for_compute
 from tasks.errors import RefusedRecipe
 from tests.compression.small import LINEARS, blocks, prune, quantize, write_llama

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tasks.compression.checkpoint import Checkpoint, check_supported, describe, linear_count
+from tasks.compression.checkpoint import Checkpoint, check_supported, linear_count
+from tasks.compression.folder_facts import describe
 from tasks.compression.writing import FolderWriter
 from tasks.errors import Refused, RefusedModel
 from tests.compression.small import LINEARS, prune, quantize

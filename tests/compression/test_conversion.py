@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from tasks.compression.checkpoint import Checkpoint, describe
+from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_recipe
 from tasks.compression.conversion import check_shapes, convert_folder
 from tasks.compression.distillation import distill_folder
 from tasks.compression.eight_bits import round_inputs
+from tasks.compression.folder_facts import describe
 from tasks.compression.gptq_format import repack_gptq
 from tasks.compression.gptq_layers import read_gptq, to_gptq
 from tasks.compression.layerwise import quantize_folder

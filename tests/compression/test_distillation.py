@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from tasks.compression.checkpoint import Checkpoint, describe
+from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.device import HOST
 from tasks.compression.distillation import distill_folder
+from tasks.compression.folder_facts import describe
 from tasks.compression.loading import load_for_compute
 from tasks.compression.packing import PackedLinear
 from tasks.compression.trainable import ScaledLinear, make_trainable

@@ -12,8 +12,9 @@ from compressed_tensors.quantization.lifecycle.forward import quantize as encode
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tasks.compression.checkpoint import Checkpoint, check_supported, describe
+from tasks.compression.checkpoint import Checkpoint, check_supported
 from tasks.compression.eight_bits import Kind
+from tasks.compression.folder_facts import describe
 from tasks.compression.foreign_layers import measure_layers
 from tasks.compression.layerwise import quantize_folder
 from tasks.compression.loading import load_for_compute

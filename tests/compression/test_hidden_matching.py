@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tasks.compression.checkpoint import describe
 from tasks.compression.distillation import distill_folder
+from tasks.compression.folder_facts import describe
 from tasks.compression.hidden_matching import Taps, hidden_loss, matching_blocks
 from tasks.compression.loading import load_for_compute
 from tasks.compression.training_loop import StepResult

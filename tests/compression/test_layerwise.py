@@ -22,10 +22,11 @@ from transformers import (
 )
 
 from tasks.compression import layerwise, walking
-from tasks.compression.checkpoint import Checkpoint, describe
+from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import check_recipe
 from tasks.compression.decoder import Decoder
 from tasks.compression.device import HOST, compute_device
+from tasks.compression.folder_facts import describe
 from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.contracts import LayerReport
 from tasks.errors import RefusedData, RefusedModel, RefusedRecipe, SlimlineError

@@ -26,7 +26,8 @@ from transformers import (
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.loading import load_for_compute
-from tasks.compression.onnx_export import Head, _Decoder, export_onnx
+from tasks.compression.onnx_decoder import DecoderGraph, Head
+from tasks.compression.onnx_export import export_onnx
 from tasks.compression.onnx_graph import GraphWriter
 from tasks.compression.packing import Packing
 from tasks.compression.quantization import round_to_nearest
@@ -101,7 +102,9 @@ def test_layers_that_do_not_share_a_grid_are_multiplied_one_by_one(llama: Path, 
     tokens = blocks(1, 12)
     shutil.copytree(folder, tmp_path / "onnx")
     with GraphWriter(tmp_path / "onnx") as graph:  # no stage writes such a folder yet, so export_onnx refuses it
-        _Decoder(graph, Checkpoint(folder), AutoConfig.from_pretrained(folder), "float32", 0).write(lambda share: None)
+        DecoderGraph(graph, Checkpoint(folder), AutoConfig.from_pretrained(folder), "float32", 0).write(
+            lambda share: None
+        )
         graph.save({})
     decoder = OnnxDecoder(tmp_path / "onnx", 1)
     assert difference(decoder.logits(tokens.numpy()), meant_logits(folder, tokens)) < 1e-4

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from tasks.compression.checkpoint import Checkpoint, describe
+from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.folder_facts import describe
 from tasks.compression.loading import head_weight, load_for_compute
 from tasks.compression.scoring import TorchScored, sample, score_pair
 from tasks.errors import RefusedData, RefusedModel, SlimlineError

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
-from tasks.compression.checkpoint import Checkpoint, describe
+from tasks.compression.checkpoint import Checkpoint
+from tasks.compression.folder_facts import describe
 from tasks.compression.hessian import InputStatistics, output_error
 from tasks.compression.layerwise import quantize_folder
 from tasks.compression.slimming import slim_folder

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.adapters.store import Store
-from tasks.compression.checkpoint import describe
+from tasks.compression.folder_facts import describe
 from tasks.compression.loading import load_for_compute
 from tasks.compression.onnx_export import export_onnx
 from tasks.compression.onnx_facts import describe_onnx

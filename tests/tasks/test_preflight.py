@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.contracts import identity
-from tasks.engines import engines_of, statistics_are_of_use
+from tasks.engine_checks import engines_of, statistics_are_of_use
 from tasks.errors import RefusedModel, RefusedRecipe
 from tasks.plans import ReleasePlan
 from tasks.preflight import check_architecture, check_recipe, check_served

@@ -6,10 +6,11 @@ from collections.abc import Coroutine
 
 from deployments.local.endpoint_service import rules
 from deployments.local.endpoint_service.alarms import AlarmBook
-from deployments.local.endpoint_service.fleets import Fleet, Tools
+from deployments.local.endpoint_service.fleets import Fleet
 from deployments.local.endpoint_service.guard import Guard
 from deployments.local.endpoint_service.rolling import Rolling
 from deployments.local.endpoint_service.rollout import Rollout
+from deployments.local.endpoint_service.starting import Tools
 from deployments.local.endpoint_service.state import Endpoint, EndpointConfig, State
 from deployments.local.endpoint_service.wire import AwsError, Json, invalid
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Coroutine
 from deployments.local.endpoint_service.alarms import AlarmBook
 from deployments.local.endpoint_service.control import listed
 from deployments.local.endpoint_service.deploying import Deployments
-from deployments.local.endpoint_service.fleets import Fleet, FleetFailed, Tools
+from deployments.local.endpoint_service.fleets import Fleet, FleetFailed
 from deployments.local.endpoint_service.instance_metrics import InstanceMetrics
 from deployments.local.endpoint_service.paging import page
 from deployments.local.endpoint_service.shown import endpoint_description
 from deployments.local.endpoint_service.snapshot import Saved
+from deployments.local.endpoint_service.starting import Tools
 from deployments.local.endpoint_service.state import (
     DELETING,
     FAILED,

@@ -8,54 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import MappingProxyType
 
-import aiohttp
-
-from deployments.local.endpoint_service.clock import Clock
-from deployments.local.endpoint_service.faults import Faults
-from deployments.local.endpoint_service.images import Images, NoRuntime
-from deployments.local.endpoint_service.metrics import Metrics
-from deployments.local.endpoint_service.modeldata import ModelData, NoModelData
-from deployments.local.endpoint_service.reaper import Reaper
+from deployments.local.endpoint_service.images import NoRuntime
+from deployments.local.endpoint_service.modeldata import NoModelData
 from deployments.local.endpoint_service.recorder import Recorder
 from deployments.local.endpoint_service.stand_ins import CannotStart, check_container
+from deployments.local.endpoint_service.starting import STARTUP_SECONDS, Tools, all_of, program, rehearsed_start
 from deployments.local.endpoint_service.state import EndpointConfig, Model
 from deployments.local.endpoint_service.wire import Json
 from deployments.local.endpoint_service.workers import Program, Worker, WorkerFailed
 
 log = logging.getLogger("slimline.fleets")
 
-STARTUP_SECONDS = 480.0  # ContainerStartupHealthCheckTimeoutInSeconds when the variant names none
-_STUCK_LOOK = 0.1  # wall seconds between looks whether a rehearsed fault still stands
 DRAIN_SECONDS = 485.0  # a little more than the longest stream
 
 
 class FleetFailed(Exception):
     """The fleet did not become healthy; the text is a FailureReason."""
-
-
-@dataclass
-class Tools:
-    """What a fleet needs from the service."""
-
-    clock: Clock
-    metrics: Metrics
-    faults: Faults
-    images: Images
-    reaper: Reaper
-    client: aiohttp.ClientSession
-    data: ModelData
-    logs: Path
-    startup_limit: float  # wall seconds; the service's own bound on every start
-    max_instances: int = 32  # of all endpoints together, a new fleet counted beside the old
-    # Starting a model server keeps a core busy: no more at once than there are cores.
-    starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(max(2, os.cpu_count() or 2)))
 
 
 @dataclass
@@ -253,37 +225,3 @@ async def _drain(workers: list[Worker]) -> None:
         await worker.stop()
 
     await asyncio.gather(*(one(worker) for worker in workers))
-
-
-async def program(
-    tools: Tools, model: Model, seconds: float, environment: Mapping[str, str] = MappingProxyType({})
-) -> Program:
-    """What an instance of the model runs, with its files brought here. ``seconds``: wall time until it is healthy.
-
-    Raises ``NoRuntime`` or ``NoModelData``.
-    """
-    container = model.container
-    command = tools.images.command(container["Image"])
-    folder = await tools.data.place(container)
-    return Program(command, folder, container.get("Environment", {}) | environment, min(seconds, tools.startup_limit))
-
-
-async def rehearsed_start(faults: Faults, **where: str) -> None:
-    """What a fault does to the start of an instance of this endpoint or job. Raises ``WorkerFailed``."""
-    if slow := faults.hit("slow_start", **where):
-        await asyncio.sleep(slow.seconds)
-    while faults.standing("stuck_creating", **where):
-        await asyncio.sleep(_STUCK_LOOK)
-    if faults.hit("failed_start", **where):
-        raise WorkerFailed("The primary container did not pass the ping health check. (A rehearsed fault)")
-
-
-async def all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run all; on the first failure cancel the rest and wait for them, then raise it."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The operators and functions of metric math, each on numbers, series and lists of series."""
+"""The functions of metric math, and the value of an expression."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from deployments.local.endpoint_service.math_operators import (
+    OPERATORS,
+    as_list,
+    combine,
+    number_of,
+    pointwise,
+    series_of,
+)
 from deployments.local.endpoint_service.metric_math import BadExpression, Frame, Node, Series, Value
 from deployments.local.endpoint_service.wire import not_implemented
 
@@ -20,25 +28,6 @@ MISSING = frozenset(
 )
 
 
-def _truth(test: Callable[[float, float], bool]) -> Callable[[float, float], float]:
-    return lambda left, right: float(test(left, right))
-
-
-_OPERATORS: dict[str, Callable[[float, float], float]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "^": operator.pow,
-    "==": _truth(operator.eq),
-    "!=": _truth(operator.ne),
-    "<": _truth(operator.lt),
-    ">": _truth(operator.gt),
-    "<=": _truth(operator.le),
-    ">=": _truth(operator.ge),
-    "&&": _truth(lambda left, right: bool(left) and bool(right)),
-    "||": _truth(lambda left, right: bool(left) or bool(right)),
-}
 _POINTWISE: dict[str, Callable[[float], float]] = {
     "ABS": abs,
     "CEIL": math.ceil,
@@ -66,52 +55,10 @@ def evaluate(node: Node, frame: Frame) -> Value:
         return _call(node.value, node.parts, frame)
     parts = [evaluate(part, frame) for part in node.parts]
     if node.kind == "list":
-        return [each for part in parts for each in _as_list(part)]
+        return [each for part in parts for each in as_list(part)]
     if node.kind == "negative":
-        return _pointwise(operator.neg, parts[0])
-    return combine(_OPERATORS[node.kind], parts[0], parts[1])
-
-
-def combine(function: Callable[[float, float], float], left: Value, right: Value) -> Value:
-    """A binary operation; series meet at the times that both have."""
-    if isinstance(left, str) or isinstance(right, str):
-        raise BadExpression("unsupported operand type: a string")
-    if isinstance(left, list) and isinstance(right, list):
-        raise BadExpression("unsupported operand types: two arrays of time series")
-    if isinstance(left, list):
-        return [_series(combine(function, each, right)) for each in left]
-    if isinstance(right, list):
-        return [_series(combine(function, left, each)) for each in right]
-    if isinstance(left, dict):
-        pairs = {at: (value, right.get(at) if isinstance(right, dict) else right) for at, value in left.items()}
-        return _points({at: (a, b) for at, (a, b) in pairs.items() if b is not None}, function)
-    if isinstance(right, dict):
-        return _points({at: (left, value) for at, value in right.items()}, function)
-    return _one(function, left, right) or 0.0
-
-
-def _points(pairs: dict[float, tuple[float, float]], function: Callable[[float, float], float]) -> Series:
-    found = {at: _one(function, a, b) for at, (a, b) in pairs.items()}
-    return {at: value for at, value in found.items() if value is not None}
-
-
-def _one(function: Callable[..., float], *values: float) -> float | None:
-    try:
-        found = function(*values)
-    except (ZeroDivisionError, ValueError, OverflowError):
-        return None
-    return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
-
-
-def _pointwise(function: Callable[[float], float], value: Value) -> Value:
-    if isinstance(value, list):
-        return [_series(_pointwise(function, each)) for each in value]
-    if isinstance(value, dict):
-        found = {at: _one(function, point) for at, point in value.items()}
-        return {at: point for at, point in found.items() if point is not None}
-    if isinstance(value, str):
-        raise BadExpression("unsupported operand type: a string")
-    return _one(function, value) or 0.0
+        return pointwise(operator.neg, parts[0])
+    return combine(OPERATORS[node.kind], parts[0], parts[1])
 
 
 def _call(name: str, arguments: tuple[Node, ...], frame: Frame) -> Value:
@@ -133,7 +80,7 @@ def _reduction(function: Callable[[Sequence[float]], float]) -> Callable[..., Va
         if isinstance(value, list):
             times = sorted({at for each in value for at in each})
             return {at: float(function([each[at] for each in value if at in each])) for at in times}
-        points = list(_series(value).values())
+        points = list(series_of(value).values())
         return float(function(points)) if points else 0.0
 
     return reduce
@@ -143,7 +90,7 @@ def _each(function: Callable[[Frame, Series], Series]) -> Callable[..., Value]:
     def apply(frame: Frame, value: Value) -> Value:
         if isinstance(value, list):
             return [function(frame, each) for each in value]
-        return function(frame, _series(value))
+        return function(frame, series_of(value))
 
     return apply
 
@@ -167,8 +114,8 @@ def _running_sum(frame: Frame, series: Series) -> Series:
 def _fill(frame: Frame, value: Value, filler: Value) -> Value:
     """Missing points: a number, another series' points, the point before (REPEAT), or a line between two (LINEAR)."""
     if isinstance(value, list):
-        return [_series(_fill(frame, each, filler)) for each in value]
-    series, found = _series(value), {}
+        return [series_of(_fill(frame, each, filler)) for each in value]
+    series, found = series_of(value), {}
     known = sorted(series)
     for at in frame.times:
         before, after = [t for t in known if t < at], [t for t in known if t > at]
@@ -211,17 +158,17 @@ def _metrics(frame: Frame, part: Value = "") -> Value:
 
 
 def _time_series(frame: Frame, value: Value) -> Value:
-    return dict.fromkeys(frame.times, _number(value))
+    return dict.fromkeys(frame.times, number_of(value))
 
 
 def _slice(frame: Frame, value: Value, start: Value, end: Value | None = None) -> Value:
-    items = _as_list(value)
+    items = as_list(value)
     if end is None:
-        index = int(_number(start))
+        index = int(number_of(start))
         if not -len(items) <= index < len(items):
             raise BadExpression(f"SLICE: index {index} is out of range")
         return items[index]
-    return items[int(_number(start)) : int(_number(end))]
+    return items[int(number_of(start)) : int(number_of(end))]
 
 
 def _first(frame: Frame, value: Value) -> Value:
@@ -233,7 +180,7 @@ def _last(frame: Frame, value: Value) -> Value:
 
 
 def _remove_empty(frame: Frame, value: Value) -> Value:
-    return [series for series in _as_list(value) if series]
+    return [series for series in as_list(value) if series]
 
 
 def _period(frame: Frame, value: Value) -> Value:
@@ -242,7 +189,7 @@ def _period(frame: Frame, value: Value) -> Value:
 
 FUNCTIONS: dict[str, tuple[Callable[..., Value], int, int]] = {
     **{
-        name: (lambda frame, value, function=function: _pointwise(function, value), 1, 1)
+        name: (lambda frame, value, function=function: pointwise(function, value), 1, 1)
         for name, function in _POINTWISE.items()
     },
     **{name: (_reduction(function), 1, 1) for name, function in _REDUCTIONS.items()},
@@ -260,19 +207,3 @@ FUNCTIONS: dict[str, tuple[Callable[..., Value], int, int]] = {
     "REMOVE_EMPTY": (_remove_empty, 1, 1),
     "PERIOD": (_period, 1, 1),
 }
-
-
-def _series(value: Value) -> Series:
-    if not isinstance(value, dict):
-        raise BadExpression("a time series is expected")
-    return value
-
-
-def _as_list(value: Value) -> list[Series]:
-    return value if isinstance(value, list) else [_series(value)]
-
-
-def _number(value: Value) -> float:
-    if not isinstance(value, float):
-        raise BadExpression("a number is expected")
-    return value

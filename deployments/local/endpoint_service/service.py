@@ -29,7 +29,6 @@ from deployments.local.endpoint_service.control import Control
 from deployments.local.endpoint_service.dashboards import Dashboards
 from deployments.local.endpoint_service.endpoints import Endpoints
 from deployments.local.endpoint_service.faults import Faults
-from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.hub import Hub
 from deployments.local.endpoint_service.images import Images
 from deployments.local.endpoint_service.inference import MODEL_SECONDS, Inference, Passed
@@ -47,6 +46,7 @@ from deployments.local.endpoint_service.scaling.policies import Policies
 from deployments.local.endpoint_service.scaling.scaler import Scaler
 from deployments.local.endpoint_service.scaling.targets import Targets
 from deployments.local.endpoint_service.snapshot import Snapshot
+from deployments.local.endpoint_service.starting import Tools
 from deployments.local.endpoint_service.state import State
 from deployments.local.endpoint_service.streaming import STREAM_SECONDS, Streams
 from deployments.local.endpoint_service.transform.jobs import TransformJobs

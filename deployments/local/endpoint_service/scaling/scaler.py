@@ -11,7 +11,7 @@ import logging
 from deployments.local.endpoint_service.alarms import ALARM, Alarm, AlarmBook
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.endpoints import Endpoints
-from deployments.local.endpoint_service.fleets import Variant
+from deployments.local.endpoint_service.scaling.activities import Activities
 from deployments.local.endpoint_service.scaling.book import (
     FAILED,
     IN_PROGRESS,
@@ -24,8 +24,8 @@ from deployments.local.endpoint_service.scaling.book import (
 )
 from deployments.local.endpoint_service.scaling.decisions import breach, stepped, tracked
 from deployments.local.endpoint_service.scaling.schedules import next_time
-from deployments.local.endpoint_service.state import DELETING, IN_SERVICE, Endpoint, EndpointConfig, State
-from deployments.local.endpoint_service.wire import AwsError, Json, invalid, timestamp
+from deployments.local.endpoint_service.state import DELETING, Endpoint, EndpointConfig, State
+from deployments.local.endpoint_service.wire import Json, invalid, timestamp
 
 log = logging.getLogger("slimline.scaling")
 
@@ -38,9 +38,9 @@ class Scaler:
     def __init__(self, book: Book, state: State, endpoints: Endpoints, alarms: AlarmBook, clock: Clock) -> None:
         self._book = book
         self._state = state
-        self._endpoints = endpoints
         self._alarms = alarms
         self._clock = clock
+        self._activities = Activities(book, state, endpoints, clock)
         alarms.listener = self.on_alarm
         endpoints.may_update = self.check_update
 
@@ -49,7 +49,7 @@ class Scaler:
         self.forget_deleted()
         for activity in self._book.activities:
             if activity.status == IN_PROGRESS:
-                self._follow(activity)
+                self._activities.follow(activity)
         for action in list(self._book.actions.values()):
             if action.next is not None and action.next <= self._clock.now():
                 self._run(action)
@@ -93,14 +93,14 @@ class Scaler:
 
     def into_bounds(self, target: Target) -> None:
         """Move the count between the target's bounds, at once or when the endpoint is InService."""
-        variant = self._variant(target)
+        variant = self._activities.variant(target)
         target.waits = variant is None
         if variant is None:
             return
         wanted = target.within(variant.desired)
         if wanted != variant.desired:
             which, bound = ("minimum", target.low) if wanted > variant.desired else ("maximum", target.high)
-            self._set(target, wanted, f"{which} capacity was set to {bound}")
+            self._activities.set_count(target, wanted, f"{which} capacity was set to {bound}")
 
     def on_alarm(self, arn: str, alarm: Alarm) -> None:
         """An alarm runs an action: a policy's ARN. Other ARNs are of policies that are gone."""
@@ -111,9 +111,9 @@ class Scaler:
         cause = f"monitor alarm {alarm.name} in state {alarm.state} triggered policy {policy.name}"
         if any(each.status == IN_PROGRESS and each.resource == target.resource for each in self._book.activities):
             return
-        variant = self._variant(target)
+        variant = self._activities.variant(target)
         if variant is None:
-            self._not_scaled(target, cause, {"Code": "TargetServicePutResourceAsUnscalable"})
+            self._activities.not_scaled(target, cause, {"Code": "TargetServicePutResourceAsUnscalable"})
             return
         if policy.kind == "StepScaling":
             self._step(target, policy, variant.desired, alarm, cause)
@@ -174,45 +174,15 @@ class Scaler:
                 return
             if now >= target.out_until:
                 target.out_base = current
-            if self._set(target, bounded, cause):
+            if self._activities.set_count(target, bounded, cause):
                 target.out_until, target.in_until = now + cooldowns[0], 0.0
         elif bounded < current:
             if target.suspended.get("DynamicScalingInSuspended") or now < target.in_until:
                 return
-            if self._set(target, bounded, cause):
+            if self._activities.set_count(target, bounded, cause):
                 target.in_until = now + cooldowns[1]
         elif now >= target.out_until:
-            self._not_scaled(target, cause, _reason(target, current, wanted, flapping))
-
-    def _set(self, target: Target, wanted: int, cause: str) -> bool:
-        """Ask the endpoint for the count, as UpdateEndpointWeightsAndCapacities does; whether it has begun."""
-        description = f"Setting desired instance count to {wanted}."
-        activity = Activity(target.resource, description, cause, self._clock.now(), IN_PROGRESS, wanted=wanted)
-        self._book.activities.append(activity)
-        change = {"VariantName": target.variant, "DesiredInstanceCount": wanted}
-        try:
-            self._endpoints.update_weights({"EndpointName": target.endpoint, "DesiredWeightsAndCapacities": [change]})
-        except AwsError as error:
-            self._end(activity, FAILED, f"Failed to set desired instance count to {wanted}. Reason: {error.message}")
-            return False
-        self._state.endpoint(target.endpoint).note(activity.started, f"autoscaling: {cause}: {description}")
-        return True
-
-    def _follow(self, activity: Activity) -> None:
-        """See whether the endpoint has reached what an activity wants."""
-        endpoint_name, variant_name = activity.resource.split("/")[1::2]
-        endpoint = self._state.endpoints.get(endpoint_name)
-        done = f"Successfully set desired instance count to {activity.wanted}."
-        if endpoint is not None and endpoint.busy:
-            activity.message = f"{done} Waiting for change to be fulfilled by sagemaker."
-            return
-        variant = endpoint.blue.variants.get(variant_name) if endpoint and endpoint.blue else None
-        if variant is not None and len(variant.workers) == activity.wanted:
-            self._end(activity, SUCCESSFUL, f"{done} Change successfully fulfilled by sagemaker.")
-        else:
-            has = len(variant.workers) if variant else 0
-            why = f"the variant has {has} instance(s); the endpoint's history says why"
-            self._end(activity, FAILED, f"Failed to set desired instance count to {activity.wanted}. Reason: {why}")
+            self._activities.not_scaled(target, cause, _reason(target, current, wanted, flapping))
 
     def _run(self, action: Scheduled) -> None:
         """A scheduled action's time has come: new bounds, and the count moved between them."""
@@ -230,10 +200,10 @@ class Scaler:
         self._book.activities.append(activity)
         if low > high:
             why = "Maximum capacity cannot be less than minimum capacity"
-            self._end(activity, FAILED, f"Failed to set {said}. Reason: {why}")
+            self._activities.end(activity, FAILED, f"Failed to set {said}. Reason: {why}")
             return
         target.low, target.high = low, high
-        self._end(activity, SUCCESSFUL, f"Successfully set {said}")
+        self._activities.end(activity, SUCCESSFUL, f"Successfully set {said}")
         self.into_bounds(target)
 
     def first_time(self, request: Json, zone: str, created: float, after: float) -> float | None:
@@ -242,24 +212,6 @@ class Scaler:
         found = next_time(request["Schedule"], zone, start, max(after, start - 1e-6))
         end = timestamp(request["EndTime"]) if request.get("EndTime") else None
         return None if found is not None and end is not None and found > end else found
-
-    def _variant(self, target: Target) -> Variant | None:
-        """The variant, or None while it cannot be scaled."""
-        endpoint = self._state.endpoints.get(target.endpoint)
-        if endpoint is None or endpoint.status != IN_SERVICE or endpoint.blue is None:
-            return None
-        return endpoint.blue.variants.get(target.variant)
-
-    def _not_scaled(self, target: Target, cause: str, reason: Json) -> None:
-        """Once for each stretch of the same reason: an alarm repeats its action while it lasts."""
-        last = next((each for each in reversed(self._book.activities) if each.resource == target.resource), None)
-        if last and last.reasons == [reason] and last.cause == cause:
-            return
-        text, now = "Attempting to scale due to alarm triggered", self._clock.now()
-        self._book.activities.append(Activity(target.resource, text, cause, now, FAILED, ended=now, reasons=[reason]))
-
-    def _end(self, activity: Activity, status: str, message: str) -> None:
-        activity.status, activity.message, activity.ended = status, message, self._clock.now()
 
 
 def _reason(target: Target, current: int, wanted: int, flapping: bool) -> Json:

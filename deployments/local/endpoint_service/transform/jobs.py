@@ -12,8 +12,8 @@ from collections.abc import Callable
 from deployments.local.endpoint_service.clock import Clock
 from deployments.local.endpoint_service.control import listed
 from deployments.local.endpoint_service.deploying import quota
-from deployments.local.endpoint_service.fleets import Tools
 from deployments.local.endpoint_service.paging import page
+from deployments.local.endpoint_service.starting import Tools
 from deployments.local.endpoint_service.state import (
     COMPLETED,
     FAILED,

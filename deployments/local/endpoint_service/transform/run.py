@@ -12,7 +12,7 @@ import contextlib
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,21 +21,18 @@ import aiohttp
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deployments.local.endpoint_service.fleets import STARTUP_SECONDS, Tools, all_of, program, rehearsed_start
 from deployments.local.endpoint_service.images import NoRuntime
 from deployments.local.endpoint_service.modeldata import NoModelData, list_objects, split
+from deployments.local.endpoint_service.starting import STARTUP_SECONDS, Tools, all_of, program, rehearsed_start
 from deployments.local.endpoint_service.state import STOPPING, TransformJob
-from deployments.local.endpoint_service.transform.records import TooLong, assembled, output_key, payloads
+from deployments.local.endpoint_service.transform.invocations import MB, Invocations, Limits, ObjectFailed
+from deployments.local.endpoint_service.transform.records import TooLong, output_key, payloads
 from deployments.local.endpoint_service.wire import Json
 from deployments.local.endpoint_service.workers import KILL_SECONDS, Worker, WorkerFailed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_MB = 1024 * 1024
-_PAYLOAD_MB, _PARALLEL = 6, 1  # where neither the request nor the container says
-_TIMEOUT, _RETRIES = 600, 3  # ModelClientConfig's defaults: wall seconds, and repeats of a request
-_BACK_OFF = 0.1  # wall seconds before the first repeat; doubled
 _LEAVING_SECONDS = 2.0  # between SIGTERM and SIGKILL when the service itself goes
 _LOGS = "See job logs for more information"  # the whole of what AWS says
 
@@ -44,37 +41,12 @@ class Failed(Exception):
     """The job has failed; the text is a FailureReason."""
 
 
-class ObjectFailed(Exception):
-    """One object has failed: AWS's kind of error, and what goes into the job's log."""
-
-    def __init__(self, kind: str, why: str) -> None:
-        super().__init__(why)
-        self.kind = kind
-
-
 @dataclass(frozen=True)
 class S3:
     """The service's own S3, and what to call after a write."""
 
     client: Callable[[], S3Client]
     changed: Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How requests are made."""
-
-    parallel: int
-    payload: int  # bytes; 0 is no limit
-    many: bool
-
-    @classmethod
-    def of(cls, request: Json, said: Json) -> Limits:
-        """The request's, or the container's, or the defaults. A given MaxPayloadInMB of 0 is no limit."""
-        size = request["MaxPayloadInMB"] if "MaxPayloadInMB" in request else said.get("MaxPayloadInMB", _PAYLOAD_MB)
-        parallel = request.get("MaxConcurrentTransforms") or said.get("MaxConcurrentTransforms") or _PARALLEL
-        strategy = request.get("BatchStrategy") or said.get("BatchStrategy") or "MultiRecord"
-        return cls(int(parallel), int(size) * _MB, strategy.replace("_", "").lower() == "multirecord")
 
 
 class Run:
@@ -87,9 +59,6 @@ class Run:
         self._client = s3.client()
         self._changed = s3.changed
         self._log = tools.logs / "transform" / job.name
-        client = self._request.get("ModelClientConfig") or {}
-        self._timeout = aiohttp.ClientTimeout(total=client.get("InvocationsTimeoutInSeconds", _TIMEOUT))
-        self._retries = client.get("InvocationsMaxRetries", _RETRIES)
 
     async def run(self) -> None:
         """Do everything. Raises ``Failed``. No model server is left, whatever happens."""
@@ -103,7 +72,7 @@ class Run:
             await self._start(workers)
             limits = Limits.of(self._request, await self._parameters(workers[0]))
             self._say(
-                f"MaxConcurrentTransforms={limits.parallel}, MaxPayloadInMB={limits.payload // _MB}, "
+                f"MaxConcurrentTransforms={limits.parallel}, MaxPayloadInMB={limits.payload // MB}, "
                 f"BatchStrategy={'MULTI_RECORD' if limits.many else 'SINGLE_RECORD'}"
             )
             failures: list[ObjectFailed] = []
@@ -174,14 +143,14 @@ class Run:
         self, worker: Worker, limits: Limits, objects: deque[str], scratch: Path, failures: list[ObjectFailed]
     ) -> None:
         """One instance takes objects until none is left, ``parallel`` requests at a time."""
-        turns = asyncio.Semaphore(limits.parallel)
+        invocations = Invocations(self._job, self._tools, worker, limits.parallel)
 
         async def take() -> None:
             while objects:
                 key = objects.popleft()
                 folder = Path(tempfile.mkdtemp(dir=scratch))
                 try:
-                    await self._object(worker, limits, turns, key, folder)
+                    await self._object(invocations, limits, key, folder)
                 except ObjectFailed as error:
                     self._say(f"{key}: {error.kind}: {error}")
                     failures.append(error)
@@ -190,7 +159,7 @@ class Run:
 
         await all_of(take() for _ in range(limits.parallel))
 
-    async def _object(self, worker: Worker, limits: Limits, turns: asyncio.Semaphore, key: str, folder: Path) -> None:
+    async def _object(self, invocations: Invocations, limits: Limits, key: str, folder: Path) -> None:
         """Bring one object here, ask for each payload in order, and upload the answers."""
         source, output = self._request["TransformInput"], self._request["TransformOutput"]
         bucket, prefix = split(source["DataSource"]["S3DataSource"]["S3Uri"])
@@ -206,7 +175,7 @@ class Run:
         )
         try:
             await asyncio.to_thread(self._client.download_file, bucket, key, str(content))
-            await self._answered(worker, limits, turns, key, bodies, answers, lines)
+            await invocations.write(key, bodies, answers, lines)
             to_key = output_key(prefix, key, to_prefix)
             extra = {"ContentType": output["Accept"]} if output.get("Accept") else {}
             await asyncio.to_thread(self._client.upload_file, str(answers), to_bucket, to_key, ExtraArgs=extra)
@@ -215,72 +184,6 @@ class Run:
         except (TooLong, OSError, EOFError) as error:  # OSError: not gzip
             raise ObjectFailed("ClientError", f"{key}: {error}") from error
         self._changed()
-
-    async def _answered(
-        self,
-        worker: Worker,
-        limits: Limits,
-        turns: asyncio.Semaphore,
-        key: str,
-        bodies: Iterator[bytes],
-        answers: Path,
-        lines: bool,
-    ) -> None:
-        """The answers in the order of the payloads; at most ``parallel`` of them wait in memory."""
-        waiting: deque[asyncio.Task[bytes]] = deque()
-        try:
-            with answers.open("wb") as out:
-                for body in bodies:
-                    waiting.append(asyncio.create_task(self._ask(worker, turns, key, body)))
-                    if len(waiting) >= limits.parallel:
-                        out.write(assembled(await waiting.popleft(), lines))
-                while waiting:
-                    out.write(assembled(await waiting.popleft(), lines))
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-
-    async def _ask(self, worker: Worker, turns: asyncio.Semaphore, key: str, body: bytes) -> bytes:
-        """One request. Answers of 5xx and none at all are asked for again, 4xx are not."""
-        source, output = self._request["TransformInput"], self._request["TransformOutput"]
-        headers = {"Content-Type": source.get("ContentType"), "Accept": output.get("Accept")}
-        given = {name: value for name, value in headers.items() if value}
-        async with turns:
-            for attempt in range(self._retries + 1):
-                if attempt:
-                    await asyncio.sleep(_BACK_OFF * 2 ** (attempt - 1))
-                status, content = await self._rehearsed() or await self._answer(worker, body, given)
-                if 200 <= status < 300:
-                    return content
-                if 400 <= status < 500:
-                    break
-        text = content[:512].decode("utf-8", "replace")
-        what = (
-            f"Bad HTTP status received from algorithm: {status}" if status else "Unable to get response from algorithm"
-        )
-        raise ObjectFailed("ClientError" if 400 <= status < 500 else "AlgorithmError", f"{key}: {what}: {text}")
-
-    async def _answer(self, worker: Worker, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        """(status, body) of the model's answer; 0 where there was none."""
-        try:
-            async with self._tools.client.post(
-                f"{worker.url}/invocations", data=body, headers=headers, timeout=self._timeout
-            ) as answer:
-                return answer.status, await answer.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return 0, f"no answer: {error or type(error).__name__}".encode()
-
-    async def _rehearsed(self) -> tuple[int, bytes] | None:
-        """What a fault answers in the model's place; none where none does. One of latency takes its time here."""
-        faults, job = self._tools.faults, self._job.name
-        if slow := faults.hit("latency", job=job):
-            await asyncio.sleep(slow.seconds)
-        if fault := faults.hit("errors", job=job):
-            return fault.status, b'{"error": "a rehearsed fault"}'
-        if faults.hit("dead_model", job=job) or faults.hit("connection_reset", job=job):
-            return 0, b"no answer: a rehearsed fault"
-        return None
 
     def _say(self, text: str) -> None:
         """A line of the job's log, which AWS writes as ``[sagemaker logs]`` into CloudWatch."""
