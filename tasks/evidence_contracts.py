@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -57,6 +58,14 @@ class GateCheck(Value):
     @property
     def said(self) -> Verdict:
         return self.verdict or ("passed" if self.passed else "failed")
+
+
+def worst(checks: Sequence[GateCheck]) -> Verdict:
+    """The worst of the checks' verdicts: one of them stops the candidate as well as all. Without checks it failed."""
+    said = {check.said for check in checks}
+    order: tuple[Verdict, ...] = ("failed", "suspect", "inconclusive")
+    passed = bool(checks) and all(check.passed for check in checks)
+    return next((each for each in order if each in said), "passed" if passed else "failed")
 
 
 class SliceScore(Value):

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 from tasks.adapters.aws_connection import Connection
-from tasks.adapters.documents import Reading
+from tasks.adapters.document_digests import digest_of
+from tasks.adapters.documents import Extract, Reading
 from tasks.adapters.hub_data import HubName, HubPlaces, hub_name, read_hub
 from tasks.adapters.records import format_of
 from tasks.adapters.s3_data import check_s3, read_s3, s3_place
-from tasks.adapters.texts import KNOWN, Text, check_text_source, read_text, refused_source
+from tasks.adapters.texts import KNOWN, Text, check_text_source, read_text, refused_source, text_of
 from tasks.captured import check_captured, read_captured
 from tasks.data_contracts import TextRef
 from tasks.errors import ArtifactDamaged
@@ -71,7 +72,28 @@ def read_source(choice: DataChoice) -> TextRef:
         RefusedData: it cannot be read; with the line where there is one.
         DownloadFailed: worth another try.
     """
-    text = READERS[kind_of(choice.source)].read(choice)
+    return _kept_ref(READERS[kind_of(choice.source)].read(choice))
+
+
+def text_of_digest(choice: DataChoice, digest: str, documents: Collection[str]) -> TextRef:
+    """The text with this digest, kept for ``text_again``: what is kept of it, else the source as it is now, else those
+    of its documents whose digests are in ``documents``. Where none of these has the digest, the last of them.
+
+    Raises:
+        RefusedData, DownloadFailed: as ``read_source``.
+    """
+    if (kept := _read_kept(digest)) is not None:
+        return _kept_ref(kept)
+    now = READERS[kind_of(choice.source)].read(choice)
+    had = [document for document in now.documents if digest_of(document) in documents]
+    if now.digest == digest or not had:
+        return _kept_ref(now)
+    how = [Extract(now.unit, now.chat, str)]
+    part = text_of(now.name, now.licence, had, most=len(had), revision=now.revision, extract=how)
+    return _kept_ref(part)
+
+
+def _kept_ref(text: Text) -> TextRef:
     _keep(text)
     facts = {name: getattr(text, name) for name in ("digest", "name", "licence", "chat", "revision", "unit")}
     return TextRef(documents=len(text.documents), duplicates=text.duplicates, cut=text.cut, **facts)
@@ -83,10 +105,8 @@ def text_again(choice: DataChoice, ref: TextRef) -> Text:
     Raises:
         ArtifactDamaged: the source has changed since, and what was read is not here.
     """
-    kept = _kept(ref.digest)
-    if kept.exists():
-        said = json.loads(kept.read_text(encoding="utf-8"))
-        return Text(**(said | {"documents": tuple(said["documents"])}))
+    if (kept := _read_kept(ref.digest)) is not None:
+        return kept
     found = READERS[kind_of(choice.source)].read(choice)
     if found.digest != ref.digest:
         raise ArtifactDamaged(
@@ -101,6 +121,14 @@ def text_again(choice: DataChoice, ref: TextRef) -> Text:
 def reading_of(choice: DataChoice) -> Reading:
     """What of a record is a document."""
     return Reading(choice.document, choice.fields)
+
+
+def _read_kept(digest: str) -> Text | None:
+    kept = _kept(digest)
+    if not kept.exists():
+        return None
+    said = json.loads(kept.read_text(encoding="utf-8"))
+    return Text(**(said | {"documents": tuple(said["documents"])}))
 
 
 def _kept(digest: str) -> Path:
