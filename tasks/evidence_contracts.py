@@ -72,10 +72,21 @@ class SliceScore(Value):
     """A part of the held-out positions."""
 
     name: str
+    by: Literal["text", "label"] = Field(
+        default="text", description="text: place and length; label: what the source marks its documents with"
+    )
     positions: int
+    blocks: int = Field(
+        default=0, description="Held-out blocks that they stand in; 0: an earlier version did not count"
+    )
     baseline_perplexity: float
     candidate_perplexity: float
     agreement: float
+
+    @property
+    def ratio(self) -> float:
+        """Perplexity, candidate ÷ original."""
+        return self.candidate_perplexity / self.baseline_perplexity
 
 
 class AnswerFigures(Value):

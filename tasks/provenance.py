@@ -28,6 +28,7 @@ DOCUMENTS = "data/documents.txt"  # the digest of each document of the text
 NEWS, NEW_DOCUMENTS = "news.json", "data/new_documents.txt"
 # Tags of a run: the digest of the model that was trained, and of a held-out text of its own. Of a version and of its
 # run: the champion that it was to follow.
+LABELS = "slimline.labels_digest"
 BASE, HELD_OUT, PARENT = "slimline.trained_from_digest", "slimline.held_out_text_digest", "slimline.parent_version"
 
 
@@ -72,11 +73,12 @@ def write_data(books: Tracking, run_id: str, data: DatasetRef | QuestionsRef) ->
 
 def write_text_facts(books: Tracking, run_id: str, data: DataText, documents: Iterable[str]) -> None:
     """Which documents the text has, for a later run to find what is new or to make the same version again; and of a
-    held-out text of its own, which one it is.
+    held-out text of its own, which one it is; and how what is measured on is labelled.
     """
     books.log_files(run_id, {DOCUMENTS: document_digests.written(documents)})
-    if data.held_out is not None:
-        books.tag(run_id, {HELD_OUT: data.held_out.digest})
+    told = {} if data.held_out is None else {HELD_OUT: data.held_out.digest}
+    marks = (data.held_out or data.text).labels
+    books.tag(run_id, told | ({LABELS: marks} if marks else {}))
 
 
 def data_facts(data: DatasetRef | QuestionsRef) -> DataFacts:

@@ -16,7 +16,7 @@ from tasks.data_contracts import DataText, TextRef
 from tasks.errors import RefusedData, RefusedModel
 from tasks.lineage import books
 from tasks.news import put_back
-from tasks.provenance import BASE, DOCUMENTS, HELD_OUT, NEW_DOCUMENTS, NEWS, PARAMETERS, PARENT, SURROUNDINGS
+from tasks.provenance import BASE, DOCUMENTS, HELD_OUT, LABELS, NEW_DOCUMENTS, NEWS, PARAMETERS, PARENT, SURROUNDINGS
 from tasks.reader_contracts import ReaderScorecard
 from tasks.recipes import DataChoice
 from tasks.reproduction import Recorded, RecordedReader, TrainedFirst
@@ -73,6 +73,7 @@ def _parsed(ledger: Books, found: VersionFacts, run: RunFacts) -> Recorded | Rec
         )  # fmt: skip
     return Recorded(
         **common, base_digest=base, held_out_digest=run.tags.get(HELD_OUT, ""), trained=trained,
+        labels_digest=run.tags.get(LABELS, ""),
         evaluation=given.get("evaluation", {}),  # an earlier run had none to choose
     )  # fmt: skip
 
@@ -86,8 +87,8 @@ def recorded_text(recorded: Recorded) -> DataText:
         RefusedData: documents of it are gone.
     """
     listed = document_digests.read(books().file(recorded.run_id, DOCUMENTS) or "")
-    text = _same_text(recorded, recorded.data, recorded.text_digest, listed)
-    apart = recorded.data.held_out()
+    choice, apart = recorded.data.itself(), recorded.data.held_out()
+    text = _same_text(recorded, choice, recorded.text_digest, listed)
     if apart is None:
         return DataText(text=text)
     if not recorded.held_out_digest:  # an earlier run did not record it: that the blocks differ is seen in the end
@@ -96,9 +97,15 @@ def recorded_text(recorded: Recorded) -> DataText:
 
 
 def _same_text(recorded: Recorded, choice: DataChoice, digest: str, listed: frozenset[str]) -> TextRef:
-    found = text_of_digest(choice, digest, listed)
+    marks = recorded.labels_digest if choice.label else ""
+    found = text_of_digest(choice, digest, marks, listed)
     if found.digest == digest:
-        return found
+        if found.labels == marks:
+            return found
+        raise RefusedData(
+            f"{choice.source} labels the text of {recorded.title} otherwise than when it was made",
+            observed=found.labels, limit=marks, remedy=f"bring the field {choice.label!r} back as it was",
+        )  # fmt: skip
     there = f"; {found.documents:,} of its {len(listed):,} documents are there" if listed else ""
     raise RefusedData(
         f"{choice.source} no longer has the text that {recorded.title} was made with",

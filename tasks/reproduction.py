@@ -65,6 +65,7 @@ class Recorded(RecordedRun):
     evaluation: EvaluationChoice = EvaluationChoice()
     scorecard: Scorecard
     held_out_digest: str = Field(default="", description="Of a held-out text of its own; empty: none, or not recorded")
+    labels_digest: str = Field(default="", description="Of the labels of what it was measured on; empty: none")
     trained: TrainedFirst | None = None
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from typing import Literal
 
 import pytest
 from matplotlib.font_manager import FontProperties
@@ -13,6 +14,8 @@ from matplotlib.textpath import TextPath
 
 from tasks.adapters.surroundings import look_around
 from tasks.contracts import Compressed, LayerReport, RegisteredModel, Tracked
+from tasks.evidence_contracts import Evidence, ItemsRef, SliceScore
+from tasks.evidence_tables import BY_LABEL, evidence_tables
 from tasks.reader_contracts import QuestionsRef, ReaderScore, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
@@ -232,3 +235,23 @@ def test_the_picture_of_a_reader_leads_from_its_questions() -> None:
     for said in ("960 questions", "100 questions", "train-teacher", "drop-blocks", "teach-reader", "slimline 7"):
         assert said in words
     assert len(picture.findall("{*}path")) == 4 + 3 + 2 + 1  # stages and version, splits, what reads them, evaluation
+
+
+def test_slices_by_label_are_a_table_of_their_own_with_the_worst_first() -> None:
+    def of(name: str, compressed: float, by: Literal["text", "label"]) -> SliceScore:
+        return SliceScore(
+            name=name, by=by, positions=1200, blocks=3, baseline_perplexity=10, candidate_perplexity=compressed,
+            agreement=0.9,
+        )  # fmt: skip
+
+    slices = (of("after 64 tokens", 11, "text"), of("birds", 11, "label"), of("<i>frogs", 13, "label"))
+    evidence = Evidence(items=ItemsRef(uri="e", digest="e" * 64, items=2, positions=126), slices=slices)
+    scorecard = SCORECARD.model_copy(update={"evidence": evidence})
+    by_text, by_label = evidence_tables(scorecard)
+    assert [row[0] for row in by_text.rows] == ["after 64 tokens"]
+    assert [(row[0], row[1], row[2], row[5]) for row in by_label.rows] == [
+        ("<i>frogs", "1,200", "3", "1.300"), ("birds", "1,200", "3", "1.100"),
+    ]  # fmt: skip
+    page = report_html(REPORT.model_copy(update={"scorecard": scorecard}))
+    assert f"<h3>{BY_LABEL}</h3>" in page and "&lt;i&gt;frogs" in page and "<i>" not in page
+    assert [table.title for table in evidence_tables(SCORECARD)] == []
