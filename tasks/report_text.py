@@ -105,7 +105,8 @@ def _verdict(report: Report) -> list[str]:
     if report.registered is None:
         return []
     name = f"{report.registered.name} version {report.registered.version}"
-    return [f"The gate asked for {len(checks)} things and all of them held, so it was registered as {name}."]
+    asked = "one thing and it held" if len(checks) == 1 else f"{len(checks)} things and all of them held"
+    return [f"The gate asked for {asked}, so it was registered as {name}."]
 
 
 def _release(note: ReleaseNote) -> str:

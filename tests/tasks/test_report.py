@@ -6,6 +6,7 @@ import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -24,6 +25,7 @@ from tasks.report_page import lineage_svg, report_html
 from tasks.report_plots import curve, grids, trade
 from tasks.report_text import summary
 from tests.adapters.test_registry import CHECK, DATA, MODEL, ORIGINAL, SCORECARD
+from tests.flows.browser import browser, needs_browser
 from tests.tasks.test_timeline import RESTORED
 
 
@@ -37,6 +39,7 @@ def layers(method: str, bits: float) -> tuple[LayerReport, ...]:
     )  # fmt: skip
 
 
+A4 = (695, 1000)  # pixels of 1/96 inch between the margins, across; the height plays no part
 STAGES = (
     Compressed(stage="prune", model=MODEL, layers=layers("sparsegpt", 32), tokens=512),
     Compressed(stage="quantize", model=MODEL, layers=layers("gptq", 4), tokens=512),
@@ -255,3 +258,31 @@ def test_slices_by_label_are_a_table_of_their_own_with_the_worst_first() -> None
     page = report_html(REPORT.model_copy(update={"scorecard": scorecard}))
     assert f"<h3>{BY_LABEL}</h3>" in page and "&lt;i&gt;frogs" in page and "<i>" not in page
     assert [table.title for table in evidence_tables(SCORECARD)] == []
+
+
+@needs_browser
+@pytest.mark.parametrize(("report", "most_pages"), [(REPORT, 7), (reader_report(), 5)])
+def test_on_paper_nothing_is_cut_hidden_or_dark(report: Report, most_pages: int, tmp_path: Path) -> None:
+    """On a screen that is dark, with the details closed: printed it is light, open, and no wider than the paper."""
+    file = tmp_path / "report.html"
+    file.write_text(report_html(report), encoding="utf-8")
+    with browser(*A4) as page:
+        page.goto(file.as_uri())
+        page.emulate_media(color_scheme="dark", media="print")
+        beyond = page.evaluate(
+            """() => [...document.querySelectorAll("main *")].filter(each => each.checkVisibility()
+               && !each.closest(".landscape") && each.getBoundingClientRect().right > innerWidth + 1)
+               .map(each => each.tagName + " " + each.textContent.slice(0, 40))"""
+        )
+        assert beyond == []
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+        for closed in ("details table td", "pre.packages"):
+            if page.locator(closed).count():
+                assert page.locator(closed).first.is_visible(), closed
+        headless = "[...document.querySelectorAll('table')].filter(each => each.querySelector('th') && !each.tHead)"
+        assert page.evaluate(f"{headless}.length") == 0, "a head that comes again on the next page"
+        pdf = page.pdf(prefer_css_page_size=True, format="A4")
+    sizes = [tuple(map(float, box)) for box in re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf)]
+    assert 3 <= len(sizes) <= most_pages, "no page that is all but empty"
+    assert [wide > high for wide, high in sizes].count(True) == 1, "the lineage lies across, on one page"
