@@ -209,7 +209,7 @@ def markdown(found: Reproduction) -> str:
         *("| " + " | ".join(row) + " |" for row in rows(found)),
         "",
         f"Recorded digest `{found.digest}`.",
-        *_trained(found),
+        *(["", said] if (said := trained_again(found)) else []),
         "",
         "| re-run | digest | |",
         "|---|---|---|",
@@ -227,13 +227,14 @@ def markdown(found: Reproduction) -> str:
     return "\n".join([*lines, "Code, numerical packages, processor and threads are as they were."])
 
 
-def _trained(found: Reproduction) -> list[str]:
-    """Whether it is the training that differs, where there was one."""
+def trained_again(found: Reproduction) -> str:
+    """Whether it is the training that differs; empty where there was none."""
     if not found.trained_digest:
-        return []
-    same = sum(repeat.baseline_digest == found.trained_digest for repeat in found.repeats)
-    count, name = len(found.repeats), found.trained_digest
-    return ["", f"The model that was trained first, `{name}`, had the same bytes in {same} of {count} re-runs."]
+        return ""
+    same, count = sum(each.baseline_digest == found.trained_digest for each in found.repeats), len(found.repeats)
+    return (
+        f"The model that was trained first, `{found.trained_digest}`, had the same bytes in {same} of {count} re-runs."
+    )
 
 
 def rows(found: Reproduction) -> list[tuple[str, str, str, str, str]]:
