@@ -83,10 +83,8 @@ def _label_of(record: Record, name: str, label: Callable[[Any], str]) -> str:
     try:
         return label(record.value)
     except ValueError as error:
-        limit, remedy = (
-            "the field that data.label names in every record",
-            f"mend {record.where}, or choose another data.label",
-        )
+        limit = "the field that data.label names in every record"
+        remedy = f"mend {record.where}, or choose another data.label"
         raise malformed(name, record.where, str(error), limit, remedy) from error
 
 

@@ -47,6 +47,7 @@ def _of_field(value: Any, name: str) -> str:
 def _shown(label: str) -> str:
     """One short line that no table can be broken by; labels that begin alike beyond it are one."""
     said = " ".join(label.replace("|", "/").split())
+    said.encode()  # half of a surrogate pair, which JSON can name, is no character
     return (said if len(said) <= _CHARACTERS else f"{said[: _CHARACTERS - 1]}…") or NONE
 
 

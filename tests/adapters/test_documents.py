@@ -126,6 +126,7 @@ def test_a_field_labels_the_documents(tmp_path: Path) -> None:
     [
         ({"text": "two"}, "line 2: no field 'topic' among the fields text"),
         ({"text": "two", "topic": ["a"]}, "line 2: under 'topic' stands .*, which is no label"),
+        ({"text": "two", "topic": "\ud800"}, "line 2: .*surrogates not allowed"),
     ],
 )
 def test_a_record_without_a_label_is_refused_with_its_line(tmp_path: Path, second: Any, says: str) -> None:
