@@ -16,7 +16,7 @@ from tasks.monitoring_contracts import Observed
 from tasks.observe_report import OBSERVED_HEAD, observed_markdown, observed_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
-from tasks.reproduction import Reproduction, rows
+from tasks.reproduction import Reproduction, rows, trained_again
 from tasks.require import said
 from tasks.retraining import Retrained, Skipped, skipped_markdown, trained_lines
 from tasks.search_contracts import Comparison
@@ -85,6 +85,8 @@ def _print_reproduction(found: Reproduction, console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(f"Verdict     {found.verdict}")
+    if said := trained_again(found):
+        console.print(f"Trained     {said}", soft_wrap=True)
     for line in found.changed:
         console.print(f"Changed     {line}")
 

@@ -7,6 +7,7 @@ from prefect import flow
 from flows.stages import run_stage
 from tasks.contracts import Compressed, DatasetRef, Exported, Made, ModelRef, Outcome, Tracked
 from tasks.convert import convert
+from tasks.data_contracts import DataText
 from tasks.engine_checks import engines_of
 from tasks.engines import prepare_engine
 from tasks.evaluation_recipes import EvaluationChoice
@@ -89,7 +90,20 @@ def shrink(
     ``registered_name``: whose champion the gate may ask for; none where it is the original alone.
     """
     text = read_data(data)
-    original = locate(model)
+    return shrink_with(tracked, locate(model), data, text, recipe, gate, evaluation, registered_name)
+
+
+def shrink_with(
+    tracked: Tracked,
+    original: ModelRef,
+    data: DataChoice,
+    text: DataText,
+    recipe: Recipe,
+    gate: Gate,
+    evaluation: EvaluationChoice,
+    registered_name: str | None,
+) -> Made:
+    """As ``shrink``, of a model and a text that are there."""
     check_fit(recipe, original)
     blocks = fetch(data, text, original)
     record_data(tracked, blocks)

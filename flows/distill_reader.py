@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.contracts import Compressed
+from tasks.contracts import Compressed, Tracked
 from tasks.evaluate_reader import evaluate_reader, judge_reader
 from tasks.locate_reader import check_reader, digest_questions, fetch_questions, locate_reader
+from tasks.origin import record_base
 from tasks.preflight_reader import preflight_reader
-from tasks.reader_contracts import ReaderOutcome
+from tasks.reader_contracts import MadeReader, ReaderOutcome
 from tasks.reader_recipes import QuestionsChoice, ReaderChoice, ReaderGate, ReaderRecipe
 from tasks.recipes import ModelName
 from tasks.record import record_data, record_stage, record_verdict, record_version, recorded_run
 from tasks.register import register
+from tasks.report import record_report
 from tasks.require import require_passed
 from tasks.teach import drop_blocks, teach_reader, train_teacher
 
@@ -36,33 +38,44 @@ def distill_reader(
     """
     preflight_reader(model, data, recipe)
     with recorded_run(f"{model.short}-{recipe.name}", recipe) as tracked:
-        teacher = locate_reader(model)
-        check_reader(teacher, model, recipe)
-        questions = fetch_questions(data, digest_questions(data))
-        record_data(tracked, questions)
-
-        stages: list[Compressed] = []
-        if model.train:
-            stages.append(train_teacher(teacher, questions, recipe))
-            record_stage(tracked, stages[-1])
-            teacher = stages[-1].model
-        stages.append(drop_blocks(teacher, recipe))
-        record_stage(tracked, stages[-1])
-        untaught = stages[-1].model
-        stages.append(teach_reader(untaught, teacher, questions, recipe))
-        record_stage(tracked, stages[-1])
-
-        scorecard = judge_reader(evaluate_reader(stages[-1].model, untaught, teacher, questions, recipe), gate)
-        record_verdict(tracked, scorecard)
-        require_passed(scorecard)
-
-        registered = register(tracked, scorecard, recipe, questions, registered_name)
+        made = teach(tracked, model, data, recipe, gate)
+        if not made.scorecard.passed:
+            record_report(tracked, recipe, made)
+        require_passed(made.scorecard)
+        registered = register(tracked, made.scorecard, recipe, made.data, registered_name)
         record_version(tracked, registered)
+        record_report(tracked, recipe, made, registered)
     return ReaderOutcome(
-        teacher=teacher,
-        data=questions,
-        stages=tuple(stages),
-        scorecard=scorecard,
+        teacher=made.teacher,
+        data=made.data,
+        stages=made.stages,
+        scorecard=made.scorecard,
         registered=registered,
         tracked=tracked,
     )
+
+
+def teach(
+    tracked: Tracked, model: ReaderChoice, data: QuestionsChoice, recipe: ReaderRecipe, gate: ReaderGate
+) -> MadeReader:
+    """Teacher, student and the judged scorecard, recorded in the run ``tracked``. Nothing is registered."""
+    original = teacher = locate_reader(model)
+    check_reader(teacher, model, recipe)
+    questions = fetch_questions(data, digest_questions(data))
+    record_data(tracked, questions)
+
+    stages: list[Compressed] = []
+    if model.train:
+        record_base(tracked, original)
+        stages.append(train_teacher(original, questions, recipe))
+        record_stage(tracked, stages[-1])
+        teacher = stages[-1].model
+    stages.append(drop_blocks(teacher, recipe))
+    record_stage(tracked, stages[-1])
+    untaught = stages[-1].model
+    stages.append(teach_reader(untaught, teacher, questions, recipe))
+    record_stage(tracked, stages[-1])
+
+    scorecard = judge_reader(evaluate_reader(stages[-1].model, untaught, teacher, questions, recipe), gate)
+    record_verdict(tracked, scorecard)
+    return MadeReader(original=original, teacher=teacher, data=questions, stages=tuple(stages), scorecard=scorecard)

@@ -6,6 +6,7 @@ from prefect import State, flow
 
 from flows.compress import enter, squeeze
 from flows.release import release
+from tasks.contracts import Made, ModelRef, Tracked
 from tasks.data_contracts import DataText
 from tasks.evaluation_recipes import EvaluationChoice
 from tasks.fetch import locate, read_data, require_apart
@@ -82,17 +83,40 @@ def retrain(
         base = uncompressed(champion) if champion and retraining.start == "champion" else locate(model)
         check_training(base, training)
         check_fit(recipe, base)
-        blocks = fetch_new(data, text, base, news, retraining.held_out_share)
-        record_data(tracked, blocks)
-        record_card(tracked, data, text, blocks)
-        require_apart(data, blocks)
         record_origin(tracked, base, champion, news)
-
-        trained = train(base, blocks, training)
-        record_stage(tracked, trained)
-        made = squeeze(tracked, trained.model, blocks, recipe, gate, evaluation, registered_name)
-        made = made.model_copy(update={"stages": (trained, *made.stages)})
+        made = train_and_squeeze(
+            tracked, base, data, text, news, retraining, training, recipe, gate, evaluation, registered_name
+        )
         outcome = enter(tracked, made, recipe, registered_name)
+        trained = made.stages[0]
         record_parent(outcome.registered, champion, trained, news)
     parent = champion.label if champion else ""
     return Retrained(news=news, parent=parent, trained=trained, outcome=outcome)
+
+
+def train_and_squeeze(
+    tracked: Tracked,
+    base: ModelRef,
+    data: DataChoice,
+    text: DataText,
+    news: News,
+    retraining: Retraining,
+    training: Training,
+    recipe: Recipe,
+    gate: Gate,
+    evaluation: EvaluationChoice,
+    registered_name: str | None,
+) -> Made:
+    """Blocks of the text, the model trained on them, and what it is compressed to; the first stage is the training.
+
+    ``registered_name``: whose champion the gate may ask for; none where it is the trained model alone.
+    """
+    blocks = fetch_new(data, text, base, news, retraining.held_out_share)
+    record_data(tracked, blocks)
+    record_card(tracked, data, text, blocks)
+    require_apart(data, blocks)
+
+    trained = train(base, blocks, training)
+    record_stage(tracked, trained)
+    made = squeeze(tracked, trained.model, blocks, recipe, gate, evaluation, registered_name)
+    return made.model_copy(update={"stages": (trained, *made.stages)})

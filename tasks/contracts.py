@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.evidence_contracts import Evidence, Verdict
+from tasks.evidence_contracts import Evidence, Verdict, worst
 from tasks.evidence_contracts import GateCheck as GateCheck
 from tasks.hosted import HubModel, ModelFacts
 from tasks.values import Place as Place
@@ -210,10 +210,8 @@ class Scorecard(Value):
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the checks' verdicts: one of them stops the candidate as well as all."""
-        said = {check.said for check in self.checks}
-        order: tuple[Verdict, ...] = ("failed", "suspect", "inconclusive")
-        return next((worst for worst in order if worst in said), "passed" if self.passed else "failed")
+        """The worst of the checks' verdicts."""
+        return worst(self.checks)
 
 
 class Champion(Value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.adapters.labels import FOLDER
 from tasks.adapters.tokens import Account
 from tasks.contracts import DatasetRef
 from tasks.data_contracts import DataText, TextRef
@@ -21,6 +22,9 @@ def data_card(choice: DataChoice, data: DataText, blocks: DatasetRef, account: A
         documents = f"{getattr(account, f'{split}_documents'):,}" if account else "–"
         lines.append(f"| {split} | {count:,} | {count * blocks.block_tokens:,} | {documents} |")
     lines += ["", f"- Blocks of {blocks.block_tokens} tokens, {_packing(choice)}; dealt by seed {choice.seed}"]
+    if choice.label:
+        marks = "the first folder of its file" if choice.label == FOLDER else f"the field `{choice.label}`"
+        lines += [f"- Labels: {marks}; held-out figures are told apart by it"]
     if account is not None:
         lines += _account(choice, account)
     lines += [f"- Digest of the blocks: `{blocks.digest}`"]

@@ -10,7 +10,7 @@ from tasks.contracts import Place, Value
 
 
 class TextRef(Value):
-    """A text that was read. Only its digest is what it is; the rest says where it lay and what its keepers say."""
+    """A text that was read. Its digests are what it is; the rest says where it lay and what its keepers say."""
 
     digest: str = Field(description="SHA-256 over the documents in order")
     name: Annotated[str, Place]
@@ -21,6 +21,7 @@ class TextRef(Value):
     unit: Annotated[str, Place] = Field(default="", description="What a document is, in words")
     duplicates: Annotated[int, Place] = Field(default=0, description="Exact ones, dropped when it was read")
     cut: Annotated[bool, Place] = Field(default=False, description="The source has more documents than were read")
+    labels: str = Field(default="", description="SHA-256 over the documents' labels; empty where none were asked for")
 
 
 class DataText(Value):

@@ -13,7 +13,7 @@ from tasks.contracts import DatasetRef, ModelRef, Scorecard
 from tasks.evaluation_recipes import EvaluationChoice
 from tasks.evidence_contracts import AnswerFigures, Evidence, Generation, ItemsRef, SliceScore
 from tasks.retrying import compute_task
-from tasks.score_blocks import Shards, document_end, loaded
+from tasks.score_blocks import Shards, document_end, label_masks, loaded
 from tasks.settings import settings
 from tasks.workbench import Progress, machine_here, open_model, use_threads
 
@@ -79,6 +79,7 @@ def evaluate(
             {CANDIDATE: served[0], BASELINE: original[0]} | {name: model for name, (model, _) in beside.items()},
             torch.from_numpy(splits.evaluation).long(),
             end=document_end(baseline),
+            labels=label_masks(splits),
             advance=progress.advance,
         )
     times = time_pair(served[0], original[0], ids, repeats=choice.timed_repeats, advance=progress.advance)
@@ -165,13 +166,16 @@ def _slices(items: tuple[Item, ...]) -> tuple[SliceScore, ...]:
     import math
 
     from tasks.compression.items import slice_totals
+    from tasks.compression.slices import LABEL
 
     def perplexity(nll: float, positions: int) -> float:
         return math.exp(min(700.0, nll / positions))
 
     return tuple(
         SliceScore(
-            name=name,
+            name=name.removeprefix(LABEL),
+            by="label" if name.startswith(LABEL) else "text",
+            blocks=sum(name in item.slices for item in items),
             positions=sums.positions,
             baseline_perplexity=perplexity(sums.baseline_nll, sums.positions),
             candidate_perplexity=perplexity(sums.candidate_nll, sums.positions),

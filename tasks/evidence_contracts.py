@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -59,14 +60,33 @@ class GateCheck(Value):
         return self.verdict or ("passed" if self.passed else "failed")
 
 
+def worst(checks: Sequence[GateCheck]) -> Verdict:
+    """The worst of the checks' verdicts: one of them stops the candidate as well as all. Without checks it failed."""
+    said = {check.said for check in checks}
+    order: tuple[Verdict, ...] = ("failed", "suspect", "inconclusive")
+    passed = bool(checks) and all(check.passed for check in checks)
+    return next((each for each in order if each in said), "passed" if passed else "failed")
+
+
 class SliceScore(Value):
     """A part of the held-out positions."""
 
     name: str
+    by: Literal["text", "label"] = Field(
+        default="text", description="text: place and length; label: what the source marks its documents with"
+    )
     positions: int
+    blocks: int = Field(
+        default=0, description="Held-out blocks that they stand in; 0: an earlier version did not count"
+    )
     baseline_perplexity: float
     candidate_perplexity: float
     agreement: float
+
+    @property
+    def ratio(self) -> float:
+        """Perplexity, candidate ÷ original."""
+        return self.candidate_perplexity / self.baseline_perplexity
 
 
 class AnswerFigures(Value):

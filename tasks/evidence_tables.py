@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from tasks.contracts import GateCheck, Scorecard
 from tasks.evidence_contracts import Evidence, Generation, LoadFigure, SliceScore, TaskScore
 
+BY_LABEL = "By label of the documents, the worst first"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -70,7 +72,7 @@ def evidence_tables(scorecard: Scorecard) -> list[Table]:
     evidence = scorecard.evidence
     if evidence is None:
         return []
-    tables = [_slices(evidence.slices)] if evidence.slices else []
+    tables = _slices(evidence.slices)
     if evidence.generation is not None:
         tables.append(_generation(evidence.generation))
     if evidence.load:
@@ -80,20 +82,29 @@ def evidence_tables(scorecard: Scorecard) -> list[Table]:
     return tables
 
 
-def _slices(slices: Sequence[SliceScore]) -> Table:
+def _slices(slices: Sequence[SliceScore]) -> list[Table]:
+    """By place and length in the text, and by label, where there are any, the worst first."""
+    of_text = [each for each in slices if each.by == "text"]
+    of_labels = sorted((each for each in slices if each.by == "label"), key=lambda each: -each.ratio)
+    titled = (("Slices of the held-out text", "positions in", of_text), (BY_LABEL, "label", of_labels))
+    return [_slice_table(title, what, chosen) for title, what, chosen in titled if chosen]
+
+
+def _slice_table(title: str, what: str, slices: Sequence[SliceScore]) -> Table:
     rows = [
         (
             each.name,
             f"{each.positions:,}",
+            str(each.blocks or "–"),
             f"{each.baseline_perplexity:.2f}",
             f"{each.candidate_perplexity:.2f}",
-            f"{each.candidate_perplexity / each.baseline_perplexity:.3f}",
+            f"{each.ratio:.3f}",
             f"{each.agreement:.1%}",
         )
         for each in slices
     ]
-    head = ("positions in", "count", "perplexity, original", "compressed", "ratio", "same next token")
-    return Table("Slices of the held-out text", head, tuple(rows))
+    head = (what, "positions", "blocks", "perplexity, original", "compressed", "ratio", "same next token")
+    return Table(title, head, tuple(rows))
 
 
 def _generation(found: Generation) -> Table:

@@ -23,7 +23,7 @@ from tasks.settings import settings
 from tasks.text_sources import read_source, text_again
 from tasks.workbench import describe_model
 
-_ADAPTERS = ("tokens", "dealing", "duplicates", "tokenizer_check", "chats", "documents", "texts")
+_ADAPTERS = ("tokens", "dealing", "duplicates", "tokenizer_check", "chats", "documents", "texts", "labels")
 
 
 # Not cached: the store remembers imports by the source's digest, which this task must look at each time
@@ -39,7 +39,7 @@ def locate(choice: ModelChoice) -> ModelRef:
 def read_data(choice: DataChoice) -> DataText:
     """Read the chosen text as it is now, and refuse what cannot be read, with the line."""
     apart = choice.held_out()
-    text, held_out = read_source(choice), None if apart is None else read_source(apart)
+    text, held_out = read_source(choice.itself()), None if apart is None else read_source(apart)
     if held_out is not None and held_out.digest == text.digest:
         raise RefusedData(
             "the held-out text is the text itself",
@@ -118,10 +118,12 @@ def dealing_of(choice: DataChoice, data: DataText, tokenizer: ModelRef) -> Deali
     """How the documents of these texts become blocks."""
     held_out = choice.held_out()
     apart = None if held_out is None or data.held_out is None else text_again(held_out, data.held_out)
+    measured = apart or (text_again(choice, data.text) if data.text.labels else None)
     dealing = Dealing(
         whole=choice.packing == "whole",
         near_duplicates=choice.near_duplicates,
         held_out=None if apart is None else apart.documents,
+        labels=dict(zip(measured.documents, measured.labels, strict=True)) if measured and measured.labels else {},
     )
     chat = data.text.chat
     if apart is not None and apart.chat != chat:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tasks.contracts import Price, Quality, ReleaseCost, Scorecard, TokenCost
 from tasks.evidence_tables import evidence_metrics
+from tasks.reader_contracts import ReaderScorecard
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Figure:
 
 
 HEAD = ("", "original", "compressed", "ratio")
+READER_HEAD = ("", "teacher", "student", "ratio")
 
 
 def megabytes(count: float) -> str:
@@ -72,6 +74,26 @@ def figures(scorecard: Scorecard) -> list[Figure]:
         lines.append(Figure("compressed folder: same next token", "", f"{packed.agreement:.1%}"))
         lines.append(Figure("compressed folder: bytes", "", megabytes(packed.bytes), f"{packed.bytes / was.bytes:.3f}"))
     return [*lines, *(line for cost in scorecard.costs for line in cost_figures(cost))]
+
+
+def reader_figures(scorecard: ReaderScorecard) -> list[Figure]:
+    """As ``figures``, of a reader beside its teacher; untaught, it is the student before the distillation."""
+    was, now, before = scorecard.baseline, scorecard.candidate, scorecard.before
+    teacher, student = scorecard.baseline_model.parameters, scorecard.candidate_model.parameters
+    slow, fast = was.ms_per_question, now.ms_per_question
+    lost, by_accident = f"{scorecard.exact_drop_upper:.1%}", scorecard.exact_p
+    return [
+        Figure("bytes on disk, every file", megabytes(was.bytes), megabytes(now.bytes), f"{now.bytes / was.bytes:.3f}"),
+        Figure("parameters", f"{teacher:,}", f"{student:,}", f"{student / teacher:.3f}"),
+        Figure("F1", f"{was.f1:.1%}", f"{now.f1:.1%}"),
+        Figure("F1, untaught", "", f"{before.f1:.1%}"),
+        Figure("F1 lost, 95 % upper end", "", f"{scorecard.f1_drop_upper:.1%}"),
+        Figure("exact match", f"{was.exact_match:.1%}", f"{now.exact_match:.1%}"),
+        Figure("exact match, untaught", "", f"{before.exact_match:.1%}"),
+        Figure("exact match lost, 95 % upper end", "", lost),
+        *([] if by_accident is None else [Figure("p of a difference in exact match", "", f"{by_accident:.2g}")]),
+        Figure("computing a question", f"{slow:.1f} ms", f"{fast:.1f} ms", _ratio(fast, slow)),
+    ]
 
 
 def cost_figures(cost: TokenCost) -> list[Figure]:

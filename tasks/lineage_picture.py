@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tasks.contracts import DatasetRef
 from tasks.figures import megabytes
 from tasks.lineage_tree import short
+from tasks.reader_contracts import QuestionsRef
 from tasks.report_contracts import Report
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 172, 66, 34, 22, 12
 # Characters that a box holds in a wide font: the viewer's font is not known.
 TITLE_LENGTH, LINE_LENGTH = 19, 23
 # Which part of the data set a stage looks at.
-_READS = {"train": "training", "prune": "calibration", "quantize": "calibration", "distill": "training"}
+_READS = {
+    "train": "training", "prune": "calibration", "quantize": "calibration", "distill": "training",
+    "train-teacher": "teaching", "teach-reader": "training",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,15 @@ def _data(report: Report) -> list[Box]:
         )
     ]
     for row, (split, digest) in enumerate(report.splits.items()):
-        blocks = getattr(report.data, f"{split}_blocks", 0)
-        lines = (f"{blocks} × {report.data.block_tokens} tokens", f"sha {short(digest)}")
+        lines = (_amount(report.data, split), f"sha {short(digest)}")
         boxes.append(Box(split, "data", _x(1), below + row * (HEIGHT + GAP_Y), split, lines))
     return boxes
+
+
+def _amount(data: DatasetRef | QuestionsRef, split: str) -> str:
+    if isinstance(data, QuestionsRef):
+        return f"{getattr(data, split):,} questions"
+    return f"{getattr(data, f'{split}_blocks')} × {data.block_tokens} tokens"
 
 
 def _ends(report: Report) -> list[Box]:

@@ -58,6 +58,22 @@ def find_news(choice: DataChoice, data: DataText, name: str, minimum: int) -> Ne
     )  # fmt: skip
 
 
+def put_back(news: News, listed: str) -> News:
+    """``news`` of an earlier run, whose list of new documents is ``listed``: written again where it is no more.
+
+    Raises:
+        ValueError: that is another list.
+    """
+    store = Store(settings().store)
+    if not store.holds(news.uri, news.digest):
+        with store.draft("news") as draft:
+            draft.made_from = {"text": news.text_digest, "seen": [each.title for each in news.seen]}
+            (draft.path / NEW).write_text(listed, encoding="utf-8")
+        if draft.stored.digest != news.digest:
+            raise ValueError(f"the list of new documents is {draft.stored.digest}, and {news.digest} was recorded")
+    return news
+
+
 def _seen(name: str, text_digest: str, now: frozenset[str]) -> tuple[tuple[Seen, ...], frozenset[str]]:
     """The versions that are asked, and every document that one of them was made with."""
     ledger = books()

@@ -6,13 +6,12 @@ from tasks.adapters.store import Store
 from tasks.contracts import Champion, Compressed, ModelRef, RegisteredModel, Tracked
 from tasks.errors import RefusedModel
 from tasks.news import NEW
+from tasks.provenance import BASE, NEW_DOCUMENTS, NEWS, PARENT
 from tasks.record import tracking
 from tasks.register import registry
 from tasks.retraining import News
 from tasks.retrying import network_task
 from tasks.settings import settings
-
-PARENT = "slimline.parent_version"  # of a version and of its run: the champion that it was to follow
 
 
 @network_task("go-on-from-{champion.label}")
@@ -42,7 +41,7 @@ def record_origin(tracked: Tracked, base: ModelRef, champion: Champion | None, n
         tracked.run_id,
         {
             "slimline.trained_from": base.name,
-            "slimline.trained_from_digest": base.digest,
+            BASE: base.digest,
             "slimline.new_documents": str(news.new),
             PARENT: champion.label if champion else "",
         },
@@ -50,8 +49,14 @@ def record_origin(tracked: Tracked, base: ModelRef, champion: Champion | None, n
     listed = Store(settings().store).open(news.uri, news.digest) / NEW
     books.log_files(
         tracked.run_id,
-        {"data/new_documents.txt": listed.read_text(encoding="utf-8"), "news.json": news.model_dump_json(indent=1)},
+        {NEW_DOCUMENTS: listed.read_text(encoding="utf-8"), NEWS: news.model_dump_json(indent=1)},
     )
+
+
+@network_task("record-base-{base.name}")
+def record_base(tracked: Tracked, base: ModelRef) -> None:
+    """In MLflow: the model that is trained, where the scorecard's original is what comes out of that."""
+    tracking().tag(tracked.run_id, {"slimline.trained_from": base.name, BASE: base.digest})
 
 
 @network_task("record-parent-{registered.version}")

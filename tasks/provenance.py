@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from prefect.runtime import flow_run
 from pydantic_core import to_jsonable_python
 
+from tasks.adapters import document_digests
 from tasks.adapters.questions import SPLITS as QUESTION_SPLITS
 from tasks.adapters.store import Store
 from tasks.adapters.surroundings import Surroundings, look_around
@@ -17,11 +19,17 @@ from tasks.adapters.tokens import SPLITS, read_dataset
 from tasks.adapters.tracking import Tracking
 from tasks.caching import device_class
 from tasks.contracts import DatasetRef
+from tasks.data_contracts import DataText
 from tasks.reader_contracts import QuestionsRef
 from tasks.settings import settings
 
 SURROUNDINGS, PARAMETERS, CARD = "surroundings.json", "parameters.json", "data/card.json"
 DOCUMENTS = "data/documents.txt"  # the digest of each document of the text
+NEWS, NEW_DOCUMENTS = "news.json", "data/new_documents.txt"
+# Tags of a run: the digest of the model that was trained, and of a held-out text of its own. Of a version and of its
+# run: the champion that it was to follow.
+LABELS = "slimline.labels_digest"
+BASE, HELD_OUT, PARENT = "slimline.trained_from_digest", "slimline.held_out_text_digest", "slimline.parent_version"
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,16 @@ def write_data(books: Tracking, run_id: str, data: DatasetRef | QuestionsRef) ->
         },
     )
     books.log_files(run_id, {CARD: facts.card})
+
+
+def write_text_facts(books: Tracking, run_id: str, data: DataText, documents: Iterable[str]) -> None:
+    """Which documents the text has, for a later run to find what is new or to make the same version again; and of a
+    held-out text of its own, which one it is; and how what is measured on is labelled.
+    """
+    books.log_files(run_id, {DOCUMENTS: document_digests.written(documents)})
+    told = {} if data.held_out is None else {HELD_OUT: data.held_out.digest}
+    marks = (data.held_out or data.text).labels
+    books.tag(run_id, told | ({LABELS: marks} if marks else {}))
 
 
 def data_facts(data: DatasetRef | QuestionsRef) -> DataFacts:

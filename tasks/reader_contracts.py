@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tasks.contracts import Compressed, GateCheck, ModelRef, Place, RegisteredModel, Tracked, Value
+from tasks.evidence_contracts import Verdict, worst
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,16 @@ class ReaderScorecard(Value):
     def passed(self) -> bool:
         return bool(self.checks) and all(check.passed for check in self.checks)
 
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the checks' verdicts."""
+        return worst(self.checks)
+
+    @property
+    def served_model(self) -> ModelRef:
+        """The folder whose score is the candidate's."""
+        return self.candidate_model
+
     def rows(self) -> list[tuple[str, str, str]]:
         """(metric, teacher, student), as people read them."""
         was, now, before = self.baseline, self.candidate, self.before
@@ -112,6 +123,16 @@ class ReaderScorecard(Value):
         if self.sample:
             lines += ["", f"The student answers: {self.sample}"]
         return "\n".join(lines) + "\n"
+
+
+class MadeReader(Value):
+    """Everything that was computed for one reader, before anything is registered."""
+
+    original: ModelRef = Field(description="The encoder that the run began with")
+    teacher: ModelRef = Field(description="What the student learnt from: that encoder, or it after its own training")
+    data: QuestionsRef
+    stages: tuple[Compressed, ...]
+    scorecard: ReaderScorecard
 
 
 class ReaderOutcome(Value):

@@ -93,6 +93,12 @@ class DataChoice(Choice):
         pattern=r"^[\w.-]*$",
         description="Split of the held-out text, of the same source unless that is another; empty: as above",
     )
+    label: Annotated[str, Place] = Field(
+        "",
+        max_length=200,
+        description="What the held-out figures are told apart by: a field of the records, such as topic, or / for the "
+        "first folder below a folder or an S3 prefix. Its 12 values with most held-out tokens are slices; empty: none",
+    )
     packing: Literal["packed", "whole"] = Field(
         "packed",
         description="packed: documents one after the other with the end-of-text token between them, cut into blocks; "
@@ -122,6 +128,10 @@ class DataChoice(Choice):
     def short(self) -> str:
         """What run names show."""
         return short_source(self.source)
+
+    def itself(self) -> DataChoice:
+        """How the text itself is read: its labels are asked for where the held-out blocks come from it."""
+        return self if self.held_out() is None else self.model_copy(update={"label": ""})
 
     def held_out(self) -> DataChoice | None:
         """How the held-out blocks' own text is read; none where they come from the same text."""

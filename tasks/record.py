@@ -14,7 +14,6 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks import reporting
-from tasks.adapters import document_digests
 from tasks.adapters.champion import EVIDENCE
 from tasks.adapters.lineage_books import VERSION
 from tasks.adapters.store import Store
@@ -38,7 +37,7 @@ from tasks.data_card import data_card
 from tasks.data_contracts import DataText
 from tasks.findings import Tally, report_pairs
 from tasks.outcome import tell_release, tell_verdict, tell_version
-from tasks.provenance import DOCUMENTS, write_data, write_surroundings
+from tasks.provenance import write_data, write_surroundings, write_text_facts
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import DataChoice, Recipe
@@ -99,7 +98,7 @@ def record_card(tracked: Tracked, choice: DataChoice, data: DataText, blocks: Da
     reporting.report_data(card)
     books, documents = tracking(), text_again(choice, data.text).documents
     books.log_card(tracked.run_id, card)
-    books.log_files(tracked.run_id, {DOCUMENTS: document_digests.written(documents)})
+    write_text_facts(books, tracked.run_id, data, documents)
 
 
 @network_task("record-{step.stage}")
@@ -167,13 +166,13 @@ def _cached(stage: str) -> str:
 def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> None:
     """The scorecard, passed or not."""
     tell_verdict(scorecard, tracked)
-    if isinstance(scorecard, ReaderScorecard):
-        reporting.report_reader(scorecard, tracked)
-        tracking().log_reader(tracked.run_id, scorecard)
-        return
-    reporting.report_verdict(scorecard, tracked)
     books, original = tracking(), scorecard.baseline_model
     books.tag(tracked.run_id, {"slimline.original": original.name, "slimline.original_digest": original.digest})
+    if isinstance(scorecard, ReaderScorecard):
+        reporting.report_reader(scorecard, tracked)
+        books.log_reader(tracked.run_id, scorecard)
+        return
+    reporting.report_verdict(scorecard, tracked)
     books.log_scorecard(tracked.run_id, scorecard)
     evidence = scorecard.evidence
     if evidence is not None:

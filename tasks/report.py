@@ -1,4 +1,4 @@
-"""Write the report of a compress run, and add each release of its version to it."""
+"""Write the report of a run that has made a model smaller, and add each release of its version to it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tasks.contracts import Made, RegisteredModel, Rollout, Tracked
 from tasks.lineage import lineage_of, markdown_of
 from tasks.lineage_tree import clock
 from tasks.provenance import data_facts, surroundings
+from tasks.reader_contracts import MadeReader
+from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
 from tasks.record import tracking
 from tasks.report_contracts import ReleaseNote, Report
@@ -25,10 +27,15 @@ PAGE, FACTS, PICTURE, TREE = "report/report.html", "report/report.json", "lineag
 
 
 @network_task("record-report")
-def record_report(tracked: Tracked, recipe: Recipe, made: Made, registered: RegisteredModel | None = None) -> None:
+def record_report(
+    tracked: Tracked,
+    recipe: Recipe | ReaderRecipe,
+    made: Made | MadeReader,
+    registered: RegisteredModel | None = None,
+) -> None:
     """The report in MLflow, with a link to it on the run page, and the lineage as a picture on both."""
-    facts = data_facts(made.data)
-    names = [stage.stage for stage in made.stages] + (["export"] if made.exported else [])
+    facts, exported = data_facts(made.data), made.exported if isinstance(made, Made) else None
+    names = [stage.stage for stage in made.stages] + (["export"] if exported else [])
     answers = {name: was_cached(name) for name in names}
     report = Report(
         title=str(flow_run.name or made.scorecard.candidate_model.name),
@@ -41,7 +48,7 @@ def record_report(tracked: Tracked, recipe: Recipe, made: Made, registered: Regi
         card=json.loads(facts.card),
         stages=made.stages,
         cached={name: "unknown" if cached is None else str(cached).lower() for name, cached in answers.items()},
-        exported=made.exported,
+        exported=exported,
         scorecard=made.scorecard,
         registered=registered,
         tracked=tracked,

@@ -17,6 +17,8 @@ from tasks.contracts import (
     Tracked,
     Value,
 )
+from tasks.reader_contracts import QuestionsRef, ReaderScorecard
+from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
 
 
@@ -29,20 +31,20 @@ class ReleaseNote(Value):
 
 
 class Report(Value):
-    """One compress run, and what became of its version."""
+    """One run that has made a model smaller, and what became of its version."""
 
     title: str = Field(description="The run's name")
     at: str = Field(description="When it was made, UTC")
-    recipe: Recipe
+    recipe: Recipe | ReaderRecipe
     original: ModelRef
-    data: DatasetRef
+    data: DatasetRef | QuestionsRef
     splits: dict[str, str] = Field(description="SHA-256 of each part of the data set, by what it is for")
     text_digest: str
     card: dict[str, Any] = Field(description="The data card")
     stages: tuple[Compressed, ...]
     cached: dict[str, str] = Field(description="Stage to true, false or unknown: whether the cache answered")
     exported: Exported | None
-    scorecard: Scorecard
+    scorecard: Scorecard | ReaderScorecard
     registered: RegisteredModel | None = Field(description="None where the gate stopped the run")
     tracked: Tracked
     prefect_url: str

@@ -10,9 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from tasks.contracts import Rollout
 from tasks.evidence_tables import evidence_tables, gate_table
-from tasks.figures import HEAD, figures, megabytes
+from tasks.figures import HEAD, READER_HEAD, figures, megabytes, reader_figures
 from tasks.findings import last_word
 from tasks.lineage_picture import HEIGHT, WIDTH, picture
+from tasks.reader_contracts import ReaderScorecard
 from tasks.report_contracts import Report
 from tasks.report_plots import curve, grids, trade
 from tasks.report_text import summary
@@ -22,14 +23,19 @@ from tasks.timeline import draw_timeline
 
 def report_html(report: Report) -> str:
     """The whole page. Every text is escaped; images are inline."""
+    card = report.scorecard
+    reader = isinstance(card, ReaderScorecard)
     releases = [(note, _timeline(note.rollout) if note.rollout.observations else "") for note in report.releases]
     return _environment().get_template("report.html.j2").render(
         report=report,
         summary=summary(report),
-        head=HEAD,
-        figures=figures(report.scorecard),
-        tables=[gate_table(report.scorecard.checks), *evidence_tables(report.scorecard)],
-        trade=trade(report.scorecard),
+        reader=reader,
+        small="student" if reader else "compressed model",
+        whole="teacher" if reader else "original",
+        head=READER_HEAD if reader else HEAD,
+        figures=reader_figures(card) if isinstance(card, ReaderScorecard) else figures(card),
+        tables=[gate_table(card.checks), *([] if isinstance(card, ReaderScorecard) else evidence_tables(card))],
+        trade=trade(card),
         stages=[(stage, grids(stage), curve(stage.losses)) for stage in report.stages],
         releases=releases,
         rows=rollout_rows,

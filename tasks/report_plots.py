@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks.contracts import Compressed, LayerReport, Scorecard
+from tasks.reader_contracts import ReaderScorecard
 
 Measure = Literal["error", "sparsity", "bits"]
 _BLOCK = re.compile(r"\.(\d+)\.")
@@ -102,22 +103,35 @@ def _said(value: float, measure: Measure) -> str:
     return {"error": f"{value:.1e}", "sparsity": f"{value:.1%}", "bits": f"{value:g}"}[measure]
 
 
-def trade(scorecard: Scorecard) -> list[Bar]:
+def trade(scorecard: Scorecard | ReaderScorecard) -> list[Bar]:
     """Size, quality and latency of the compressed model, each beside the original at 100 %."""
+    bars = []
+    for name, after, before, less_is_good in _pairs(scorecard):
+        if before and after:
+            share = after / before
+            bars.append(Bar(name, share, f"{share:.0%}", share <= 1 if less_is_good else share >= 1))
+    return bars
+
+
+def _pairs(scorecard: Scorecard | ReaderScorecard) -> list[tuple[str, float, float, bool]]:
+    """(figure, after, before, whether less is good)."""
+    size = ("bytes on disk", scorecard.candidate.bytes, scorecard.baseline.bytes, True)
+    if isinstance(scorecard, ReaderScorecard):
+        learnt, teacher = scorecard.candidate, scorecard.baseline
+        return [
+            size,
+            ("computing a question", learnt.ms_per_question, teacher.ms_per_question, True),
+            ("F1", learnt.f1, teacher.f1, False),
+            ("exact match", learnt.exact_match, teacher.exact_match, False),
+        ]
     was, now = scorecard.baseline, scorecard.candidate
-    pairs = [
-        ("bytes on disk", now.bytes, was.bytes, True),
+    return [
+        size,
         ("perplexity", now.perplexity, was.perplexity, True),
         ("time to first token", now.first_token_ms, was.first_token_ms, True),
         ("time per following token", now.per_token_ms, was.per_token_ms, True),
         ("same next token", now.agreement, was.agreement, False),
     ]
-    bars = []
-    for name, after, before, less_is_good in pairs:
-        if before and after:
-            share = after / before
-            bars.append(Bar(name, share, f"{share:.0%}", share <= 1 if less_is_good else share >= 1))
-    return bars
 
 
 def curve(losses: Sequence[float]) -> Curve | None:

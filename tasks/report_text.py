@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tasks.contracts import Compressed, Scorecard
 from tasks.figures import megabytes
+from tasks.reader_contracts import ReaderScorecard
+from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
 from tasks.report_contracts import ReleaseNote, Report
 from tasks.require import said
@@ -22,7 +24,9 @@ _WHY = {
 
 def summary(report: Report) -> list[str]:
     """Sentences, most important first."""
-    return [_size(report), *_quality(report.scorecard), *_verdict(report), *map(_release, report.releases)]
+    found = report.scorecard
+    told = _answers(found) if isinstance(found, ReaderScorecard) else _quality(found)
+    return [_size(report), *told, *_verdict(report), *map(_release, report.releases)]
 
 
 def _size(report: Report) -> str:
@@ -36,8 +40,14 @@ def _size(report: Report) -> str:
     )
 
 
-def _did(stage: Compressed, recipe: Recipe) -> str:
+def _did(stage: Compressed, recipe: Recipe | ReaderRecipe) -> str:
     model = stage.model
+    if isinstance(recipe, ReaderRecipe):
+        return {
+            "train-teacher": f"trained it as the teacher ({recipe.teacher_epochs} passes over the teaching questions)",
+            "drop-blocks": f"kept {recipe.blocks} of its blocks as the student",
+            "teach-reader": f"taught the student from the teacher ({recipe.epochs} passes over the training questions)",
+        }.get(stage.stage, "")
     if stage.stage == "train":
         return f"trained the uncompressed model on {stage.tokens:,} tokens"
     if stage.stage == "prune":
@@ -49,6 +59,22 @@ def _did(stage: Compressed, recipe: Recipe) -> str:
     if stage.stage == "distill":
         return f"taught the small model from the original on {stage.tokens:,} tokens"
     return ""
+
+
+def _answers(scorecard: ReaderScorecard) -> list[str]:
+    was, now, before = scorecard.baseline, scorecard.candidate, scorecard.before
+    sentences = [
+        f"On {now.questions:,} held-out questions about contexts that it never saw, its answers share {now.f1:.1%} of "
+        f"their words with the right ones (F1) where the teacher's share {was.f1:.1%}; before it was taught it was "
+        f"{before.f1:.1%}. {now.exact_match:.1%} are exactly right, the teacher's {was.exact_match:.1%}.",
+        f"With another draw of contexts the F1 lost would surely (95 %) be at most {scorecard.f1_drop_upper:.1%}.",
+    ]
+    if now.ms_per_question and was.ms_per_question:
+        sentences.append(
+            f"It computes an answer in {now.ms_per_question / was.ms_per_question:.0%} of the teacher's time on the "
+            "machine of this run."
+        )
+    return sentences
 
 
 def _quality(scorecard: Scorecard) -> list[str]:
@@ -79,7 +105,8 @@ def _verdict(report: Report) -> list[str]:
     if report.registered is None:
         return []
     name = f"{report.registered.name} version {report.registered.version}"
-    return [f"The gate asked for {len(checks)} things and all of them held, so it was registered as {name}."]
+    asked = "one thing and it held" if len(checks) == 1 else f"{len(checks)} things and all of them held"
+    return [f"The gate asked for {asked}, so it was registered as {name}."]
 
 
 def _release(note: ReleaseNote) -> str:

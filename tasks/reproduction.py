@@ -15,30 +15,68 @@ from pydantic import Field
 
 from tasks.contracts import Made, Scorecard, Value
 from tasks.evaluation_recipes import EvaluationChoice
+from tasks.reader_contracts import MadeReader, ReaderScorecard
+from tasks.reader_recipes import QuestionsChoice, ReaderChoice, ReaderGate, ReaderRecipe
 from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
+from tasks.retrain_plan import Retraining, Training
+from tasks.retraining import News
 
 CONFIDENCE = 0.99
 
 
-class Recorded(Value):
-    """A version as its own run left it."""
+class RecordedRun(Value):
+    """A version as its own run left it: what every kind has."""
 
     name: str
     version: str
     run_id: str
     url: str
+    text_digest: str
+    base_digest: str = Field(description="SHA-256 of the model that its run began with")
+    surroundings: str = Field(description="As in surroundings.json of its run")
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+class TrainedFirst(Value):
+    """How the uncompressed model was trained before it was made smaller."""
+
+    retraining: Retraining
+    training: Training
+    base_name: str
+    parent: str = Field(description="Name and number of the champion then; empty for the first version")
+    news: News
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether what the champion was made from was trained further."""
+        return self.retraining.start == "champion" and bool(self.parent)
+
+
+class Recorded(RecordedRun):
+    """A compressed language model."""
+
     model: ModelChoice
     data: DataChoice
     recipe: Recipe
     gate: Gate
     evaluation: EvaluationChoice = EvaluationChoice()
     scorecard: Scorecard
-    text_digest: str
-    surroundings: str = Field(description="As in surroundings.json of its run")
+    held_out_digest: str = Field(default="", description="Of a held-out text of its own; empty: none, or not recorded")
+    labels_digest: str = Field(default="", description="Of the labels of what it was measured on; empty: none")
+    trained: TrainedFirst | None = None
 
-    @property
-    def title(self) -> str:
-        return f"{self.name}/{self.version}"
+
+class RecordedReader(RecordedRun):
+    """A distilled reader."""
+
+    model: ReaderChoice
+    data: QuestionsChoice
+    recipe: ReaderRecipe
+    gate: ReaderGate
+    scorecard: ReaderScorecard
 
 
 class Repeat(Value):
@@ -49,6 +87,7 @@ class Repeat(Value):
     digest: str
     exported_digest: str
     dataset_digest: str
+    baseline_digest: str = Field(default="", description="Of what it was compared with: a trained model may differ too")
     figures: dict[str, float]
     earlier: bool = Field(default=False, description="Made by an earlier reproduction, in the same surroundings")
 
@@ -75,6 +114,7 @@ class Reproduction(Value):
     version: str
     url: str
     digest: str
+    trained_digest: str = Field(default="", description="Of the model that its run trained; empty: it trained none")
     repeats: tuple[Repeat, ...]
     bands: tuple[Band, ...]
     changed: tuple[str, ...] = Field(description="What can move a figure and is not as it was, one line each")
@@ -97,10 +137,13 @@ class Reproduction(Value):
         return f"{'inside' if self.inside else 'OUTSIDE'} the bands of {runs}, not bit for bit"
 
 
-def figures_of(scorecard: Scorecard) -> dict[str, float]:
+def figures_of(scorecard: Scorecard | ReaderScorecard) -> dict[str, float]:
     """What a re-run is compared on. Times are not: they are the machine's."""
+    if isinstance(scorecard, ReaderScorecard):
+        return _reader_figures(scorecard)
     now, packed = scorecard.candidate, scorecard.packed
     found = {"perplexity": now.perplexity, "agreement": now.agreement, "KL": now.kl, "bytes": float(now.bytes)}
+    found["original: perplexity"] = scorecard.baseline.perplexity  # of a version that was trained first: the trained
     if packed is not None:
         found |= {
             "compressed folder: perplexity": packed.perplexity,
@@ -110,15 +153,28 @@ def figures_of(scorecard: Scorecard) -> dict[str, float]:
     return found
 
 
-def repeat_of(made: Made, run_id: str, url: str) -> Repeat:
+def _reader_figures(scorecard: ReaderScorecard) -> dict[str, float]:
+    now, before, teacher = scorecard.candidate, scorecard.before, scorecard.baseline
+    return {
+        "F1": now.f1,
+        "exact match": now.exact_match,
+        "bytes": float(now.bytes),
+        "untaught: F1": before.f1,
+        "teacher: F1": teacher.f1,
+        "teacher: exact match": teacher.exact_match,
+    }
+
+
+def repeat_of(made: Made | MadeReader, run_id: str, url: str) -> Repeat:
     scorecard = made.scorecard
-    exported = scorecard.exported_model
+    exported = scorecard.exported_model if isinstance(scorecard, Scorecard) else None
     return Repeat(
         run_id=run_id,
         url=url,
         digest=scorecard.candidate_model.digest,
         exported_digest=exported.digest if exported else "",
         dataset_digest=made.data.digest,
+        baseline_digest=scorecard.baseline_model.digest,
         figures=figures_of(scorecard),
     )
 
@@ -153,6 +209,7 @@ def markdown(found: Reproduction) -> str:
         *("| " + " | ".join(row) + " |" for row in rows(found)),
         "",
         f"Recorded digest `{found.digest}`.",
+        *(["", said] if (said := trained_again(found)) else []),
         "",
         "| re-run | digest | |",
         "|---|---|---|",
@@ -168,6 +225,16 @@ def markdown(found: Reproduction) -> str:
             [*lines, "Not as it was when the version was made:", "", *(f"- {line}" for line in found.changed)]
         )
     return "\n".join([*lines, "Code, numerical packages, processor and threads are as they were."])
+
+
+def trained_again(found: Reproduction) -> str:
+    """Whether it is the training that differs; empty where there was none."""
+    if not found.trained_digest:
+        return ""
+    same, count = sum(each.baseline_digest == found.trained_digest for each in found.repeats), len(found.repeats)
+    return (
+        f"The model that was trained first, `{found.trained_digest}`, had the same bytes in {same} of {count} re-runs."
+    )
 
 
 def rows(found: Reproduction) -> list[tuple[str, str, str, str, str]]:

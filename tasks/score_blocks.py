@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tasks.adapters.dealing import end_of_text
+from tasks.adapters.labels import masks
 from tasks.adapters.store import Store
-from tasks.adapters.tokens import read_dataset
+from tasks.adapters.tokens import TokenSplits, read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import DatasetRef, ModelRef, Place, Value
 from tasks.evidence_contracts import ItemsRef
@@ -71,18 +74,26 @@ def score_shard(
     store = Store(settings().store)
     with _one_at_a_time:
         use_threads()
-        blocks = read_dataset(store.open(data.uri, data.digest)).splits.evaluation[first:last]
+        splits = read_dataset(store.open(data.uri, data.digest)).splits
+        blocks = splits.evaluation[first:last]
+        labels = {name: mask[first:last] for name, mask in label_masks(splits).items()}
         device = HOST if exported else compute_device()
         forms = {CANDIDATE: loaded(exported or candidate, device)[0], BASELINE: loaded(baseline, device)[0]}
         if exported:
             forms[PACKED] = loaded(candidate, device)[0]
         end = document_end(baseline)
-        scores = score_blocks(forms, torch.from_numpy(blocks).long(), first=first, end=end)
+        scores = score_blocks(forms, torch.from_numpy(blocks).long(), first=first, end=end, labels=labels)
     with store.draft("evaluations") as draft:
         draft.made_from = {"candidate": candidate.digest, "baseline": baseline.digest, "data": data.digest}
         write_scores(draft.path, scores)
     stored, positions = draft.stored, int(scores.counts().sum())
     return ItemsRef(uri=stored.uri, digest=stored.digest, items=len(scores.items), positions=positions)
+
+
+def label_masks(splits: TokenSplits) -> dict[str, NDArray[np.bool_]]:
+    """Which held-out tokens are of documents with which label; nothing where they have none."""
+    blocks, length = splits.evaluation.shape
+    return masks(splits.labels, (blocks, length)) if splits.labels else {}
 
 
 def document_end(model: ModelRef) -> int:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from tasks.adapters import labels
 from tasks.adapters.aws_connection import Connection
-from tasks.adapters.documents import Reading
+from tasks.adapters.document_digests import digest_of
+from tasks.adapters.documents import Extract, Reading
 from tasks.adapters.hub_data import HubName, HubPlaces, hub_name, read_hub
 from tasks.adapters.records import format_of
 from tasks.adapters.s3_data import check_s3, read_s3, s3_place
-from tasks.adapters.texts import KNOWN, Text, check_text_source, read_text, refused_source
+from tasks.adapters.texts import KNOWN, Text, check_text_source, no_labels, read_text, refused_source, text_of
 from tasks.captured import check_captured, read_captured
 from tasks.data_contracts import TextRef
 from tasks.errors import ArtifactDamaged
@@ -58,7 +60,7 @@ def check_source_of(choice: DataChoice) -> None:
     Raises:
         RefusedData: with what was seen, what is allowed, and what to change.
     """
-    for each in (choice, choice.held_out()):
+    for each in (choice.itself(), choice.held_out()):
         if each is not None:
             reading_of(each).check()
             READERS[kind_of(each.source)].check(each)
@@ -71,10 +73,35 @@ def read_source(choice: DataChoice) -> TextRef:
         RefusedData: it cannot be read; with the line where there is one.
         DownloadFailed: worth another try.
     """
-    text = READERS[kind_of(choice.source)].read(choice)
+    return _kept_ref(READERS[kind_of(choice.source)].read(choice))
+
+
+def text_of_digest(choice: DataChoice, digest: str, marks: str, documents: Collection[str]) -> TextRef:
+    """The text with this digest, and that of its labels, kept for ``text_again``: what is kept of it, else the source
+    as it is now, else those of its documents whose digests are in ``documents``. Where none has the digest, the last.
+
+    Raises:
+        RefusedData, DownloadFailed: as ``read_source``.
+    """
+    if (kept := _read_kept(digest, marks)) is not None:
+        return _kept_ref(kept)
+    now = READERS[kind_of(choice.source)].read(choice)
+    had = [document for document in now.documents if digest_of(document) in documents]
+    if now.digest == digest or not had:
+        return _kept_ref(now)
+    how = [Extract(now.unit, now.chat, str)]
+    known = dict(zip(now.documents, now.labels, strict=True)) if now.labels else {}
+    part = text_of(now.name, now.licence, had, most=len(had), revision=now.revision, extract=how, marks=known)
+    return _kept_ref(part)
+
+
+def _kept_ref(text: Text) -> TextRef:
     _keep(text)
     facts = {name: getattr(text, name) for name in ("digest", "name", "licence", "chat", "revision", "unit")}
-    return TextRef(documents=len(text.documents), duplicates=text.duplicates, cut=text.cut, **facts)
+    return TextRef(
+        documents=len(text.documents), duplicates=text.duplicates, cut=text.cut, labels=labels.digest_of(text.labels),
+        **facts,
+    )  # fmt: skip
 
 
 def text_again(choice: DataChoice, ref: TextRef) -> Text:
@@ -83,12 +110,10 @@ def text_again(choice: DataChoice, ref: TextRef) -> Text:
     Raises:
         ArtifactDamaged: the source has changed since, and what was read is not here.
     """
-    kept = _kept(ref.digest)
-    if kept.exists():
-        said = json.loads(kept.read_text(encoding="utf-8"))
-        return Text(**(said | {"documents": tuple(said["documents"])}))
-    found = READERS[kind_of(choice.source)].read(choice)
-    if found.digest != ref.digest:
+    if (kept := _read_kept(ref.digest, ref.labels)) is not None:
+        return kept
+    found = READERS[kind_of(choice.source)].read(choice if ref.labels else choice.model_copy(update={"label": ""}))
+    if found.digest != ref.digest or labels.digest_of(found.labels) != ref.labels:
         raise ArtifactDamaged(
             f"text {choice.source} has changed since it was read",
             observed=found.digest,
@@ -100,18 +125,27 @@ def text_again(choice: DataChoice, ref: TextRef) -> Text:
 
 def reading_of(choice: DataChoice) -> Reading:
     """What of a record is a document."""
-    return Reading(choice.document, choice.fields)
+    return Reading(choice.document, choice.fields, choice.label)
 
 
-def _kept(digest: str) -> Path:
-    return settings().downloads / "texts" / f"{digest}.json"
+def _read_kept(digest: str, marks: str) -> Text | None:
+    kept = _kept(digest, marks)
+    if not kept.exists():
+        return None
+    said = json.loads(kept.read_text(encoding="utf-8"))
+    return Text(**(said | {"documents": tuple(said["documents"]), "labels": tuple(said.get("labels", ()))}))
+
+
+def _kept(digest: str, marks: str) -> Path:
+    """The same documents with other labels are kept beside them."""
+    return settings().downloads / "texts" / (f"{digest}-{marks[:16]}.json" if marks else f"{digest}.json")
 
 
 def _keep(text: Text) -> None:
     """Beside, then renamed: whole or not there. Named texts are always at hand."""
     if text.name in KNOWN:
         return
-    kept = _kept(text.digest)
+    kept = _kept(text.digest, labels.digest_of(text.labels))
     kept.parent.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(f".{uuid.uuid4().hex}")
     part.write_text(json.dumps(asdict(text), ensure_ascii=False), encoding="utf-8")
@@ -123,6 +157,10 @@ def _keep(text: Text) -> None:
 
 def _check_local(choice: DataChoice) -> None:
     check_text_source(choice.source)
+    if choice.label and choice.source in KNOWN:
+        raise no_labels(choice.source, choice.label, "its documents have no fields")
+    if choice.label == labels.FOLDER and not Path(choice.source).expanduser().is_dir():
+        raise no_labels(choice.source, choice.label, "it is a single file")
 
 
 def _read_local(choice: DataChoice) -> Text:
@@ -160,6 +198,8 @@ def _read_s3(choice: DataChoice) -> Text:
 
 
 def _check_captured(choice: DataChoice) -> None:
+    if choice.label:
+        raise no_labels(choice.source, choice.label, "requests have no fields that tell them apart")
     check_captured(choice.source)
 
 

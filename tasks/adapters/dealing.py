@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class Dealing:
         held_out: the evaluation split's own documents; none takes them from the same ones.
         to_learn: the training split's own documents; none takes them from the same ones.
         shuffle: documents are drawn in the order of the seed; otherwise in the order in which they are given.
+        labels: of documents that have one.
     """
 
     whole: bool = False
@@ -44,10 +46,19 @@ class Dealing:
     held_out: Sequence[str] | None = None
     to_learn: Sequence[str] | None = None
     shuffle: bool = True
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def ordered(self, documents: Sequence[str], seed: int) -> list[str]:
         """The documents in the order in which they are drawn."""
         return shuffled_by(documents, seed) if self.shuffle else list(documents)
+
+
+class Drawn(NamedTuple):
+    """One document: what people wrote, its tokens with the end of text, and its label, empty where it has none."""
+
+    words: str
+    ids: Tokens
+    label: str
 
 
 class Draw:
@@ -64,9 +75,8 @@ class Draw:
         self.duplicates = None if how.near_duplicates is None else Duplicates(how.near_duplicates)
         self.looked_at = self.too_short = self.left_over = 0
 
-    def stream(self, documents: Sequence[str]) -> Iterator[tuple[str, Tokens]]:
-        """(words, tokens with the end of text) of each document that is no duplicate; several streams share what is
-        one.
+    def stream(self, documents: Sequence[str]) -> Iterator[Drawn]:
+        """Each document that is no duplicate; several streams share what is one.
 
         Raises:
             RefusedData: a token is none of the model's.
@@ -76,27 +86,25 @@ class Draw:
             kept = [pair for pair in batch if self.duplicates is None or not self.duplicates.seen(pair[1])]
             self.looked_at += len(batch)
             texts = [self._how.render(document) for document, _ in kept]
-            for (_, words), encoding in zip(
+            for (document, words), encoding in zip(
                 kept, self._tokenizer.encode_batch(texts, add_special_tokens=False), strict=True
             ):
-                yield words, self._checked(np.array([*encoding.ids, self._end], dtype=np.int32))
+                ids = self._checked(np.array([*encoding.ids, self._end], dtype=np.int32))
+                yield Drawn(words, ids, self._how.labels.get(document, ""))
 
-    def take(self, stream: Iterator[tuple[str, Tokens]], blocks: int, block_tokens: int) -> tuple[Tokens, list[str]]:
-        """At most ``blocks`` blocks of ``stream``, (blocks, block_tokens), and the words of the documents in them."""
-        parts: list[Tokens] = []
-        used: list[str] = []
+    def take(self, stream: Iterator[Drawn], blocks: int, block_tokens: int) -> tuple[Tokens, list[Drawn]]:
+        """At most ``blocks`` blocks of ``stream``, (blocks, block_tokens), and what of the documents is in them."""
+        used: list[Drawn] = []
         have, wanted = 0, blocks * block_tokens
         while have < wanted and (drawn := next(stream, None)) is not None:
-            words, ids = drawn
             if self._how.whole:
-                if len(ids) < block_tokens:
+                if len(drawn.ids) < block_tokens:
                     self.too_short += 1
                     continue
-                ids = ids[:block_tokens]
-            parts.append(ids)
-            used.append(words)
-            have += len(ids)
-        joined = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+                drawn = drawn._replace(ids=drawn.ids[:block_tokens])
+            used.append(drawn)
+            have += len(drawn.ids)
+        joined = np.concatenate([each.ids for each in used]) if used else np.zeros(0, dtype=np.int32)
         complete = min(blocks, have // block_tokens)
         self.left_over = have - complete * block_tokens
         return joined[: complete * block_tokens].reshape(complete, block_tokens), used

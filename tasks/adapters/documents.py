@@ -28,10 +28,11 @@ _OTHER_NAMES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bo
 
 @dataclass(frozen=True)
 class Reading:
-    """What of a record is a document; see ``DataChoice`` for the words."""
+    """What of a record is a document, and what marks it; see ``DataChoice`` for the words."""
 
     shape: Shape = "auto"
     fields: str = ""
+    label: str = ""
 
     def check(self) -> None:
         """Refuse fields that cannot fit the shape, before anything is read.
@@ -58,11 +59,13 @@ class Extract:
     take: Callable[[Any], str]
 
 
-def documents_of(records: Iterable[Record], name: str, extract: Extract) -> Iterator[str]:
-    """The document of each record; empty ones are left out.
+def documents_of(
+    records: Iterable[Record], name: str, extract: Extract, label: Callable[[Any], str] | None = None
+) -> Iterator[tuple[str, str]]:
+    """(document, its label or nothing) of each record; empty documents are left out.
 
     Raises:
-        RefusedData: a record has not what ``extract`` takes; with its line.
+        RefusedData: a record has not what ``extract`` takes, or no label; with its line.
     """
     for record in records:
         try:
@@ -73,7 +76,16 @@ def documents_of(records: Iterable[Record], name: str, extract: Extract) -> Iter
             remedy = f"mend {record.where}, or say in data.document and data.fields what a document is"
             raise malformed(name, record.where, str(error), limit, remedy) from error
         if document.strip():
-            yield document
+            yield document, _label_of(record, name, label) if label else ""
+
+
+def _label_of(record: Record, name: str, label: Callable[[Any], str]) -> str:
+    try:
+        return label(record.value)
+    except ValueError as error:
+        limit = "the field that data.label names in every record"
+        remedy = f"mend {record.where}, or choose another data.label"
+        raise malformed(name, record.where, str(error), limit, remedy) from error
 
 
 def extractor(reading: Reading, first: Any) -> Extract:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
@@ -101,7 +101,8 @@ def read_hub(name: HubName, split: str, places: HubPlaces, reading: Reading, mos
         reading,
         most,
         revision=repository.revision,
-        articles=name.id in _ARTICLES and reading == Reading(),
+        articles=name.id in _ARTICLES and replace(reading, label="") == Reading(),
+        root=f"{name.id}/",
     )
 
 

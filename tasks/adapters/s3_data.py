@@ -64,7 +64,8 @@ def read_s3(source: str, aws: Connection, downloads: Path, reading: Reading, mos
             yield _bring(bucket, each, aws, downloads), f"s3://{bucket}/{each.key}"
 
     name = f"s3-{bucket}-{PurePosixPath(prefix).name or 'all'}"
-    return text_of_files(name, "not stated (objects in S3)", files(), reading, most)
+    below = f"s3://{bucket}/{prefix}"
+    return text_of_files(name, "not stated (objects in S3)", files(), reading, most, root=below)
 
 
 def _objects(source: str, aws: Connection) -> list[_Object]:

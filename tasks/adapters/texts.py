@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
+from tasks.adapters import labels
 from tasks.adapters.documents import Extract, Reading, documents_of, extractor
 from tasks.adapters.packages import Package, download_package, read_member
 from tasks.adapters.records import ACCEPTED, format_of, read_records
@@ -41,6 +42,7 @@ class Text:
         unit: what a document is, in words.
         duplicates: exact ones that were dropped.
         cut: the source has more documents than were read.
+        labels: of each document, where they were asked for.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Text:
     unit: str = ""
     duplicates: int = 0
     cut: bool = False
+    labels: tuple[str, ...] = field(default=(), repr=False)
 
 
 def check_text_source(source: str) -> None:
@@ -109,16 +112,21 @@ def text_of_files(
     *,
     revision: str = "",
     articles: bool = False,
+    root: str = "",
 ) -> Text:
     """Documents of ``files``, (path, name in messages), in their order; later files are not asked for once there are
     ``most`` documents.
 
-    ``articles``: records are lines of WikiText, whose articles are the documents.
+    ``articles``: records are lines of WikiText, whose articles are the documents. ``root``: what the names begin with
+    that is the source itself.
 
     Raises:
-        RefusedData: as ``read_text``.
+        RefusedData: as ``read_text``; or labels of articles.
     """
+    if articles and reading.label:
+        raise no_labels(name, reading.label, "its records are lines, and its documents are put together from them")
     chosen: list[Extract] = []
+    marks: dict[str, str] = {}  # document → label
 
     def taken() -> Iterator[str]:
         for path, called in files:
@@ -128,10 +136,14 @@ def text_of_files(
                 continue
             if not chosen:
                 chosen.append(extractor(reading, first.value))
-            yield from documents_of(chain([first], records), called, chosen[0])
+            label = labels.labeller(reading.label, called.removeprefix(root)) if reading.label else None
+            for document, mark in documents_of(chain([first], records), called, chosen[0], label):
+                if label:
+                    marks.setdefault(document.strip(), mark)
+                yield document
 
     documents = _articles(taken()) if articles else taken()
-    text = text_of(name, licence, documents, most=most, revision=revision, extract=chosen)
+    text = text_of(name, licence, documents, most=most, revision=revision, extract=chosen, marks=marks)
     return replace(text, unit="an article") if articles else text
 
 
@@ -153,10 +165,11 @@ def text_of(
     most: int = MOST_DOCUMENTS,
     revision: str = "",
     extract: list[Extract] | None = None,
+    marks: Mapping[str, str] | None = None,
 ) -> Text:
     """Documents of any source as a text: stripped, in their order, exact duplicates dropped, ``most`` at most.
 
-    ``extract``: how they were taken, filled once the first is there.
+    ``extract``: how they were taken, ``marks``: each one's label, both filled as the documents come.
 
     Raises:
         RefusedData: there is none.
@@ -182,7 +195,17 @@ def text_of(
     taken = extract[0] if extract else Extract("", False, str)
     content = (["chat"] if taken.chat else []) + list(kept)
     digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
-    return Text(name, licence, tuple(kept), digest, taken.chat, revision, taken.unit, duplicates, cut)
+    marked = tuple(marks[document] for document in kept) if marks else ()
+    return Text(name, licence, tuple(kept), digest, taken.chat, revision, taken.unit, duplicates, cut, marked)
+
+
+def no_labels(source: str, label: str, why: str) -> RefusedData:
+    """The refusal of labels where there are none."""
+    return RefusedData(
+        f"text {source!r} has no labels to slice by", observed=f"data.label = {label!r}; {why}",
+        limit=f"a field of its records, or {labels.FOLDER} for the first folder below a folder or an S3 prefix",
+        remedy="leave data.label empty, or give a text whose records have such a field",
+    )  # fmt: skip
 
 
 def refused_source(source: str, observed: str, limit: str = FORMS, remedy: str = "choose one of these") -> RefusedData:

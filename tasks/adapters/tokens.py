@@ -1,8 +1,9 @@
 """Documents → token blocks for calibration, training and evaluation, which never share a document.
 
 The artifact is a folder: ``tokens.safetensors`` (int32, one array a split), ``card.json`` (what it was made from),
-``account.json`` (what became of the documents) and ``prompts.jsonl`` (short real prompts from held-out documents, for
-measuring latency and for rehearsal traffic). None of them says where the text lay: the same text elsewhere is the same
+``account.json`` (what became of the documents), ``prompts.jsonl`` (short real prompts from held-out documents, for
+measuring latency and for rehearsal traffic) and, where they were asked for, ``labels.json`` (label and tokens of each
+held-out document, in their order). None of them says where the text lay: the same text elsewhere is the same
 artifact.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
+from tasks.adapters import labels
 from tasks.adapters.dealing import Dealing, Draw, Tokens, end_of_text, prompts_of, too_short
 from tasks.adapters.duplicates import leakage
 from tasks.adapters.texts import Text
@@ -54,13 +56,16 @@ class Account:
 
 @dataclass(frozen=True)
 class TokenSplits:
-    """Token blocks, each (blocks, block_tokens) int32, and prompts from the evaluation documents."""
+    """Token blocks, each (blocks, block_tokens) int32, and prompts from the evaluation documents. ``labels``: (label,
+    tokens) of the evaluation documents in their order; none where they have none.
+    """
 
     calibration: Tokens
     training: Tokens
     evaluation: Tokens
     prompts: tuple[str, ...]
     account: Account | None = None
+    labels: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,12 @@ def cut_blocks(
     given = len(documents) + len(how.to_learn or ())
     taken: dict[str, Tokens] = {}
     used: dict[str, list[str]] = {}
+    marked: tuple[tuple[str, int], ...] = ()
     for split, blocks in (("evaluation", evaluation), ("calibration", calibration), ("training", training)):
-        taken[split], used[split] = draw.take(streams[split], blocks, block_tokens)
+        taken[split], drawn = draw.take(streams[split], blocks, block_tokens)
+        used[split] = [each.words for each in drawn]
+        if split == "evaluation" and how.labels:
+            marked = labels.cut([(each.label or labels.NONE, len(each.ids)) for each in drawn], taken[split].size)
         if len(taken[split]) < blocks:
             have = sum(array.size for array in taken.values()) + draw.left_over
             raise too_short(have, block_tokens, evaluation + calibration + training, split, given, how)
@@ -142,7 +151,7 @@ def cut_blocks(
         bytes_a_token=fit.bytes_a_token,
         samples=tuple(how.render(document)[:_SAMPLE_CHARACTERS] for document in shuffled[:_SAMPLES]),
     )
-    return TokenSplits(**taken, prompts=prompts_of(used["evaluation"]), account=account)
+    return TokenSplits(**taken, prompts=prompts_of(used["evaluation"]), account=account, labels=marked)
 
 
 def write_dataset(folder: Path, splits: TokenSplits, text: Text, *, seed: int) -> Card:
@@ -159,6 +168,7 @@ def write_dataset(folder: Path, splits: TokenSplits, text: Text, *, seed: int) -
     (folder / "card.json").write_text(json.dumps(asdict(card), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     lines = (json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in splits.prompts)
     (folder / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+    labels.write(folder, splits.labels)
     if splits.account is not None:
         said = json.dumps(asdict(splits.account), indent=2, sort_keys=True, ensure_ascii=False)
         (folder / "account.json").write_text(said + "\n", encoding="utf-8")
@@ -195,4 +205,10 @@ def read_dataset(folder: Path) -> Dataset:
         )
     lines = (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
     prompts = tuple(json.loads(line)["prompt"] for line in lines)
-    return Dataset(TokenSplits(**arrays, prompts=prompts, account=read_account(folder)), card)
+    account, marked = read_account(folder), labels.read(folder)
+    if marked and sum(count for _, count in marked) != arrays["evaluation"].size:
+        raise ArtifactDamaged(
+            f"data set {folder} has labels of other blocks", observed=sum(count for _, count in marked),
+            limit=f"{arrays['evaluation'].size} tokens", remedy="remove it and run again",
+        )  # fmt: skip
+    return Dataset(TokenSplits(**arrays, prompts=prompts, account=account, labels=marked), card)

@@ -35,6 +35,7 @@ def score_blocks(
     *,
     first: int = 0,
     end: int | None = None,
+    labels: Mapping[str, NDArray[np.bool_]] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Score every form on the same blocks. A block's figures do not depend on the others, so that blocks dealt out to
@@ -45,6 +46,7 @@ def score_blocks(
         tokens: (blocks, length) held-out integers.
         first: number of the first block in the data set.
         end: the token between documents, for slices by document.
+        labels: label → bool mask over ``tokens``, for slices by label.
         advance: called after each block.
 
     Raises:
@@ -52,8 +54,9 @@ def score_blocks(
     """
     _check_alike(forms, tokens)
     found = []
-    for number, block in enumerate(tokens, start=first):
-        found.append(_score_block(forms, block.long(), number, end))
+    for number, block in enumerate(tokens):
+        marks = {name: torch.from_numpy(mask[number]) for name, mask in (labels or {}).items()}
+        found.append(_score_block(forms, block.long(), first + number, slices(block, end, marks)))
         advance()
     token_kl = {name: np.stack([kl[name] for _, kl in found]) for name in forms if name != BASELINE}
     return Scores(tuple(item for item, _ in found), token_kl)
@@ -104,9 +107,9 @@ def _check_alike(forms: Mapping[str, Scored], tokens: Tensor) -> None:
 
 
 def _score_block(
-    forms: Mapping[str, Scored], block: Tensor, number: int, end: int | None
+    forms: Mapping[str, Scored], block: Tensor, number: int, sliced: Mapping[str, Tensor]
 ) -> tuple[Item, dict[str, NDArray[np.float32]]]:
-    """One block's figures, (length,) tokens, and each form's KL at its positions, float32."""
+    """Figures of a block, (length,) tokens, and each form's KL at its positions, float32. ``sliced``: masks by name."""
     targets, count = block[1:].unsqueeze(1), len(block) - 1
     parts: dict[str, list[_Positions]] = {name: [] for name in forms}
     names, start = list(forms), 0
@@ -131,7 +134,7 @@ def _score_block(
             float(now.nll[mask].sum()),
             int((now.top[mask] == was.top[mask]).sum()),
         )
-        for name, mask in slices(block, end).items()
+        for name, mask in sliced.items()
     }
     token_kl = {name: found.kl.float().numpy() for name, found in each.items() if name != BASELINE}
     return Item(number, count, sums, found_slices), token_kl

@@ -1,6 +1,8 @@
-"""Which positions of a block belong together: by the length of their document, and by how much text stands before."""
+"""Which positions of a block belong together: by length and label of their document, and by how much stands before."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,18 +11,23 @@ DOCUMENT_EDGES = (64, 128, 256)
 EARLY = 64
 
 
-def slices(block: Tensor, end: int | None) -> dict[str, Tensor]:
+LABEL = "label "  # before the label, in the name of such a slice
+
+
+def slices(block: Tensor, end: int | None, labels: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Name → bool mask over the ``length - 1`` positions of ``block`` (length,); a position belongs where the token
     that it predicts stands. Empty slices are left out.
 
     Args:
         end: the token between documents; without one there are no slices by document. The first document of a block
             and one that it does not end may be longer than what is seen of them: they are a slice of their own.
+        labels: label → bool mask over the tokens of ``block``, of the documents that have it.
     """
     early = torch.arange(len(block) - 1) < EARLY
     found = {f"first {EARLY} tokens of a block": early, f"after {EARLY} tokens": ~early}
     if end is not None:
         found |= _by_document(block, end)
+    found |= {f"{LABEL}{name}": mask[1:] for name, mask in (labels or {}).items()}
     return {name: mask for name, mask in found.items() if bool(mask.any())}
 
 

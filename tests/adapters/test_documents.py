@@ -101,3 +101,49 @@ def test_what_people_wrote_leaves_the_system_message_out() -> None:
     chat = json.dumps([{"role": "system", "content": "You are an owl."}, *ASKED])
     assert words_of(chat, chat=True) == "Why?\nBecause."
     assert words_of(chat, chat=False) == chat
+
+
+RECORDS = (
+    {"text": "one", "topic": "sea  birds"}, {"text": " ", "topic": {}}, {"text": "two", "topic": None},
+    {"text": "three", "topic": 7}, {"text": "one", "topic": "again"}, {"text": "four", "topic": "a|b\n" + "c" * 60},
+)  # fmt: skip
+
+
+def test_a_field_labels_the_documents(tmp_path: Path) -> None:
+    text = read(tmp_path, *RECORDS, reading=Reading(label="topic"))
+    assert text.documents == ("one", "two", "three", "four")
+    assert text.labels[:3] == ("sea birds", "(none)", "7"), "of the same document the first one's"
+    assert text.labels[3].startswith("a/b cc") and text.labels[3].endswith("…") and len(text.labels[3]) == 40
+    plain = read(tmp_path, *RECORDS)
+    assert plain.labels == () and plain.digest == text.digest, "it is the same text"
+    table = tmp_path / "rows.csv"
+    table.write_text("text,topic\none,birds\ntwo,\n")
+    assert read_text(str(table), tmp_path, Reading(label="topic")).labels == ("birds", "(none)")
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({"text": "two"}, "line 2: no field 'topic' among the fields text"),
+        ({"text": "two", "topic": ["a"]}, "line 2: under 'topic' stands .*, which is no label"),
+        ({"text": "two", "topic": "\ud800"}, "line 2: .*surrogates not allowed"),
+    ],
+)
+def test_a_record_without_a_label_is_refused_with_its_line(tmp_path: Path, second: Any, says: str) -> None:
+    with pytest.raises(RefusedData, match=says) as raised:
+        read(tmp_path, {"text": "one", "topic": "a"}, second, reading=Reading(label="topic"))
+    assert "data.label names" in str(raised.value) and "mend line 2" in str(raised.value)
+    (tmp_path / "a.txt").write_text("a paragraph\n")
+    with pytest.raises(RefusedData, match="line 1: no fields, of which 'topic' could be one"):
+        read_text(str(tmp_path / "a.txt"), tmp_path, Reading(label="topic"))
+
+
+def test_the_first_folder_below_the_source_labels_them_too(tmp_path: Path) -> None:
+    for place in ("birds/sea/a.txt", "birds/b.txt", "frogs/c.txt", "d.txt"):
+        file = tmp_path / "texts" / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"of {place}\n")
+    text = read_text(str(tmp_path / "texts"), tmp_path, Reading(label="/"))
+    assert dict(zip(text.documents, text.labels, strict=True)) == {
+        "of birds/sea/a.txt": "birds", "of birds/b.txt": "birds", "of frogs/c.txt": "frogs", "of d.txt": "(none)",
+    }  # fmt: skip

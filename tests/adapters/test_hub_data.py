@@ -106,6 +106,8 @@ def test_wikitext_rows_are_put_together_to_articles(copies: Path, tmp_path: Path
     assert text.unit == "an article"
     assert (text.name, text.licence) == ("Salesforce/wikitext:wikitext-2-raw-v1 (test)", "cc-by-sa-3.0, gfdl")
     assert len(read("Salesforce/wikitext", HubPlaces(tmp_path, copies), "test", shape="field").documents) == 6
+    with pytest.raises(RefusedData, match="put together from them"):
+        read("Salesforce/wikitext", HubPlaces(tmp_path, copies), "test", label="topic")
 
 
 def test_only_as_many_shards_as_it_takes_are_read(copies: Path, tmp_path: Path) -> None:

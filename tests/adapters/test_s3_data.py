@@ -48,6 +48,12 @@ def test_the_files_below_a_prefix_are_one_text(service: Service, bucket: str, tm
     put(service, bucket, day__2_dot_jsonl_dot_gz=gzip.compress(b'{"text": "two"}\n'), day__notes_dot_pdf=b"%PDF")
     put(service, bucket, other__1_dot_jsonl=b'{"text": "three"}\n')
     text = read(service, f"s3://{bucket}/day/", tmp_path)
+    by_folder = read(service, f"s3://{bucket}", tmp_path, label="/")
+    assert dict(zip(by_folder.documents, by_folder.labels, strict=True)) == {
+        "one": "day",
+        "two": "day",
+        "three": "other",
+    }
     assert text.documents == ("one", "two")
     (tmp_path / "local.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     assert text.digest == read_text(str(tmp_path / "local.jsonl"), tmp_path).digest, "the place is not what it is"

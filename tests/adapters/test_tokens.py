@@ -20,6 +20,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tasks.adapters.chats import chat_renderer
 from tasks.adapters.dealing import Dealing
 from tasks.adapters.documents import words_of
+from tasks.adapters.labels import masks
 from tasks.adapters.store import Store
 from tasks.adapters.texts import Text, read_text
 from tasks.adapters.tiny_model import byte_tokenizer
@@ -262,3 +263,38 @@ def test_a_data_set_says_nothing_of_the_texts_name(tokenizer: Path, tmp_path: Pa
         digests.add(draft.stored.digest)
     assert len(digests) == 1
     assert read_dataset(store.root / draft.stored.uri).splits.account == splits.account
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_each_held_out_token_has_the_label_of_its_document(tokenizer: Path, tmp_path: Path, whole: bool) -> None:
+    documents = _documents(60, 50)
+    marks = {document: ("even", "odd")[index % 2] for index, document in enumerate(documents)}
+    del marks[documents[0]]
+    splits = _cut(documents, tokenizer, evaluation=6, how=Dealing(whole=whole, labels=marks))
+    write_dataset(tmp_path, splits, Text("a", "b", ("c",), "d"), seed=0)
+    read = read_dataset(tmp_path).splits
+    assert read.labels == splits.labels and sum(count for _, count in read.labels) == 6 * 32
+    found = masks(read.labels, read.evaluation.shape)
+    assert (np.sum(list(found.values()), axis=0) == 1).all(), "each token has one"
+    assert {"even", "odd"} <= found.keys()
+    for label, mask in found.items():
+        parts = [_found(block[of], documents) for block, of in zip(read.evaluation, mask, strict=True)]
+        assert {marks.get(document, "(none)") for part in parts for document in part} == {label}
+    assert _cut(documents, tokenizer).labels == ()
+
+
+def test_of_many_labels_those_with_most_tokens_are_slices_and_the_others_are_one(tmp_path: Path) -> None:
+    runs = [(f"n{number:02d}", number + 1) for number in range(20)]
+    found = masks(runs, (21, 10))
+    assert len(found) == 13 and list(found)[:2] == ["n19", "n18"]
+    assert int(found["8 other labels"].sum()) == sum(range(1, 9))
+    assert masks([("a", 5), ("b", 5)], (2, 5))["b"].tolist() == [[False] * 5, [True] * 5]
+
+
+def test_labels_of_other_blocks_are_damage(tokenizer: Path, tmp_path: Path) -> None:
+    documents = _documents(60, 50)
+    splits = _cut(documents, tokenizer, how=Dealing(labels=dict.fromkeys(documents, "a")))
+    write_dataset(tmp_path, splits, Text("a", "b", ("c",), "d"), seed=0)
+    (tmp_path / "labels.json").write_text('[["a", 3]]')
+    with pytest.raises(ArtifactDamaged, match="labels of other blocks"):
+        read_dataset(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,6 +75,22 @@ def test_slices_by_document_and_by_place_share_out_all_positions(whole: Scores) 
         assert sum(sums.positions for sums in group.values()) == 7 * 149
         wanted = whole.sums(CANDIDATE, lambda sums: sums.nll).sum()
         assert sum(sums.candidate_nll for sums in group.values()) == pytest.approx(wanted)
+
+
+def test_slices_by_label_are_those_of_the_predicted_tokens(forms: dict[str, Scored], tokens: torch.Tensor) -> None:
+    left = np.zeros((2, 150), dtype=bool)
+    left[0] = left[1, :30] = True
+    labels = {"left": left, "right": ~left}
+    totals = slice_totals(score_blocks(forms, tokens[:2], end=END, labels=labels).items)
+    plain = score_blocks(forms, tokens[:2], end=END)
+    assert {name: sums.positions for name, sums in totals.items() if "label" in name} == {
+        "label left": 149 + 29, "label right": 120,
+    }  # fmt: skip
+    whole = plain.sums(CANDIDATE, lambda sums: sums.nll).sum()
+    assert totals["label left"].candidate_nll + totals["label right"].candidate_nll == pytest.approx(whole)
+    first = score_blocks(forms, tokens[:1], end=END).sums(BASELINE, lambda sums: sums.nll)[0]
+    assert totals["label left"].baseline_nll > first
+    assert not [name for name in slice_totals(plain.items) if "label" in name]
 
 
 def test_a_document_is_as_long_as_what_stands_between_its_ends() -> None:

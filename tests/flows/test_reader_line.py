@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tasks.adapters.questions import SPLITS as QUESTION_SPLITS
@@ -48,6 +49,28 @@ def test_its_pages_show_progress_losses_and_the_verdict(line: Line, taught: Fini
     assert "Gate: PASSED" in artifacts["verdict"]["data"] and "held-out questions" in artifacts["verdict"]["data"]
 
 
+def test_its_report_is_in_mlflow_and_linked_from_its_run(line: Line, taught: Finished) -> None:
+    artifacts = line.artifacts(taught.flow_run_id)
+    run_id = line.mlflow_version(MODEL, "1")["run_id"]
+    assert f"runs/{run_id}/artifacts/report/report.html" in artifacts["report"]["data"]
+    where = {"path": "report/report.html", "run_uuid": run_id}
+    page = httpx.get(f"{line.stack.mlflow_url}/get-artifact", params=where).text
+    for said in ("gate passed", "held-out questions", "the teacher, 100 %", f"{MODEL} version 1", "train-teacher"):
+        assert said in page, said
+    assert "trained from: tiny-reader" in artifacts["lineage"]["data"]
+
+
+def test_it_is_made_again_bit_for_bit_without_the_cache(line: Line, taught: Finished) -> None:
+    versions = line.version_count(MODEL)
+    again = line.slimline("reproduce", MODEL, "1")
+    assert again.code == 0 and "reproduced bit for bit by 1 re-run" in again.text, again.text
+    for stage in STAGES:
+        assert not again.line(stage).endswith("cached"), again.text
+    page = line.artifacts(again.flow_run_id)["reproduction"]["data"]
+    assert "| teacher: F1 |" in page and "had the same bytes in 1 of 1 re-runs" in page, page
+    assert line.version_count(MODEL) == versions
+
+
 def test_another_gate_computes_nothing_again_and_stops_before_registering(line: Line, taught: Finished) -> None:
     versions = line.version_count(MODEL)
     stopped = line.slimline("run", "reader", *SMALL, "-p", "gate.max_bytes_ratio=0.2")
@@ -55,6 +78,7 @@ def test_another_gate_computes_nothing_again_and_stops_before_registering(line: 
     for stage in STAGES:
         assert stopped.line(stage).endswith("cached"), stopped.text
     assert line.version_count(MODEL) == versions
+    assert "report" in line.artifacts(stopped.flow_run_id), "one that the gate stopped has a report too"
     family = " or ".join(f"tags.`slimline.prefect_run_url` LIKE '%{run}%'" for run in line.family(stopped.flow_run_id))
     experiment = line.mlflow_run(line.mlflow_version(MODEL, "1")["run_id"])["info"]["experiment_id"]
     found = line.mlflow("runs/search", experiment_ids=[experiment], filter=family)["runs"]

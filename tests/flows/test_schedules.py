@@ -124,6 +124,15 @@ def test_a_schedule_fires_finds_new_data_and_serves_it_and_fires_again_and_says_
     (base,) = [node for node in made["children"] if node["title"] == "trained from: tiny"]
     assert base["facts"]["new documents"] == str(len(NEW))
 
+    write(folder, "later.jsonl", ["This came after the version was made, and is no part of it."])
+    again = line.slimline("reproduce", MODEL, version)
+    assert again.code == 0 and "reproduced bit for bit by 1 re-run" in again.text, again.text
+    for stage in ("fetch-new", "train", "quantize"):
+        assert not again.line(stage).endswith("cached"), again.text
+    page = line.artifacts(again.flow_run_id)["reproduction"]["data"]
+    assert "had the same bytes in 1 of 1 re-runs" in page and "| original: perplexity |" in page, page
+    (folder / "later.jsonl").unlink()
+
     nothing, versions = fired(line, "retrain-tiny", given), line.version_count(MODEL)
     assert (nothing["state"]["type"], nothing["state"]["name"]) == ("COMPLETED", "Skipped")
     said = line.artifacts(nothing["id"])["skipped"]["data"]

@@ -199,3 +199,55 @@ def test_the_card_says_what_the_data_is(home: Path, model: ModelRef) -> None:
     ):  # fmt: skip
         assert said in card
     assert data_card(choice, data, blocks, None).startswith("# Data: a.jsonl")
+
+
+def labelled(path: Path, topics: list[str]) -> Path:
+    """``texts()``, each with one of the topics in turn."""
+    rows = [{"text": text, "topic": topics[index % len(topics)]} for index, text in enumerate(texts())]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_labels_are_what_a_data_set_is_and_the_field_s_name_is_not(home: Path, model: ModelRef, tmp_path: Path) -> None:
+    more = SMALL | {"evaluation_blocks": 20}
+    plain = DataChoice(source=str(labelled(tmp_path / "a.jsonl", ["owl", "bee"])), **more)
+    by_topic = plain.model_copy(update={"label": "topic"})
+    read, marked = read_data.fn(plain), read_data.fn(by_topic)
+    assert read.text.digest == marked.text.digest and key(plain, read, model) != key(by_topic, marked, model)
+    found = {name: read_dataset(Store(settings().store).root / blocks_of(choice, model).uri).splits
+             for name, choice in (("plain", plain), ("topic", by_topic))}  # fmt: skip
+    assert (found["plain"].evaluation == found["topic"].evaluation).all() and found["plain"].labels == ()
+    assert {label for label, _ in found["topic"].labels} == {"owl", "bee"}
+    renamed = tmp_path / "b.jsonl"
+    renamed.write_text((tmp_path / "a.jsonl").read_text().replace("topic", "subject"))
+    other = by_topic.model_copy(update={"source": str(renamed), "label": "subject"})
+    assert key(other, read_data.fn(other), model) == key(by_topic, marked, model)
+    labelled(tmp_path / "a.jsonl", ["owl", "bee", "ant"])
+    assert key(by_topic, read_data.fn(by_topic), model) != key(by_topic, marked, model), "other labels"
+    assert set(text_again(by_topic, marked.text).labels) == {"owl", "bee"}, "as they were when they were read"
+    assert "the field `topic`" in data_card(by_topic, marked, blocks_of(by_topic, model), None)
+
+
+def test_a_held_out_text_of_its_own_has_the_labels(home: Path, model: ModelRef, tmp_path: Path) -> None:
+    held = labelled(tmp_path / "held.jsonl", ["owl"])
+    choice = DataChoice(
+        source=str(lines(tmp_path / "a.jsonl", texts("wolf"))), evaluation_source=str(held), label="topic", **SMALL
+    )
+    splits = read_dataset(Store(settings().store).root / blocks_of(choice, model).uri).splits
+    assert {label for label, _ in splits.labels} == {"owl"}, "the text that is learnt from needs no such field"
+
+
+@pytest.mark.parametrize(
+    ("source", "label", "says"),
+    [
+        ("python-docs", "topic", "its documents have no fields"),
+        ("a.jsonl", "/", "it is a single file"),
+        ("capture://endpoint", "topic", "requests have no fields"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused_by_the_preflight(tmp_path: Path, source: str, label: str, says: str) -> None:
+    lines(tmp_path / "a.jsonl", ["one"])
+    given = str(tmp_path / source) if source.endswith("jsonl") else source
+    with pytest.raises(RefusedData, match="has no labels to slice by") as raised:
+        check_source_of(DataChoice(source=given, label=label))
+    assert says in str(raised.value)

@@ -62,7 +62,8 @@ def pair(home: Path) -> tuple[ModelRef, ModelRef]:
 def data(home: Path) -> DatasetRef:
     cut = {name: blocks(count, 40, seed=count).numpy().astype(np.int32) for name, count in
            (("calibration", 2), ("training", 3), ("evaluation", 10))}  # fmt: skip
-    splits = TokenSplits(**cut, prompts=("w5 w6 w7", "w8 w9", "w10 w11"))
+    labels = (("birds", 100), ("frogs | toads", 300))
+    splits = TokenSplits(**cut, prompts=("w5 w6 w7", "w8 w9", "w10 w11"), labels=labels)
     with Store(settings().store).draft("datasets") as draft:
         write_dataset(draft.path, splits, Text(("a",), "words", "CC0", "t" * 64), seed=0)
     return DatasetRef(
@@ -98,9 +99,15 @@ def test_results_item_by_item_and_answers_are_kept(pair: tuple[ModelRef, ModelRe
         "# Gate: PASSED",
         "one-sided at 95.0%",
         "Slices of the held-out text",
+        "By label of the documents, the worst first",
         "Answers to 3 held-out prompts",
     ):
         assert said in text
+    # 39 positions a block predict its second token to its last: of the third block 19 and 20
+    by_label = {each.name: each for each in card.evidence.slices if each.by == "label"}
+    assert {name: (each.positions, each.blocks) for name, each in by_label.items()} == {
+        "birds": (97, 3), "frogs | toads": (293, 8),
+    }  # fmt: skip
 
 
 def test_three_parts_give_what_one_gives(pair: tuple[ModelRef, ModelRef], data: DatasetRef) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from matplotlib.font_manager import FontProperties
@@ -13,12 +15,17 @@ from matplotlib.textpath import TextPath
 
 from tasks.adapters.surroundings import look_around
 from tasks.contracts import Compressed, LayerReport, RegisteredModel, Tracked
+from tasks.evidence_contracts import Evidence, ItemsRef, SliceScore
+from tasks.evidence_tables import BY_LABEL, evidence_tables
+from tasks.reader_contracts import QuestionsRef, ReaderScore, ReaderScorecard
+from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
 from tasks.report_contracts import ReleaseNote, Report
 from tasks.report_page import lineage_svg, report_html
 from tasks.report_plots import curve, grids, trade
 from tasks.report_text import summary
 from tests.adapters.test_registry import CHECK, DATA, MODEL, ORIGINAL, SCORECARD
+from tests.flows.browser import browser, needs_browser
 from tests.tasks.test_timeline import RESTORED
 
 
@@ -32,6 +39,7 @@ def layers(method: str, bits: float) -> tuple[LayerReport, ...]:
     )  # fmt: skip
 
 
+A4 = (695, 1000)  # pixels of 1/96 inch between the margins, across; the height plays no part
 STAGES = (
     Compressed(stage="prune", model=MODEL, layers=layers("sparsegpt", 32), tokens=512),
     Compressed(stage="quantize", model=MODEL, layers=layers("gptq", 4), tokens=512),
@@ -165,3 +173,116 @@ def test_no_line_runs_beyond_its_box() -> None:
             wide = TextPath((0, 0), text.text or "", size=float(text.get("font-size", "11")), prop=font).get_extents()
             assert float(text.attrib["x"]) + wide.x1 <= right, text.text
     assert "c120abfbe008" in " ".join(drawn.itertext())
+
+
+READER = ReaderScorecard(
+    candidate_model=MODEL, baseline_model=ORIGINAL, dataset_digest=DATA.digest,
+    candidate=ReaderScore(exact_match=0.7, f1=0.8, bytes=300, ms_per_question=2, questions=100),
+    baseline=ReaderScore(exact_match=0.75, f1=0.82, bytes=1000, ms_per_question=4, questions=100),
+    before=ReaderScore(exact_match=0.1, f1=0.2, bytes=300, ms_per_question=2, questions=100),
+    f1_drop=0.02, f1_drop_upper=0.04, exact_drop=0.05, exact_drop_upper=0.09, exact_p=0.31, contexts=60,
+    checks=(CHECK.model_copy(update={"metric": "F1 drop, 95 % upper end", "observed": 0.04, "limit": 0.05}),),
+    sample="Who? → <b>nobody</b>",
+)  # fmt: skip
+
+
+def reader_report() -> Report:
+    teaching = {"teaching": "1" * 64, "training": "2" * 64, "evaluation": "3" * 64}
+    stages = tuple(
+        Compressed(stage=stage, model=MODEL, losses=losses)
+        for stage, losses in (("train-teacher", (3.0, 1.0)), ("drop-blocks", ()), ("teach-reader", (2.0, 1.5)))
+    )
+    data = QuestionsRef(
+        uri="datasets/q", digest="c" * 64, name="synthetic", licence="Apache-2.0", teaching=960, training=320,
+        evaluation=100,
+    )  # fmt: skip
+    changed = {"recipe": ReaderRecipe(), "scorecard": READER, "data": data, "splits": teaching, "stages": stages}
+    return REPORT.model_copy(update=changed | {"releases": ()})
+
+
+def test_a_reader_has_the_same_page_with_its_own_figures() -> None:
+    report = reader_report()
+    assert Report.model_validate_json(report.model_dump_json()) == report, "as a later release reads it back"
+    page = report_html(report)
+    parts = ("scorecard", "trade", "stages", "lineage", "recipe", "environment")
+    assert [part for part in parts if f'id="{part}"' not in page] == []
+    for said in (
+        "F1 drop, 95 % upper end", "F1, untaught", "teacher", "student", "the teacher, 100 %", "1,380 questions",
+        "960 questions", "&lt;b&gt;nobody&lt;/b&gt;", "What it answers", "source questions",
+        "&#34;teacher_epochs&#34;: 2",
+        "train-teacher → drop-blocks → teach-reader", "p of a difference in exact match", "gate passed",
+    ):  # fmt: skip
+        assert said in page, said
+    for not_of_readers in ("perplexity", "tokens a block", "same next token"):
+        assert not_of_readers not in page
+    told = " ".join(summary(report))
+    for said in (
+        "trained it as the teacher (2 passes", "kept 1 of its blocks", "100 held-out questions", "80.0%", "82.0%",
+        "before it was taught it was 20.0%", "at most 4.0%", "50% of the teacher's time", "slimline version 7",
+    ):  # fmt: skip
+        assert said in told, said
+    bars = {bar.name: (bar.label, bar.good) for bar in trade(READER)}
+    assert bars["bytes on disk"] == ("30%", True) and bars["F1"] == ("98%", False)
+
+
+def test_a_reader_whose_gate_needs_more_contexts_says_so_and_was_not_registered() -> None:
+    unsure = CHECK.model_copy(update={"passed": False, "verdict": "inconclusive"})
+    scorecard = READER.model_copy(update={"checks": (unsure,)})
+    page = report_html(reader_report().model_copy(update={"scorecard": scorecard, "registered": None}))
+    assert "gate inconclusive" in page and "It was too few items to tell" in page and "nothing was registered" in page
+
+
+def test_the_picture_of_a_reader_leads_from_its_questions() -> None:
+    picture = ElementTree.fromstring(lineage_svg(reader_report()))
+    words = " ".join(text for text in picture.itertext() if text.strip())
+    for said in ("960 questions", "100 questions", "train-teacher", "drop-blocks", "teach-reader", "slimline 7"):
+        assert said in words
+    assert len(picture.findall("{*}path")) == 4 + 3 + 2 + 1  # stages and version, splits, what reads them, evaluation
+
+
+def test_slices_by_label_are_a_table_of_their_own_with_the_worst_first() -> None:
+    def of(name: str, compressed: float, by: Literal["text", "label"]) -> SliceScore:
+        return SliceScore(
+            name=name, by=by, positions=1200, blocks=3, baseline_perplexity=10, candidate_perplexity=compressed,
+            agreement=0.9,
+        )  # fmt: skip
+
+    slices = (of("after 64 tokens", 11, "text"), of("birds", 11, "label"), of("<i>frogs", 13, "label"))
+    evidence = Evidence(items=ItemsRef(uri="e", digest="e" * 64, items=2, positions=126), slices=slices)
+    scorecard = SCORECARD.model_copy(update={"evidence": evidence})
+    by_text, by_label = evidence_tables(scorecard)
+    assert [row[0] for row in by_text.rows] == ["after 64 tokens"]
+    assert [(row[0], row[1], row[2], row[5]) for row in by_label.rows] == [
+        ("<i>frogs", "1,200", "3", "1.300"), ("birds", "1,200", "3", "1.100"),
+    ]  # fmt: skip
+    page = report_html(REPORT.model_copy(update={"scorecard": scorecard}))
+    assert f"<h3>{BY_LABEL}</h3>" in page and "&lt;i&gt;frogs" in page and "<i>" not in page
+    assert [table.title for table in evidence_tables(SCORECARD)] == []
+
+
+@needs_browser
+@pytest.mark.parametrize(("report", "most_pages"), [(REPORT, 7), (reader_report(), 5)])
+def test_on_paper_nothing_is_cut_hidden_or_dark(report: Report, most_pages: int, tmp_path: Path) -> None:
+    """On a screen that is dark, with the details closed: printed it is light, open, and no wider than the paper."""
+    file = tmp_path / "report.html"
+    file.write_text(report_html(report), encoding="utf-8")
+    with browser(*A4) as page:
+        page.goto(file.as_uri())
+        page.emulate_media(color_scheme="dark", media="print")
+        beyond = page.evaluate(
+            """() => [...document.querySelectorAll("main *")].filter(each => each.checkVisibility()
+               && !each.closest(".landscape") && each.getBoundingClientRect().right > innerWidth + 1)
+               .map(each => each.tagName + " " + each.textContent.slice(0, 40))"""
+        )
+        assert beyond == []
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+        for closed in ("details table td", "pre.packages"):
+            if page.locator(closed).count():
+                assert page.locator(closed).first.is_visible(), closed
+        headless = "[...document.querySelectorAll('table')].filter(each => each.querySelector('th') && !each.tHead)"
+        assert page.evaluate(f"{headless}.length") == 0, "a head that comes again on the next page"
+        pdf = page.pdf(prefer_css_page_size=True, format="A4")
+    sizes = [tuple(map(float, box)) for box in re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf)]
+    assert 3 <= len(sizes) <= most_pages, "no page that is all but empty"
+    assert [wide > high for wide, high in sizes].count(True) == 1, "the lineage lies across, on one page"

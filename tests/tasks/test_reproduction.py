@@ -10,7 +10,8 @@ import pytest
 from tasks.adapters.surroundings import Surroundings, difference, look_around
 from tasks.errors import NotReproduced
 from tasks.reproduce import require_reproduced
-from tasks.reproduction import Repeat, Reproduction, bands, markdown
+from tasks.reproduction import Repeat, Reproduction, bands, figures_of, markdown
+from tests.tasks.test_report import READER
 
 RECORDED = {"perplexity": 18.0, "bytes": 100.0}
 
@@ -82,3 +83,20 @@ def test_tags_name_code_and_packages() -> None:
     assert tags["slimline.python"] == now.python and tags["slimline.package.torch"] == now.packages["torch"]
     assert len(tags["slimline.packages_digest"]) == len(tags["slimline.source_digest"]) == 64
     assert f"torch=={now.packages['torch']}\n" in now.requirements
+
+
+def test_a_training_that_differs_is_told_apart_from_a_compression_that_does() -> None:
+    trained = found(repeat(18.0).model_copy(update={"baseline_digest": "c" * 64}), repeat(18.0))
+    assert "trained first" not in markdown(trained), "its run trained none"
+    told = markdown(trained.model_copy(update={"trained_digest": "c" * 64}))
+    assert f"`{'c' * 64}`, had the same bytes in 1 of 2 re-runs" in told
+
+
+def test_a_reader_is_compared_by_its_answers_and_its_teacher_s() -> None:
+    figures = figures_of(READER)
+    assert figures["F1"] == 0.8 and figures["teacher: F1"] == 0.82 and figures["bytes"] == 300
+    assert not any("ms" in name or "time" in name for name in figures), "times are the machine's"
+    worse = READER.model_copy(update={"candidate": READER.candidate.model_copy(update={"f1": 0.79})})
+    (band,) = [band for band in bands(figures_of(worse), [repeat(1.0).model_copy(update={"figures": figures})])
+               if not band.inside]  # fmt: skip
+    assert (band.figure, band.recorded, band.low) == ("F1", 0.79, 0.8)

@@ -1,0 +1,195 @@
+"""What it takes to make a version again, against MLflow's own books: from its run, or refused with what is gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tasks.adapters import document_digests
+from tasks.adapters.store import Store
+from tasks.contracts import ModelRef, Tracked
+from tasks.errors import RefusedData, RefusedModel
+from tasks.fetch import read_data
+from tasks.lineage import books as ledger
+from tasks.news import NEW as NEW_FILE
+from tasks.news import fetch_new, find_news
+from tasks.origin import record_base
+from tasks.provenance import (
+    BASE,
+    DOCUMENTS,
+    HELD_OUT,
+    NEW_DOCUMENTS,
+    NEWS,
+    PARAMETERS,
+    PARENT,
+    SURROUNDINGS,
+    write_text_facts,
+)
+from tasks.reader_recipes import QuestionsChoice, ReaderChoice, ReaderGate, ReaderRecipe
+from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
+from tasks.record import tracking
+from tasks.reproduce_inputs import recorded_base, recorded_of, recorded_text, require_same_inputs
+from tasks.reproduction import Recorded, RecordedReader
+from tasks.retrain_plan import Retraining, Training
+from tasks.settings import settings
+from tests.adapters.test_registry import ORIGINAL, SCORECARD
+from tests.tasks.test_data import home, lines, model, store, texts
+from tests.tasks.test_news import address, books
+from tests.tasks.test_report import READER
+
+__all__ = ["address", "books", "home", "model", "store"]  # fixtures
+Books = tuple[MlflowClient, str]
+OLD, NEW = texts(count=60), texts("wolf", count=40)
+
+
+def small(path: Path, documents: list[str], **more: Any) -> DataChoice:
+    return DataChoice(
+        source=str(lines(path, documents)), block_tokens=32, calibration_blocks=3, training_blocks=3,
+        evaluation_blocks=3, **more,
+    )  # fmt: skip
+
+
+def version(given: Books, files: dict[str, str], tags: dict[str, str]) -> str:
+    """A version whose run has left these files and tags."""
+    client, name = given
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    run = client.create_run(str(experiment.experiment_id), tags=tags)
+    for path, text in ({SURROUNDINGS: "{}"} | files).items():
+        client.log_text(run.info.run_id, text, path)
+    return str(client.create_model_version(name, "file:///nowhere", run_id=run.info.run_id).version)
+
+
+def read(given: Books, number: str) -> Recorded | RecordedReader:
+    return recorded_of(ledger(), ledger().version(given[1], number))
+
+
+def trained(given: Books, choice: DataChoice, *, start: str = "model", without: str = "", parent: str = "") -> str:
+    """A version that was trained first, as the flow leaves it; ``without``: one file or tag that its run lacks."""
+    data = read_data.fn(choice)
+    news = find_news(choice, data, "of-no-version", 1)
+    listed = (Store(settings().store).open(news.uri, news.digest) / NEW_FILE).read_text()
+    parameters = {
+        "model": ModelChoice(source="tiny"), "data": choice, "recipe": Recipe(), "gate": Gate(),
+        "retraining": Retraining(start=start), "training": Training(),
+    }  # fmt: skip
+    files = {
+        PARAMETERS: json.dumps({part: value.model_dump(mode="json") for part, value in parameters.items()}),
+        "scorecard.json": SCORECARD.model_dump_json(), NEWS: news.model_dump_json(), NEW_DOCUMENTS: listed,
+        DOCUMENTS: document_digests.written(OLD),
+    }  # fmt: skip
+    tags = {
+        "slimline.text_digest": data.text.digest, "slimline.trained_from": "tiny", BASE: "e" * 64, PARENT: parent
+    }  # fmt: skip
+    kept = [{name: value for name, value in each.items() if name != without} for each in (files, tags)]
+    return version(given, *kept)
+
+
+def test_a_version_that_was_trained_first_is_read_with_what_it_takes_to_train_it_again(
+    books: Books, tmp_path: Path, model: ModelRef
+) -> None:
+    choice = small(tmp_path / "t.jsonl", OLD)
+    number = trained(books, choice)
+    data, before = read_data.fn(choice), fetch_new.fn(choice, read_data.fn(choice), model, news_of(books, number), 0.2)
+    shutil.rmtree(settings().store / "news")
+    found = read(books, number)
+    assert isinstance(found, Recorded) and found.trained is not None and not found.trained.goes_on
+    assert (found.base_digest, found.trained.base_name) == ("e" * 64, "tiny")
+    assert found.base_digest != SCORECARD.baseline_model.digest, "what is compared is the trained model"
+    again = fetch_new.fn(choice, data, model, found.trained.news, 0.2)
+    assert again.digest == before.digest, "the list of new documents came back from MLflow, and so do the blocks"
+    with pytest.raises(RefusedModel, match=r"tiny is not the model that .*/1 was made from"):
+        require_same_inputs.fn(found, model, found.text_digest)
+
+
+def news_of(given: Books, number: str) -> Any:
+    found = read(given, number)
+    assert isinstance(found, Recorded) and found.trained is not None
+    return found.trained.news
+
+
+def test_an_older_version_is_refused_with_what_its_run_does_not_say(books: Books, tmp_path: Path, home: Path) -> None:
+    for missing in (BASE, NEW_DOCUMENTS, NEWS, PARAMETERS, "slimline.text_digest"):
+        number = trained(books, small(tmp_path / "t.jsonl", OLD), without=missing)
+        with pytest.raises(RefusedModel, match=f"no {missing}") as raised:
+            read(books, number)
+        for said in ("cannot be made again", "limit:", "what is registered from now on has the whole record"):
+            assert said in str(raised.value)
+
+
+def test_another_list_than_was_recorded_is_no_record(books: Books, tmp_path: Path, home: Path) -> None:
+    number = trained(books, small(tmp_path / "t.jsonl", OLD))
+    shutil.rmtree(settings().store / "news")
+    books[0].log_text(ledger().version(books[1], number).run_id, "0123456789abcdef\n", NEW_DOCUMENTS)
+    with pytest.raises(RefusedModel, match="the list of new documents is "):
+        read(books, number)
+
+
+def test_the_text_is_taken_out_of_a_source_that_has_grown_and_refused_where_documents_are_gone(
+    books: Books, tmp_path: Path, home: Path
+) -> None:
+    choice = small(tmp_path / "t.jsonl", OLD)
+    found = read(books, trained(books, choice))
+    assert isinstance(found, Recorded)
+    kept = settings().downloads / "texts"
+    lines(tmp_path / "t.jsonl", NEW[:3] + OLD + NEW[3:])
+    assert recorded_text.fn(found).text.digest == found.text_digest, "as it was kept"
+    shutil.rmtree(kept)
+    assert recorded_text.fn(found).text.digest == found.text_digest, "picked out of what is there now"
+    assert (kept / f"{found.text_digest}.json").exists(), "for the tasks that read it again"
+    shutil.rmtree(kept)
+    lines(tmp_path / "t.jsonl", NEW + OLD[20:])
+    with pytest.raises(RefusedData, match="no longer has the text that") as raised:
+        recorded_text.fn(found)
+    assert "40 of its 60 documents are there" in str(raised.value) and found.text_digest in str(raised.value)
+
+
+def test_a_held_out_text_of_its_own_is_recorded_and_asked_for_again(books: Books, tmp_path: Path, home: Path) -> None:
+    choice = small(tmp_path / "t.jsonl", OLD, evaluation_source=str(lines(tmp_path / "held.jsonl", NEW)))
+    data, number = read_data.fn(choice), trained(books, choice)
+    run_id = ledger().version(books[1], number).run_id
+    write_text_facts(tracking(), run_id, data, OLD)
+    assert data.held_out is not None
+    assert ledger().run(run_id).tags[HELD_OUT] == data.held_out.digest
+    found = read(books, number)
+    assert isinstance(found, Recorded) and recorded_text.fn(found).held_out is not None
+    shutil.rmtree(settings().downloads / "texts")
+    lines(tmp_path / "held.jsonl", NEW[1:])
+    with pytest.raises(RefusedData, match=r"held\.jsonl no longer has the text"):
+        recorded_text.fn(found)
+
+
+def test_what_a_champion_was_made_from_is_asked_of_the_store(books: Books, tmp_path: Path, model: ModelRef) -> None:
+    client, name = books
+    choice = small(tmp_path / "t.jsonl", OLD)
+    parent = trained(books, choice)
+    found = read(books, trained(books, choice, start="champion", parent=f"{name} {parent}"))
+    assert isinstance(found, Recorded) and found.trained is not None and found.trained.goes_on
+    with pytest.raises(RefusedModel, match=f"slimline reproduce {name} {parent}") as raised:
+        recorded_base.fn(found)
+    assert "not in this store" in str(raised.value) and "e" * 64 in str(raised.value)
+    there = SCORECARD.model_copy(update={"baseline_model": model})
+    client.log_text(ledger().version(name, parent).run_id, there.model_dump_json(), "scorecard.json")
+    assert recorded_base.fn(found) == model
+
+
+def test_a_reader_is_read_with_the_encoder_that_its_teacher_was_trained_from(books: Books, home: Path) -> None:
+    parts = {"model": ReaderChoice(), "data": QuestionsChoice(), "recipe": ReaderRecipe(), "gate": ReaderGate()}
+    files = {
+        PARAMETERS: json.dumps({part: value.model_dump(mode="json") for part, value in parts.items()}),
+        "scorecard.json": READER.model_dump_json(),
+    }
+    number = version(books, files, {"slimline.text_digest": "7" * 64})
+    with pytest.raises(RefusedModel, match=f"no {BASE}"):
+        read(books, number)
+    record_base.fn(Tracked(run_id=ledger().version(books[1], number).run_id, url=""), ORIGINAL)
+    found = read(books, number)
+    assert isinstance(found, RecordedReader) and found.base_digest == ORIGINAL.digest
+    require_same_inputs.fn(found, ORIGINAL, "7" * 64)  # raises nothing
+    with pytest.raises(RefusedData, match="synthetic is not the text"):
+        require_same_inputs.fn(found, ORIGINAL, "8" * 64)
