@@ -17,7 +17,7 @@ from tasks.preflight import check_fit, preflight
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_card, record_data, record_stage, recorded_run
 from tasks.retrain_plan import Retraining, Training
-from tasks.retraining import News, Retrained, Skipped
+from tasks.retraining import Before, News, Retrained, Skipped
 from tasks.train import check_training, train
 
 
@@ -90,7 +90,8 @@ def retrain(
 
         trained = train(base, blocks, training)
         record_stage(tracked, trained)
-        made = squeeze(tracked, trained.model, blocks, recipe, gate, evaluation, registered_name)
+        before = Before(model=base, min_gain=retraining.min_gain)
+        made = squeeze(tracked, trained.model, blocks, recipe, gate, evaluation, registered_name, before)
         made = made.model_copy(update={"stages": (trained, *made.stages)})
         outcome = enter(tracked, made, recipe, registered_name)
         record_parent(outcome.registered, champion, trained, news)

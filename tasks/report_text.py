@@ -7,6 +7,7 @@ from tasks.figures import megabytes
 from tasks.recipes import Recipe
 from tasks.report_contracts import ReleaseNote, Report
 from tasks.require import said
+from tasks.training_text import training_sentence
 
 _ENDS = {
     "created": "was created with it and serves it",
@@ -22,7 +23,9 @@ _WHY = {
 
 def summary(report: Report) -> list[str]:
     """Sentences, most important first."""
-    return [_size(report), *_quality(report.scorecard), *_verdict(report), *map(_release, report.releases)]
+    trained = training_sentence(report.scorecard)
+    told = [_size(report), *([trained] if trained else []), *_quality(report.scorecard)]
+    return [*told, *_verdict(report), *map(_release, report.releases)]
 
 
 def _size(report: Report) -> str:

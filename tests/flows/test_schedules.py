@@ -47,7 +47,7 @@ def parameters(folder: Path) -> dict[str, Any]:
         "training": {"epochs": 2, "learning_rate": 0.001, "max_steps": 3},
         "recipe": {"name": "scheduled", "order": ["quantize"], "quantize": {"method": "rtn", "bits": 8}},
         "gate": {"baseline": "both", "min_agreement": 0.5, "max_bytes_ratio": 0.6, "max_champion_ratio": 2,
-                 "max_champion_agreement_drop": 0.5},
+                 "max_champion_accuracy_drop": 0.5},
         "plan": {"endpoint": ENDPOINT, "mode": "ALL_AT_ONCE", "instances": 1, "bake_seconds": 60,
                  "original_first": False, "max_error_rate": 0.2, "min_requests": 1,
                  "judge": {"promote": False, "harmless": 1}, "rehearsal": {"requests_per_second": 5}},
@@ -116,7 +116,11 @@ def test_a_schedule_fires_finds_new_data_and_serves_it_and_fires_again_and_says_
     artifacts = line.artifacts(trained["id"])
     assert artifacts["new-data"]["data"].startswith(f"# {len(NEW)} new documents\n")
     assert artifacts["train-progress"]["data"] == 100.0 and len(values(artifacts["train-losses"])) == 3
-    assert f"Held against the champion too: {MODEL} {champion}" in artifacts["verdict"]["data"]
+    verdict = artifacts["verdict"]["data"]
+    assert f"Held against the champion too: {MODEL} {champion}. It was made from another original" in verdict
+    assert "agreement lost against the champion" not in verdict and "true next tokens lost against" in verdict
+    for row in ("before training: tiny", "trained: tiny-tuned", "compressed, as served: ", f"champion: {MODEL}"):
+        assert f"| {row}" in verdict, verdict
 
     (seen,) = json.loads(line.slimline("lineage", f"{MODEL}/{version}", "--json").text)
     assert seen["facts"]["follows"] == f"{MODEL} {champion}"
