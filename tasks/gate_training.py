@@ -13,6 +13,7 @@ from tasks.contracts import Scorecard
 from tasks.evidence_contracts import TextFigures, TrainingGain
 from tasks.gate_checks import Held
 from tasks.gate_items import blocks_of, counts_of, items_of, require_same_blocks, shown, sums
+from tasks.training_text import FALL
 
 MORE = "more new text (data.training_blocks), more training.epochs, another learning rate; or lower retraining.min_gain"
 
@@ -48,7 +49,7 @@ def hold_training(scorecard: Scorecard, training: TrainingGain | None) -> list[H
     fall = _fall(items_of(scorecard), BASELINE, blocks_of(training.items))
     return [
         Held(
-            "perplexity fall by training", 1 - shown(-fall.value), training.min_gain, "at least", MORE, fall,
+            FALL, 1 - shown(-fall.value), training.min_gain, "at least", MORE, fall,
             lambda share: -math.log1p(-share), lambda nats: 1 - shown(-nats),
         )
     ]  # fmt: skip

@@ -13,7 +13,9 @@ from tasks.settings import settings
 from tasks.workbench import Progress, use_threads
 
 
-@compute_task("score-{model.name}", cache_policy=StageKey(stage="score-start", modules=("tasks.score_start", *MODULES)))
+@compute_task(
+    "score-start-{model.name}", cache_policy=StageKey(stage="score-start", modules=("tasks.score_start", *MODULES))
+)
 def score_start(model: ModelRef, data: DatasetRef, on_cpu: bool) -> ItemsRef:
     """Its likelihoods and right answers block by block. One pass over the blocks and nothing else: no times, no
     answers. ``on_cpu``: whether the others are measured there, as they are where a CPU's file is.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from tasks.contracts import Scorecard
 from tasks.evidence_contracts import TextFigures, TrainingGain
 
+FALL = "perplexity fall by training"  # the check's name, where one is asked for
+
 
 def sentences(scorecard: Scorecard) -> list[str]:
     """Those of the two that there is something to say for, each after an empty line."""

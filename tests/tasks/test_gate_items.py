@@ -149,6 +149,8 @@ def test_the_champion_is_held_against_on_the_same_blocks() -> None:
     assert as_good.passed and as_good.champion == "slimline 4"
     worse = judge(measured(hard + 0.1), gate, champion)
     assert [each.metric for each in worse.checks if not each.passed] == ["perplexity ratio to the champion"]
+    with pytest.raises(GateFailed, match="the candidate is worse than the champion"):
+        require_passed(worse)
     alone = judge(measured(hard), gate.model_copy(update={"baseline": "champion"}), champion)
     assert "perplexity ratio" not in {each.metric for each in alone.checks}
     assert judge(measured(hard), gate, None).passed, "without a champion it is the original"
@@ -211,6 +213,8 @@ def test_what_training_changed_is_weighed_on_the_same_blocks_and_held_where_it_i
     assert check(enough, "perplexity fall by training").verdict == "passed" and enough.passed
     fall = check(too_little, "perplexity fall by training")
     assert (fall.verdict, round(fall.observed, 4)) == ("failed", 0.0952) and "retraining.min_gain" in fall.remedy
+    with pytest.raises(GateFailed, match="the training did not lower the perplexity as far as was asked"):
+        require_passed(too_little)
     few = check(judged(losses(0.1, 0.3, 16), 0.05), "perplexity fall by training")
     assert few.verdict == "inconclusive" and few.bound is not None and few.bound < 0.05 < few.observed
 
