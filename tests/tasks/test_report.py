@@ -13,6 +13,7 @@ from matplotlib.textpath import TextPath
 
 from tasks.adapters.surroundings import look_around
 from tasks.contracts import Compressed, LayerReport, RegisteredModel, Tracked
+from tasks.evidence_contracts import ItemsRef, TextFigures, TrainingGain
 from tasks.recipes import Recipe
 from tasks.report_contracts import ReleaseNote, Report
 from tasks.report_page import lineage_svg, report_html
@@ -165,3 +166,18 @@ def test_no_line_runs_beyond_its_box() -> None:
             wide = TextPath((0, 0), text.text or "", size=float(text.get("font-size", "11")), prop=font).get_extents()
             assert float(text.attrib["x"]) + wide.x1 <= right, text.text
     assert "c120abfbe008" in " ".join(drawn.itertext())
+
+
+def test_what_training_changed_and_how_the_champion_was_compared_stand_in_the_report() -> None:
+    ends = {"ratio_lower": 0.90, "ratio_upper": 0.97, "rise_lower": 0.0, "rise_upper": 0.02}
+    rows = tuple(
+        TextFigures(role=role, name="m", perplexity=perplexity, accuracy=0.4, ratio=perplexity / 20, rise=0.01, **ends)
+        for role, perplexity in (("start", 20.0), ("trained", 18.8))
+    )
+    gain = TrainingGain(start="base", digest="s", items=ItemsRef(uri="u", digest="d", items=8, positions=80), rows=rows)
+    told = {"training": gain, "champion": "slimline 6", "champion_original": "another"}
+    report = REPORT.model_copy(update={"scorecard": SCORECARD.model_copy(update=told)})
+    assert "Training lowered the perplexity by 6.00% (95% sure: by at least 3.00%)" in summary(report)[1]
+    page = report_html(report)
+    assert "What training changed" in page and "before training: m" in page
+    assert "slimline 6. It was made from another original" in page
