@@ -30,6 +30,8 @@ from tasks.record import (
 from tasks.register import register
 from tasks.report import record_report
 from tasks.require import require_passed, require_sound
+from tasks.retraining import Before
+from tasks.score_start import with_start
 
 
 @flow(name="compress", flow_run_name="compress-{model.short}-{recipe.name}")
@@ -120,8 +122,11 @@ def squeeze(
     gate: Gate,
     evaluation: EvaluationChoice,
     registered_name: str | None,
+    before: Before | None = None,
 ) -> Made:
-    """As ``shrink``, of a model and a data set that are there."""
+    """As ``shrink``, of a model and a data set that are there. ``before``: where that model was just trained, what it
+    was trained from.
+    """
     for engine in engines_of(recipe):
         prepare_engine(engine)
 
@@ -144,6 +149,8 @@ def squeeze(
         candidate = done.model
 
     scorecard = measure(candidate, exported.model if exported else None, original, blocks, evaluation)
+    if before is not None:
+        scorecard = with_start(scorecard, before.model, blocks, before.min_gain)
     champion = None
     if registered_name is not None:
         champion = measure_champion(gate, registered_name, original, blocks, evaluation)

@@ -9,6 +9,7 @@ from tasks.monitoring_contracts import Observed
 from tasks.monitoring_plan import ObserveRules
 from tasks.observe import look_and_judge, record_observed, tell
 from tasks.plans import EndpointName
+from tasks.set_off import set_off_retraining
 
 
 @flow(name="observe", flow_run_name="observe-{endpoint}")
@@ -24,4 +25,6 @@ def observe(endpoint: EndpointName = "slimline-demo", rules: ObserveRules = Obse
     found = look_and_judge(endpoint, rules)
     record_observed(found, endpoint_page(endpoint))
     tell(found)
+    if found.act == "retrain":
+        set_off_retraining(found)
     return found

@@ -18,7 +18,7 @@ from tasks.preflight import check_fit, preflight
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_card, record_data, record_stage, recorded_run
 from tasks.retrain_plan import Retraining, Training
-from tasks.retraining import News, Retrained, Skipped
+from tasks.retraining import Before, News, Retrained, Skipped
 from tasks.train import check_training, train
 
 
@@ -118,5 +118,6 @@ def train_and_squeeze(
 
     trained = train(base, blocks, training)
     record_stage(tracked, trained)
-    made = squeeze(tracked, trained.model, blocks, recipe, gate, evaluation, registered_name)
+    before = Before(model=base, min_gain=retraining.min_gain)
+    made = squeeze(tracked, trained.model, blocks, recipe, gate, evaluation, registered_name, before)
     return made.model_copy(update={"stages": (trained, *made.stages)})

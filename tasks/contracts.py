@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.evidence_contracts import Evidence, Verdict, worst
+from tasks.evidence_contracts import Evidence, TrainingGain, Verdict, worst
 from tasks.evidence_contracts import GateCheck as GateCheck
 from tasks.hosted import HubModel, ModelFacts
 from tasks.values import Place as Place
@@ -184,7 +184,9 @@ class Scorecard(Value):
         default=None, description="The compressed folder's own figures where the exported one was scored"
     )
     evidence: Evidence | None = Field(default=None, description="Results item by item, and what else was measured")
-    champion: str = Field(default="", description="The registered version that it was also held against, or why none")
+    champion: str = Field(default="", description="The registered version that it was also held against; empty: none")
+    champion_original: str = Field(default="", description="Digest of what that one was compressed from")
+    training: TrainingGain | None = Field(default=None, description="What training changed, where the run trained")
     machine: str = Field(default="", description="Where the times were measured: processor or GPU, and threads")
     compression_seconds: float | None = Field(default=None, description="Of all stages, when each was computed")
     costs: tuple[TokenCost, ...] = Field(default=(), description="By instance type; added when the run is judged")

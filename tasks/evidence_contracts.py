@@ -153,3 +153,34 @@ class Evidence(Value):
     load: tuple[LoadFigure, ...] = ()
     tasks: tuple[TaskScore, ...] = ()
     documents: ItemsRef | None = Field(default=None, description="Scores of the tasks, document by document")
+
+
+class TextFigures(Value):
+    """One model against the held-out text alone, with how it differs from the model before training, paired over
+    blocks. Each end is that of a one-sided interval; none where there are too few blocks for any.
+    """
+
+    role: Literal["start", "trained", "served", "champion"]
+    name: str
+    perplexity: float
+    accuracy: float = Field(description="Share of positions where it predicts the true next token")
+    ratio: float = Field(description="Perplexity ÷ the one before training; below 1 is better")
+    ratio_lower: float | None
+    ratio_upper: float | None
+    rise: float = Field(description="Accuracy less the one before training; above 0 is better")
+    rise_lower: float | None
+    rise_upper: float | None
+
+
+class TrainingGain(Value):
+    """What training itself changed: the model before it on the held-out blocks of the scorecard."""
+
+    start: str = Field(description="Name of the model that was trained")
+    digest: str = Field(description="Of its folder")
+    items: ItemsRef
+    min_gain: float = Field(default=0.0, description="Fall of perplexity that was asked for, share; 0: not asked")
+    confidence: float = Field(default=0.95, description="Of each interval")
+    rows: tuple[TextFigures, ...] = Field(default=(), description="Empty until the run is judged")
+
+    def row(self, role: str) -> TextFigures | None:
+        return next((each for each in self.rows if each.role == role), None)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.contracts import GateCheck, Scorecard
-from tasks.evidence_contracts import Evidence, Generation, LoadFigure, SliceScore, TaskScore
+from tasks.evidence_contracts import Evidence, Generation, LoadFigure, SliceScore, TaskScore, TrainingGain
 
 BY_LABEL = "By label of the documents, the worst first"
 
@@ -69,10 +69,11 @@ def gate_table(checks: Sequence[GateCheck]) -> Table:
 
 def evidence_tables(scorecard: Scorecard) -> list[Table]:
     """Those for which something was measured."""
-    evidence = scorecard.evidence
+    evidence, training = scorecard.evidence, scorecard.training
+    tables = [_training(training)] if training is not None and training.rows else []
     if evidence is None:
-        return []
-    tables = _slices(evidence.slices)
+        return tables
+    tables += _slices(evidence.slices)
     if evidence.generation is not None:
         tables.append(_generation(evidence.generation))
     if evidence.load:
@@ -80,6 +81,28 @@ def evidence_tables(scorecard: Scorecard) -> list[Table]:
     if evidence.tasks:
         tables.append(_tasks(evidence.tasks))
     return tables
+
+
+_ROLES = {"start": "before training", "trained": "trained", "served": "compressed, as served", "champion": "champion"}
+
+
+def _training(training: TrainingGain) -> Table:
+    rows = [
+        (
+            f"{_ROLES[each.role]}: {each.name}",
+            f"{each.perplexity:.2f}",
+            *(("", "") if each.role == "start" else (f"{each.ratio:.3f}", _ends(each.ratio_lower, each.ratio_upper))),
+            f"{each.accuracy:.1%}",
+            *(("", "") if each.role == "start" else (f"{each.rise:+.3f}", _ends(each.rise_lower, each.rise_upper))),
+        )
+        for each in training.rows
+    ]
+    head = ("", "perplexity", "÷ before", "surely within", "true next token", "more than before", "surely within")
+    return Table(f"What training changed, each end one-sided at {training.confidence:.1%}", head, tuple(rows))
+
+
+def _ends(lower: float | None, upper: float | None) -> str:
+    return "–" if lower is None or upper is None else f"{lower:.3f} – {upper:.3f}"
 
 
 def _slices(slices: Sequence[SliceScore]) -> list[Table]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tasks.contracts import Price, Quality, ReleaseCost, Scorecard, TokenCost
 from tasks.evidence_tables import evidence_metrics
 from tasks.reader_contracts import ReaderScorecard
+from tasks.training_text import training_metrics
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def metrics(scorecard: Scorecard) -> dict[str, float]:
     return (
         found
         | evidence_metrics(scorecard.evidence)
+        | training_metrics(scorecard.training)
         | {
             "gate_passed": float(scorecard.passed),
             "perplexity_ratio": scorecard.candidate.perplexity / scorecard.baseline.perplexity,

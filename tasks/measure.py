@@ -58,22 +58,37 @@ def measure_champion(
     found = find_champion(registered_name)
     if found is None:
         return None
-    scorecard = found.scorecard
+    scorecard, store = found.scorecard, Store(settings().store)
+    told = {"champion": found.label, "champion_original": scorecard.baseline_model.digest}
     alike = (scorecard.dataset_digest, scorecard.baseline_model.digest) == (data.digest, baseline.digest)
-    if alike and _items_are_here(found):
-        return scorecard.model_copy(update={"champion": found.label})
-    store, models = Store(settings().store), (scorecard.candidate_model, scorecard.exported_model)
-    gone = [model.name for model in models if model is not None and not store.holds(model.uri, model.digest)]
-    if gone:
+    asks_tasks = gate.max_task_drop < 1 and bool(choice.tasks)
+    again = not (alike and _answered(scorecard, gate, choice) and _items_are_here(found))
+    needed = (scorecard.candidate_model, scorecard.exported_model) if again else (scorecard.candidate_model,)
+    gone = [model.name for model in needed if model is not None and not store.holds(model.uri, model.digest)]
+    if gone and (again or asks_tasks):
         raise RefusedModel(
             f"the champion, {found.label}, cannot be compared with",
-            observed=f"proven on other text or against another original, and {', '.join(gone)} is not in this store",
+            observed="it must be measured again, for its registration was on other text, against another original or "
+            f"without what the gate asks for, and {', '.join(gone)} is not in this store",
             limit="the same held-out blocks and the same original, or the champion's folder at hand",
             remedy="set gate.baseline to original, or run where the champion was made",
         )
-    require_same_tokens(found, store, baseline)
-    again = evaluate(scorecard.candidate_model, scorecard.exported_model, baseline, data, choice.without_load)
-    return again.model_copy(update={"champion": found.label})
+    if again:
+        require_same_tokens(found, store, baseline)
+        scorecard = evaluate(scorecard.candidate_model, scorecard.exported_model, baseline, data, choice.without_load)
+    if asks_tasks and scorecard.evidence is not None:
+        results = evaluate_tasks(scorecard.candidate_model, baseline, locate_tasks(choice.tasks))
+        evidence = scorecard.evidence.model_copy(update={"tasks": results.scores, "documents": results.documents})
+        scorecard = scorecard.model_copy(update={"evidence": evidence})
+    return scorecard.model_copy(update=told)
+
+
+def _answered(scorecard: Scorecard, gate: Gate, choice: EvaluationChoice) -> bool:
+    """Whether its registration has the answers that the gate asks for."""
+    if gate.max_degenerate_rise >= 1:
+        return True
+    found = None if scorecard.evidence is None else scorecard.evidence.generation
+    return found is not None and found.prompts >= choice.prompts and found.new_tokens == choice.answer_tokens
 
 
 def require_same_tokens(found: Champion, store: Store, baseline: ModelRef) -> None:

@@ -344,11 +344,15 @@ class Gate(Choice):
         1.0,
         ge=0,
         le=1,
-        description="Share of generated answers that are empty or end in a loop, candidate less original, at most; "
-        "1: not asked",
+        description="Share of generated answers that are empty or end in a loop, candidate less original (and less "
+        "champion, where that is asked for), at most; 1: not asked",
     )
     max_task_drop: float = Field(
-        1.0, ge=0, le=1, description="Each lm-eval task's score, original less candidate, at most; 1: not asked"
+        1.0,
+        ge=0,
+        le=1,
+        description="Each lm-eval task's score, original (and champion, where that is asked for) less candidate, at "
+        "most; 1: not asked",
     )
     confidence: float = Field(
         0.95,
@@ -372,6 +376,13 @@ class Gate(Choice):
     max_champion_ratio: float = Field(
         1.05, ge=0.5, le=100, description="Perplexity, candidate ÷ champion, at most; where the champion is asked for"
     )
+    max_champion_accuracy_drop: float = Field(
+        0.05, ge=0, le=1, description="Share of true next tokens, champion less candidate, at most"
+    )
     max_champion_agreement_drop: float = Field(
-        0.05, ge=0, le=1, description="Share of same next tokens, champion less candidate, at most"
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of next tokens that are the original's, champion less candidate, at most; only where the "
+        "champion was made from the same original, not after a retraining",
     )

@@ -177,7 +177,8 @@ def record_verdict(tracked: Tracked, scorecard: Scorecard | ReaderScorecard) -> 
     evidence = scorecard.evidence
     if evidence is not None:
         store = Store(settings().store)
-        for where, items in ((EVIDENCE, evidence.items), ("tasks", evidence.documents)):
+        start = None if scorecard.training is None else scorecard.training.items
+        for where, items in ((EVIDENCE, evidence.items), ("tasks", evidence.documents), ("before-training", start)):
             if items is not None:
                 books.log_items(tracked.run_id, store.open(items.uri, items.digest), where)
 

@@ -19,6 +19,7 @@ from tasks.report_plots import curve, grids, trade
 from tasks.report_text import summary
 from tasks.reporting import rollout_rows
 from tasks.timeline import draw_timeline
+from tasks.training_text import champion_sentence
 
 
 def report_html(report: Report) -> str:
@@ -40,6 +41,7 @@ def report_html(report: Report) -> str:
         releases=releases,
         rows=rollout_rows,
         last_word=last_word,
+        champion_sentence=champion_sentence,
         picture=picture(report),
         width=WIDTH,
         height=HEIGHT,

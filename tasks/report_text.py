@@ -9,6 +9,7 @@ from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
 from tasks.report_contracts import ReleaseNote, Report
 from tasks.require import said
+from tasks.training_text import training_sentence
 
 _ENDS = {
     "created": "was created with it and serves it",
@@ -25,7 +26,11 @@ _WHY = {
 def summary(report: Report) -> list[str]:
     """Sentences, most important first."""
     found = report.scorecard
-    told = _answers(found) if isinstance(found, ReaderScorecard) else _quality(found)
+    told = (
+        _answers(found)
+        if isinstance(found, ReaderScorecard)
+        else [*filter(None, [training_sentence(found)]), *_quality(found)]
+    )
     return [_size(report), *told, *_verdict(report), *map(_release, report.releases)]
 
 

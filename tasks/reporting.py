@@ -24,6 +24,7 @@ from tasks.evidence_tables import evidence_tables, fenced, gate_table
 from tasks.figures import HEAD, cost_notes, figures, megabytes, release_cost_lines
 from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
+from tasks.training_text import sentences
 
 ROLLOUT_STEPS = "rollout-steps"  # the artifact that `slimline status` reads again
 
@@ -136,8 +137,7 @@ def verdict_markdown(scorecard: Scorecard) -> str:
         "",
         *gate_table(scorecard.checks).markdown(),
     ]
-    if scorecard.champion:
-        lines += ["", f"Held against the champion too: {scorecard.champion}."]
+    lines += sentences(scorecard)
     for table in evidence_tables(scorecard):
         lines += ["", *table.markdown()]
     lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []

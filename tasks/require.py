@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks.contracts import Compressed, GateCheck, Scorecard
 from tasks.errors import GateFailed, SlimlineError
 from tasks.reader_contracts import ReaderScorecard
+from tasks.training_text import FALL
 
 
 def require_passed(scorecard: Scorecard | ReaderScorecard) -> None:
@@ -16,18 +17,29 @@ def require_passed(scorecard: Scorecard | ReaderScorecard) -> None:
     stopped = [check for check in scorecard.checks if not check.passed]
     if not stopped and scorecard.checks:
         return
+    lacking, shown = _what_stopped([check.metric for check in stopped])
     causes = {
-        "inconclusive": "too few items to show that the candidate answers like the original; it was not registered",
+        "failed": f"{lacking}; it was not registered",
+        "inconclusive": f"too few items to show that {shown}; it was not registered",
         "suspect": "the candidate is better than compression can make it; it was not registered",
     }
     verdicts = [check.said for check in stopped]
     worst = next((word for word in ("failed", "suspect", "inconclusive") if word in verdicts), "failed")
     raise GateFailed(
-        causes.get(worst, "the candidate does not answer like the original; it was not registered"),
+        causes[worst],
         observed="; ".join(f"{check.metric} {said(check)}" for check in stopped) or "no check was made",
         limit="; ".join(f"{check.metric} {check.sense} {check.limit:g}" for check in stopped) or "at least one check",
         remedy="; ".join(sorted({check.remedy for check in stopped})) or "apply the gate first",
     )
+
+
+def _what_stopped(metrics: list[str]) -> tuple[str, str]:
+    """What the candidate is not, and the same as what could not be shown, by the checks that did not pass."""
+    if metrics and all(metric == FALL for metric in metrics):
+        return "the training did not lower the perplexity as far as was asked", "the training lowered the perplexity"
+    if metrics and all("the champion" in metric for metric in metrics):
+        return "the candidate is worse than the champion", "the candidate is as good as the champion"
+    return "the candidate does not answer like the original", "the candidate answers like the original"
 
 
 def said(check: GateCheck) -> str:

@@ -51,6 +51,13 @@ class Retraining(Choice):
         description="What is trained: the model above, on everything again; or champion, the uncompressed model that "
         "the champion was made from, which goes on learning. Without a champion it is the model above",
     )
+    min_gain: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="By what share training must lower the held-out perplexity of the model that it starts from, at "
+        "least, 0–1; the interval's end must reach it. 0: not asked, a training that changes nothing is released too",
+    )
     held_out_share: float = Field(
         0.2,
         gt=0,

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.contracts import Compressed, Outcome, Place, Value
+from tasks.contracts import Compressed, ModelRef, Outcome, Place, Value
+from tasks.training_text import training_sentence
 
 
 class Seen(Value):
@@ -58,6 +59,13 @@ class News(Value):
         return f"{found}; the source has more that were not read (data.most_documents)" if self.cut else found
 
 
+class Before(Value):
+    """The model that is trained, and what the training must make better."""
+
+    model: ModelRef
+    min_gain: float = Field(description="Fall of the held-out perplexity, share, at least; 0: not asked")
+
+
 class Skipped(Value):
     """A run that had nothing to do."""
 
@@ -105,6 +113,7 @@ def trained_lines(done: Retrained) -> list[str]:
         f"New text    {_sentence(done.news.sentence)}",
         f"Trained     {done.trained.model.name}{after}: {len(losses)} steps, {done.trained.tokens:,} tokens, loss "
         f"{losses[0]:.4f} → {losses[-1]:.4f}",
+        f"Gain        {training_sentence(done.outcome.scorecard)}",
     ]
 
 

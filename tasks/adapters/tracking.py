@@ -26,6 +26,7 @@ from tasks.evidence_tables import evidence_tables, gate_table
 from tasks.figures import HEAD, cost_notes, figures, metrics
 from tasks.monitoring_contracts import Observed
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
+from tasks.training_text import sentences
 
 KEY = "slimline.key"
 STAGE = "slimline.stage"
@@ -275,6 +276,7 @@ def markdown(scorecard: Scorecard) -> str:
     lines = [f"**Gate {scorecard.verdict}**: {scorecard.served_model.name}, compared on {tokens}", ""]
     lines += ["| " + " | ".join(HEAD) + " |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(figure.cells) + " |" for figure in figures(scorecard)]
+    lines += sentences(scorecard)
     for each in (gate_table(scorecard.checks), *evidence_tables(scorecard)):
         lines += ["", *each.markdown()]
     lines += ["", *cost_notes(scorecard.costs)] if scorecard.costs else []

@@ -354,6 +354,7 @@ def test_the_champion_comes_with_its_results_item_by_item(
     monkeypatch.setattr("tasks.measure.find_champion", find_champion.fn)
     champion = measure_champion(gate, "evidence", ORIGINAL, DATA, EvaluationChoice())
     assert champion is not None and champion.champion == "evidence 1"
+    assert champion.champion_original == ORIGINAL.digest
     assert store.holds(where.uri, where.digest)
     assert measure_champion(Gate(), "evidence", ORIGINAL, DATA, EvaluationChoice()) is None, "nobody asked"
     assert measure_champion(gate, "nothing", ORIGINAL, DATA, EvaluationChoice()) is None, "there is none yet"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
 from prefect.settings.models.flows import FlowsSettings
@@ -79,3 +82,72 @@ def test_a_release_that_failed_or_was_cancelled_is_brought_to_its_end_and_a_stuc
     assert "nobody: left" in settled(line, stuck) and "judge.undecided" in settled(line, stuck)
     assert "nobody: left" in settled(line, crashed) and "before its release began" in settled(line, crashed)
     assert not {done, other} & restores(line).keys()
+
+
+OBSERVE = """
+import sys
+from prefect import flow
+from tasks.contracts import Answers
+from tasks.monitoring_contracts import Observed, Promise, Windows
+from tasks.set_off import set_off_retraining
+
+windows = Windows(since=0, middle=1, until=2, period=60, current=Answers(), before=Answers(), points=(), loads=())
+
+@flow
+def degraded(endpoint: str) -> list[str]:
+    found = Observed(
+        endpoint=endpoint, config="c", version="", state="degraded", reason="", act="retrain", windows=windows,
+        latency_quantile=0.9, promise=Promise(latency_ms=None, note=""), alarms={},
+    )
+    return list(set_off_retraining(found))
+
+for endpoint in sys.argv[1:]:
+    print("SET OFF", endpoint, degraded(endpoint))
+"""
+
+
+def test_a_degraded_endpoint_is_retrained_by_the_deployment_that_releases_to_it_and_by_no_other(line: Line) -> None:
+    """One of a person's own, which nobody has named in an automation. It asks for more new text than there is."""
+    presets = [each for each in line.prefect("deployments/filter") if each["name"] in ("retrain", "retrain-tiny")]
+    parameters = {
+        "model": {"source": "tiny"}, "data": {"source": "python-docs"}, "registered_name": "nobody",
+        "retraining": {"min_new_documents": 100_000_000}, "plan": {"endpoint": "nobody"},
+    }  # fmt: skip
+    own = line.prefect(
+        "deployments/", name="nobody", flow_id=presets[0]["flow_id"], work_pool_name="slimline", path=str(ROOT),
+        entrypoint="flows/retrain_and_release.py:retrain_and_release", parameters=parameters,
+    )["id"]  # fmt: skip
+    before = {each["id"] for each in line.prefect("flow_runs/filter")}
+    command = [sys.executable, "-c", OBSERVE, "nobody", "nowhere"]
+    said = subprocess.run(
+        command, env=line.stack.full_environment(), cwd=ROOT, check=True, timeout=120, capture_output=True, text=True
+    ).stdout
+    assert "SET OFF nobody ['nobody']" in said and "SET OFF nowhere []" in said, said
+    (run,) = ended_since(line, before, 1)
+    assert run["deployment_id"] == own and run["parameters"]["degraded_endpoint"] == "nobody"
+    assert run["state"]["name"] == "Skipped" and "at least 100,000,000 are asked for" in run["state"]["message"]
+
+
+def test_a_retraining_that_is_called_for_another_endpoint_moves_nothing(line: Line) -> None:
+    (preset,) = [each for each in line.prefect("deployments/filter") if each["name"] == "retrain-tiny"]
+    before = {each["id"] for each in line.prefect("flow_runs/filter")}
+    event = {
+        "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": "slimline.retraining.wanted",
+        "resource": {"prefect.resource.id": f"prefect.deployment.{preset['id']}"}, "payload": {"endpoint": "nobody"},
+    }  # fmt: skip
+    httpx.post(f"{line.stack.prefect_url}/api/events", json=[event], timeout=30).raise_for_status()
+    (run,) = ended_since(line, before, 1)
+    assert run["deployment_id"] == preset["id"] and run["state"]["name"] == "Skipped"
+    assert "nobody is degraded, and this one releases to slimline-tiny-retrained" in run["state"]["message"]
+
+
+def ended_since(line: Line, before: set[str], count: int) -> list[dict[str, Any]]:
+    """Runs of a retraining that were not there before, once so many have begun and all have ended."""
+    deadline = time.monotonic() + 120
+    while True:
+        found = line.prefect("flow_runs/filter", flows={"name": {"any_": ["retrain-and-release"]}})
+        runs = [each for each in found if each["id"] not in before]
+        if len(runs) >= count and all(each["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED") for each in runs):
+            return runs
+        assert time.monotonic() < deadline, runs
+        time.sleep(0.3)

@@ -13,11 +13,14 @@ from tasks.compression.answers import Answer, AnswerPair, Document, write_answer
 from tasks.compression.items import BASELINE, CANDIDATE, FormSums, Item, Scores, write_scores
 from tasks.contracts import GateCheck, Scorecard
 from tasks.errors import GateFailed, SlimlineError
-from tasks.evidence_contracts import Evidence, ItemsRef, TaskScore
+from tasks.evidence_contracts import Evidence, ItemsRef, TaskScore, TrainingGain
 from tasks.evidence_tables import gate_table
+from tasks.figures import metrics
 from tasks.gate import judge
 from tasks.recipes import Gate
+from tasks.reporting import verdict_markdown
 from tasks.require import require_passed, said
+from tasks.training_text import training_sentence
 from tests.tasks.test_gate import scorecard
 
 TOKENS = 255
@@ -43,13 +46,13 @@ def stored(scores: Scores, *, answers: list[AnswerPair] = [], documents: list[Do
     )
 
 
-def measured(loss: NDArray[np.float64], agreed: float = 0.9, seed: int = 0) -> Scorecard:
+def measured(loss: NDArray[np.float64], agreed: float = 0.9, seed: int = 0, right: int = 95) -> Scorecard:
     """A scorecard whose blocks lose ``loss`` in log likelihood a token each, and its items in the store."""
     random, items = np.random.default_rng(seed), []
     for number, each in enumerate(loss):
         same = int(random.binomial(TOKENS, agreed))
         was = FormSums(nll=2.3 * TOKENS, kl=0.0, agreed=TOKENS, right=100, lost=0, won=0)
-        now = FormSums(nll=(2.3 + each) * TOKENS, kl=0.1 * TOKENS, agreed=same, right=95, lost=8, won=3)
+        now = FormSums(nll=(2.3 + each) * TOKENS, kl=0.1 * TOKENS, agreed=same, right=right, lost=8, won=3)
         items.append(Item(number, TOKENS, {BASELINE: was, CANDIDATE: now}))
     token_kl = {CANDIDATE: np.full((len(items), TOKENS), 0.1, dtype=np.float32)}
     card = scorecard(perplexity=float(10 * np.exp(loss.mean())), agreement=agreed)
@@ -132,20 +135,102 @@ def test_kl_and_flips_are_held_where_they_are_asked_for() -> None:
     assert check(judged, "flip rate").verdict == "passed"
 
 
+def as_champion(card: Scorecard, original: str = "b") -> Scorecard:
+    """As ``measure_champion`` gives it; ``b`` is the digest of the other scorecards' original."""
+    return card.model_copy(update={"champion": "slimline 4", "champion_original": original})
+
+
 def test_the_champion_is_held_against_on_the_same_blocks() -> None:
     """Each is far from the original, and blocks differ more than the two do: only the pairing can tell."""
     gate = Gate(max_perplexity_ratio=2, min_agreement=0.5, baseline="both", max_champion_ratio=1.02)
     hard = losses(0.3, 0.2, 16)
-    champion = measured(hard, seed=1).model_copy(update={"champion": "slimline 4"})
+    champion = as_champion(measured(hard, seed=1))
     as_good = judge(measured(hard + losses(0.0, 0.01, 16)), gate, champion)
     assert as_good.passed and as_good.champion == "slimline 4"
     worse = judge(measured(hard + 0.1), gate, champion)
     assert [each.metric for each in worse.checks if not each.passed] == ["perplexity ratio to the champion"]
+    with pytest.raises(GateFailed, match="the candidate is worse than the champion"):
+        require_passed(worse)
     alone = judge(measured(hard), gate.model_copy(update={"baseline": "champion"}), champion)
     assert "perplexity ratio" not in {each.metric for each in alone.checks}
     assert judge(measured(hard), gate, None).passed, "without a champion it is the original"
     with pytest.raises(SlimlineError, match="not measured on the same blocks"):
         judge(measured(hard[:8]), gate, champion)
+
+
+def test_agreement_is_held_against_the_champion_only_where_both_have_the_same_original() -> None:
+    """A champion that never saw this original agrees with it less; that is not a fault of either."""
+    gate = Gate(max_perplexity_ratio=2, min_agreement=0.5, baseline="both", max_champion_agreement_drop=0.02)
+    card, better = measured(losses(0.1, 0.05, 16), agreed=0.7), measured(losses(0.1, 0.05, 16), agreed=0.9, seed=1)
+    same = judge(card, gate, as_champion(better))
+    assert [each.metric for each in same.checks if not each.passed] == ["agreement lost against the champion"]
+    assert "another original" not in verdict_markdown(same)
+
+    other = judge(card, gate, as_champion(better, original="another"))
+    assert other.passed and "agreement lost against the champion" not in {each.metric for each in other.checks}
+    assert {"perplexity ratio to the champion", "true next tokens lost against the champion"} <= {
+        each.metric for each in other.checks
+    }
+    assert "It was made from another original (another, this one from b)" in verdict_markdown(other)
+
+
+def test_a_candidate_that_finds_fewer_true_tokens_than_the_champion_does_not_pass() -> None:
+    card = measured(losses(0.1, 0.05, 16))
+    champion = as_champion(measured(losses(0.1, 0.05, 16), right=120), original="another")
+    judged = judge(card, Gate(max_perplexity_ratio=2, min_agreement=0.5, baseline="both"), champion)
+    lost = check(judged, "true next tokens lost against the champion")
+    assert (
+        lost.observed == pytest.approx(25 / TOKENS) and lost.verdict == "failed" and "keep the champion" in lost.remedy
+    )
+
+
+def test_what_training_changed_is_weighed_on_the_same_blocks_and_held_where_it_is_asked_for() -> None:
+    """The trained model is the original here, at 2.3 nats a token in every block."""
+    card = measured(losses(0.1, 0.05, 16))
+    gate = Gate(max_perplexity_ratio=2, min_agreement=0.5, baseline="both")
+
+    def judged(more: NDArray[np.float64], min_gain: float = 0.0) -> Scorecard:
+        gain = TrainingGain(start="base", digest="s", items=before(more), min_gain=min_gain)
+        champion = as_champion(measured(losses(0.2, 0.05, 16)), original="s")
+        return judge(card.model_copy(update={"training": gain}), gate, champion)
+
+    better = judged(losses(0.1, 0.02, 16))
+    assert better.training is not None and [each.role for each in better.training.rows] == [
+        "start", "trained", "served", "champion",
+    ]  # fmt: skip
+    trained = better.training.row("trained")
+    assert trained is not None and trained.perplexity == pytest.approx(np.exp(2.3))
+    assert trained.ratio == pytest.approx(np.exp(-0.1)) and trained.rise == pytest.approx(10 / TOKENS)
+    assert trained.ratio_lower is not None and trained.ratio_upper is not None
+    assert trained.ratio_lower < trained.ratio < trained.ratio_upper < 1
+    page = verdict_markdown(better)
+    assert "Training lowered the perplexity by 9.52% (95% sure: by at least" in page
+    assert "| champion: slimline 4 | 12.18 |" in page and "| before training: base | 11.02 |" in page
+    assert metrics(better)["training_perplexity_fall"] == pytest.approx(1 - np.exp(-0.1))
+    assert better.passed and "perplexity fall by training" not in {each.metric for each in better.checks}
+
+    enough, too_little = judged(losses(0.1, 0.02, 16), 0.05), judged(losses(0.1, 0.02, 16), 0.2)
+    assert check(enough, "perplexity fall by training").verdict == "passed" and enough.passed
+    fall = check(too_little, "perplexity fall by training")
+    assert (fall.verdict, round(fall.observed, 4)) == ("failed", 0.0952) and "retraining.min_gain" in fall.remedy
+    with pytest.raises(GateFailed, match="the training did not lower the perplexity as far as was asked"):
+        require_passed(too_little)
+    few = check(judged(losses(0.1, 0.3, 16), 0.05), "perplexity fall by training")
+    assert few.verdict == "inconclusive" and few.bound is not None and few.bound < 0.05 < few.observed
+
+    assert "No better than before" in training_sentence(judged(losses(0.0, 0.1, 16)))
+    assert "Training made the model worse" in training_sentence(judged(losses(-0.1, 0.02, 16)))
+    with pytest.raises(SlimlineError, match="the model before training was not measured on the same blocks"):
+        judged(losses(0.1, 0.02, 8))
+
+
+def before(more: NDArray[np.float64]) -> ItemsRef:
+    """Results of a start model that loses ``more`` in log likelihood a token than the trained one."""
+    items = [
+        Item(number, TOKENS, {BASELINE: FormSums((2.3 + each) * TOKENS, 0.0, TOKENS, 90, 0, 0)})
+        for number, each in enumerate(more)
+    ]
+    return stored(Scores(tuple(items), {}))
 
 
 def test_answers_and_tasks_are_held_where_they_are_asked_for() -> None:
@@ -167,6 +252,24 @@ def test_answers_and_tasks_are_held_where_they_are_asked_for() -> None:
     rise, drop = check(judged, "answers that are empty or loop, rise"), check(judged, "capitals acc, drop")
     assert (rise.observed, rise.verdict) == (0.5, "failed")
     assert drop.observed == pytest.approx(0.1) and drop.verdict == "passed" and drop.items == 200
+
+    asked = Gate(
+        max_degenerate_rise=0.2, max_task_drop=0.15, max_perplexity_ratio=2, min_agreement=0.5, baseline="champion"
+    )
+    card = card.model_copy(update={"evidence": evidence})
+    as_bad = judge(card, asked, as_champion(card, original="another"))
+    assert as_bad.passed, "it is the champion that the candidate is held against, and that one loops as often"
+    fine_ones = [AnswerPair(each.prompt, fine, fine) for each in pairs]
+    right = [Document(each.task, each.metric, each.document, 1.0, 1.0) for each in documents]
+    good = stored(scores, answers=fine_ones, documents=right)
+    theirs = evidence.model_copy(update={"items": good, "documents": good})
+    against = judge(card, asked, as_champion(card.model_copy(update={"evidence": theirs}), original="another"))
+    assert check(against, "answers that are empty or loop, rise over the champion").verdict == "failed"
+    assert check(against, "capitals acc, drop from the champion").observed == pytest.approx(0.1)
+    for missing in ({"generation": None}, {"documents": None}):
+        silent = as_champion(card.model_copy(update={"evidence": theirs.model_copy(update=missing)}))
+        with pytest.raises(SlimlineError, match="the champion was not asked"):
+            judge(card, asked, silent)
 
 
 def card_items(card: Scorecard) -> tuple[Item, ...]:

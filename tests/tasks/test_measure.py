@@ -14,7 +14,7 @@ from tasks.adapters.store import Store, Stored
 from tasks.adapters.texts import Text
 from tasks.adapters.tokens import TokenSplits, write_dataset
 from tasks.compression.answers import read_answers
-from tasks.compression.items import read_scores
+from tasks.compression.items import BASELINE, CANDIDATE, read_scores
 from tasks.contracts import Champion, DatasetRef, ModelRef, Scorecard
 from tasks.errors import RefusedModel
 from tasks.evaluate import evaluate
@@ -24,6 +24,7 @@ from tasks.measure import measure, require_same_tokens
 from tasks.recipes import Gate
 from tasks.reporting import verdict_markdown
 from tasks.score_blocks import Shards, score_in_shards
+from tasks.score_start import with_start
 from tasks.settings import settings
 from tasks.workbench import describe_model
 from tests.compression.small import blocks, quantize, write_llama
@@ -135,6 +136,32 @@ def test_what_is_measured_beside_enters_the_key_of_its_own_stage_only(
     other = measured(pair, data, EVALUATION.model_copy(update={"answer_tokens": 4}))
     assert other.evidence is not None and other.evidence.generation is not None
     assert other.evidence.generation.new_tokens == 4
+
+
+@flow
+def from_a_start(pair: tuple[ModelRef, ModelRef], data: DatasetRef) -> Scorecard:
+    """The packed model as what was trained: the original is what the training made of it."""
+    return with_start(measure(pair[1], None, pair[0], data, EVALUATION), pair[1], data, 0.0)
+
+
+def test_the_model_before_training_is_scored_alone_as_it_is_scored_beside_another(
+    pair: tuple[ModelRef, ModelRef], data: DatasetRef
+) -> None:
+    card = from_a_start(pair, data)
+    assert card.training is not None and card.evidence is not None and card.training.start == "packed"
+    alone, beside = (
+        read_scores(Store(settings().store).open(ref.uri, ref.digest)).items
+        for ref in (card.training.items, card.evidence.items)
+    )
+    assert [each.forms[BASELINE].nll for each in alone] == [each.forms[CANDIDATE].nll for each in beside]
+    assert [each.forms[BASELINE].right for each in alone] == [each.forms[CANDIDATE].right for each in beside]
+    judged = judge(card, Gate(max_perplexity_ratio=3, min_agreement=0.2, max_bytes_ratio=2))
+    assert judged.training is not None
+    start, trained, served = judged.training.rows
+    assert (start.perplexity, trained.perplexity) == (
+        pytest.approx(card.candidate.perplexity), pytest.approx(card.baseline.perplexity),
+    )  # fmt: skip
+    assert served.ratio == pytest.approx(1) and served.accuracy == pytest.approx(card.candidate.accuracy)
 
 
 def test_a_champion_that_reads_other_tokens_is_not_compared_with(

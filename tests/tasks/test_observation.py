@@ -14,6 +14,8 @@ from tasks.monitoring_plan import ObserveRules
 from tasks.observation import Verdict, allowed_ms, decide, wanted_act
 from tasks.observe import promised
 from tasks.observe_report import draw_observed, observed_markdown
+from tasks.plans import ReleasePlan
+from tasks.set_off import endpoint_of, set_off_markdown
 from tests.tasks.test_gate import scorecard
 
 RULES = ObserveRules()
@@ -172,3 +174,11 @@ def test_the_picture_has_units_both_windows_and_the_promise_and_is_the_same_twic
         assert said in text, said
     assert svg == draw_observed(observed())
     draw_observed(observed(windows=windows(answers(0), answers(0)).model_copy(update={"points": ()}), state="no data"))
+
+
+def test_a_deployment_releases_to_what_it_names_or_to_the_default_of_the_form() -> None:
+    assert endpoint_of({"plan": {"endpoint": "mine", "instances": 2}}) == "mine"
+    assert endpoint_of({}) == endpoint_of({"plan": {"instances": 2}}) == ReleasePlan().endpoint
+    assert "Nothing retrains for mine" in set_off_markdown("mine", ()) and "`a`, `b`" in set_off_markdown(
+        "x", ("a", "b")
+    )

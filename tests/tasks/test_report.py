@@ -15,7 +15,7 @@ from matplotlib.textpath import TextPath
 
 from tasks.adapters.surroundings import look_around
 from tasks.contracts import Compressed, LayerReport, RegisteredModel, Tracked
-from tasks.evidence_contracts import Evidence, ItemsRef, SliceScore
+from tasks.evidence_contracts import Evidence, ItemsRef, SliceScore, TextFigures, TrainingGain
 from tasks.evidence_tables import BY_LABEL, evidence_tables
 from tasks.reader_contracts import QuestionsRef, ReaderScore, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
@@ -286,3 +286,18 @@ def test_on_paper_nothing_is_cut_hidden_or_dark(report: Report, most_pages: int,
     sizes = [tuple(map(float, box)) for box in re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf)]
     assert 3 <= len(sizes) <= most_pages, "no page that is all but empty"
     assert [wide > high for wide, high in sizes].count(True) == 1, "the lineage lies across, on one page"
+
+
+def test_what_training_changed_and_how_the_champion_was_compared_stand_in_the_report() -> None:
+    ends = {"ratio_lower": 0.90, "ratio_upper": 0.97, "rise_lower": 0.0, "rise_upper": 0.02}
+    rows = tuple(
+        TextFigures(role=role, name="m", perplexity=perplexity, accuracy=0.4, ratio=perplexity / 20, rise=0.01, **ends)
+        for role, perplexity in (("start", 20.0), ("trained", 18.8))
+    )
+    gain = TrainingGain(start="base", digest="s", items=ItemsRef(uri="u", digest="d", items=8, positions=80), rows=rows)
+    told = {"training": gain, "champion": "slimline 6", "champion_original": "another"}
+    report = REPORT.model_copy(update={"scorecard": SCORECARD.model_copy(update=told)})
+    assert "Training lowered the perplexity by 6.00% (95% sure: by at least 3.00%)" in summary(report)[1]
+    page = report_html(report)
+    assert "What training changed" in page and "before training: m" in page
+    assert "slimline 6. It was made from another original" in page
