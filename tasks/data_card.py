@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.adapters.labels import FOLDER
+from tasks.adapters.labels import FOLDER, MOST, Runs, totals
 from tasks.adapters.tokens import Account
 from tasks.contracts import DatasetRef
 from tasks.data_contracts import DataText, TextRef
@@ -10,8 +10,12 @@ from tasks.evidence_tables import fenced
 from tasks.recipes import DataChoice
 
 
-def data_card(choice: DataChoice, data: DataText, blocks: DatasetRef, account: Account | None) -> str:
-    """The card in Markdown; ``account`` is none for blocks that an older version made."""
+def data_card(
+    choice: DataChoice, data: DataText, blocks: DatasetRef, account: Account | None, marked: Runs = ()
+) -> str:
+    """The card in Markdown; ``account`` is none for blocks that an older version made. ``marked``: (label, tokens) of
+    the held-out documents.
+    """
     lines = [f"# Data: {data.text.name}", "", *_source("Text", choice, data.text)]
     apart = choice.held_out()
     if data.held_out is not None and apart is not None:
@@ -24,7 +28,7 @@ def data_card(choice: DataChoice, data: DataText, blocks: DatasetRef, account: A
     lines += ["", f"- Blocks of {blocks.block_tokens} tokens, {_packing(choice)}; dealt by seed {choice.seed}"]
     if choice.label:
         marks = "the first folder of its file" if choice.label == FOLDER else f"the field `{choice.label}`"
-        lines += [f"- Labels: {marks}; held-out figures are told apart by it"]
+        lines += [f"- Labels: {marks}. Held-out tokens by label: {_by_label(marked)}"]
     if account is not None:
         lines += _account(choice, account)
     lines += [f"- Digest of the blocks: `{blocks.digest}`"]
@@ -49,6 +53,13 @@ def _packing(choice: DataChoice) -> str:
     if choice.packing == "whole":
         return "each the beginning of one document"
     return "documents one after the other with the end-of-text token between them"
+
+
+def _by_label(marked: Runs) -> str:
+    every = totals(marked)
+    said = [f"{label} {count:,}" for label, count in every[:MOST]]
+    rest = f", and {len(every) - MOST:,} other labels" if len(every) > MOST else ""
+    return f"{', '.join(said) or 'none'}{rest}"
 
 
 def _account(choice: DataChoice, account: Account) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks import reporting
+from tasks.adapters import labels
 from tasks.adapters.champion import EVIDENCE
 from tasks.adapters.lineage_books import VERSION
 from tasks.adapters.store import Store
@@ -94,7 +95,8 @@ def record_card(tracked: Tracked, choice: DataChoice, data: DataText, blocks: Da
     """The data card: on the run page, and ``data_card.md`` in MLflow; there also which documents the text has, for a
     later run to find what is new.
     """
-    card = data_card(choice, data, blocks, read_account(Store(settings().store).open(blocks.uri, blocks.digest)))
+    folder = Store(settings().store).open(blocks.uri, blocks.digest)
+    card = data_card(choice, data, blocks, read_account(folder), labels.read(folder))
     reporting.report_data(card)
     books, documents = tracking(), text_again(choice, data.text).documents
     books.log_card(tracked.run_id, card)

@@ -80,16 +80,22 @@ def read(folder: Path) -> tuple[tuple[str, int], ...]:
     return tuple((str(label), int(count)) for label, count in json.loads(file.read_text(encoding="utf-8")))
 
 
+def totals(runs: Runs) -> list[tuple[str, int]]:
+    """(label, its tokens), most first."""
+    found = Counter[str]()
+    for label, count in runs:
+        found[label] += count
+    return sorted(found.items(), key=lambda each: (-each[1], each[0]))
+
+
 def masks(runs: Runs, shape: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
     """Name of a slice → which tokens of the blocks (blocks, block_tokens) are of documents with that label.
 
     Beyond the ``MOST`` labels with most tokens the others are one slice together.
     """
-    totals = Counter[str]()
-    for label, count in runs:
-        totals[label] += count
-    kept = [label for label, _ in sorted(totals.items(), key=lambda each: (-each[1], each[0]))[:MOST]]
-    rest = len(totals) - len(kept)
+    every = totals(runs)
+    kept = [label for label, _ in every[:MOST]]
+    rest = len(every) - len(kept)
     names = np.repeat([kept.index(each) if each in kept else MOST for each, _ in runs], [count for _, count in runs])
     found = {label: (names == number).reshape(shape) for number, label in enumerate(kept)}
     return found | ({f"{rest:,} other labels": (names == MOST).reshape(shape)} if rest else {})

@@ -225,7 +225,8 @@ def test_labels_are_what_a_data_set_is_and_the_field_s_name_is_not(home: Path, m
     labelled(tmp_path / "a.jsonl", ["owl", "bee", "ant"])
     assert key(by_topic, read_data.fn(by_topic), model) != key(by_topic, marked, model), "other labels"
     assert set(text_again(by_topic, marked.text).labels) == {"owl", "bee"}, "as they were when they were read"
-    assert "the field `topic`" in data_card(by_topic, marked, blocks_of(by_topic, model), None)
+    told = data_card(by_topic, marked, blocks_of(by_topic, model), None, [("owl", 40), ("bee", 70), ("owl", 1)])
+    assert "the field `topic`. Held-out tokens by label: bee 70, owl 41" in told
 
 
 def test_a_held_out_text_of_its_own_has_the_labels(home: Path, model: ModelRef, tmp_path: Path) -> None:
