@@ -25,6 +25,7 @@ from tasks.stage_child import StageChild
 from tests.flows.conftest import Line
 from tests.flows.test_killed_release import until, worker_child
 
+pytestmark = pytest.mark.long  # three processes under the worker: minutes on a machine that does other things too
 ENDPOINT = MODEL = "killed-retraining"
 # Steps of milliseconds, each kept: seconds in which to be killed.
 TRAINING = {"epochs": 40, "batch_blocks": 1, "learning_rate": 1e-4, "save_steps": 1}
@@ -79,7 +80,7 @@ def said(line: Line, run: str) -> str:
     return "\n".join(each["message"] for each in logs)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_retraining_killed_twice_is_brought_to_its_end_by_the_next_runs(
     line: Line, deployment: str, tmp_path: Path
 ) -> None:
