@@ -10,7 +10,8 @@ import pytest
 HERE = Path(__file__).parent
 # Each shares servers that are started once. The flows mostly wait: two stacks beside each other take half the time.
 FLOWS_BESIDE = (
-    "automations", "observe", "prefect_ui", "reader_line", "release_modes", "scaling", "schedules", "slots",
+    "automations", "killed_retraining", "observe", "prefect_ui", "reader_line", "release_modes", "scaling", "schedules",
+    "slots",
 )  # fmt: skip
 TOGETHER = ("flows", "flows-beside", "local")
 
