@@ -1,4 +1,4 @@
-"""Options of the whole suite, and how it is shared out to two processes (``make test``)."""
+"""Options of the whole suite, and how it is shared out to processes (``make test``)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 HERE = Path(__file__).parent
 # Each shares servers that are started once. The flows mostly wait: two stacks beside each other take half the time.
 FLOWS_BESIDE = (
-    "automations", "killed_retraining", "observe", "prefect_ui", "reader_line", "release_modes", "scaling", "schedules",
-    "slots",
+    "automations", "killed_retraining", "observe", "prefect_ui", "release_modes", "scaling", "schedules",
 )  # fmt: skip
 TOGETHER = ("flows", "flows-beside", "local")
 
@@ -27,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
-        # Two processes on two cores: threads that wait for one another would be most of the time. Before torch loads.
+        # More processes than cores: threads that wait for one another would be most of the time. Before torch loads.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

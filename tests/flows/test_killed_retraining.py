@@ -25,7 +25,6 @@ from tasks.stage_child import StageChild
 from tests.flows.conftest import Line
 from tests.flows.test_killed_release import until, worker_child
 
-pytestmark = pytest.mark.long  # three processes under the worker: minutes on a machine that does other things too
 ENDPOINT = MODEL = "killed-retraining"
 # Steps of milliseconds, each kept: seconds in which to be killed.
 TRAINING = {"epochs": 40, "batch_blocks": 1, "learning_rate": 1e-4, "save_steps": 1}

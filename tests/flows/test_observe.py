@@ -19,7 +19,7 @@ from tasks.serving.traffic import send_traffic
 from tests.flows.conftest import Line
 
 ENDPOINT, MODEL = "slimline-observed", "slimline-observed"
-RATE, WINDOW = 8.0, 30  # requests a second of ours; minutes of the service's clock, half a minute of ours
+RATE, WINDOW = 8.0, 20  # requests a second of ours; minutes of the service's clock, a third of a minute of ours
 # What two windows of some hundred requests show on a machine that does other things too; the rehearsed rise is more.
 RULES = (
     f"rules.window_minutes={WINDOW}", "rules.min_requests=60", "rules.latency_quantile=0.5", "rules.latency_ratio=8",
