@@ -179,7 +179,7 @@ def test_masks_survive_quantization_exactly(
 def test_a_layers_expected_loss_is_the_models(llama: Path) -> None:
     """Predicted from gradients and inputs; measured by running the model with the layer changed."""
     tokens, packing = blocks(24), Packing(4, 32, True)
-    squares = output_gradients(llama, tokens)
+    squares = {name: each.cpu() for name, each in output_gradients(llama, tokens).items()}
     inputs: dict[str, torch.Tensor] = {}
     model = load_for_compute(llama)
 
