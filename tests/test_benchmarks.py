@@ -35,7 +35,7 @@ ROW_COUNTS = {
     "round_trips": 1,
     "students": 3,
     "memory": 6,
-    "router": 8,
+    "router": 9,
     "texts": 4,
 }
 

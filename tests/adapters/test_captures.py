@@ -51,8 +51,7 @@ def test_objects_of_earlier_hours_are_not_read_and_none_twice(url: str, tmp_path
     def note(params: dict[str, Any], **more: Any) -> None:
         read.append(params["Key"])
 
-    for client in cloud._aws._clients.values():
-        client.meta.events.register("provide-client-params.s3.GetObject", note)
+    cloud._aws.client("s3").meta.events.register("provide-client-params.s3.GetObject", note)
     captures = cloud.evidence.captures(Shift(endpoint="hours", wanted_config="new", previous_config="old", since=SINCE))
     first = list(captures.new())
     assert sorted(pair.event for pair in first) == [f"event-{event}" for event in (60, 61, 62, 70, 71, 72)]

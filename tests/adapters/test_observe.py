@@ -65,7 +65,7 @@ def test_no_data_then_healthy_then_degraded_by_a_latency_that_rises(desk: Desk) 
     def count(params: dict[str, Any], **more: Any) -> None:
         asked.append(len(params["MetricDataQueries"]))
 
-    client = desk.cloud().connection._clients["cloudwatch", 6]
+    client = desk.cloud().connection.client("cloudwatch")
     client.meta.events.register("provide-client-params.cloudwatch.GetMetricData", count)
 
     with desk.load(ENDPOINT, RATE):

@@ -129,7 +129,7 @@ def test_what_the_real_container_would_not_start_with_fails_here_too(
     )
     chosen = plan(kind, f"slimline-{kind}-bad")
     new = packaged(cloud, tmp_path, chosen, uuid4().hex * 2)
-    sagemaker = cloud._aws._clients["sagemaker", 6]
+    sagemaker = cloud._aws.client("sagemaker")
     made = {"ModelName": f"bad-{uuid4().hex[:8]}"}
     sagemaker.create_model(**made, PrimaryContainer=container(new, chosen, {}), ExecutionRoleArn=LOCAL_ROLE)
     name = made["ModelName"]

@@ -21,12 +21,13 @@ def talk(service: Service, request: str, count: int = 1) -> tuple[list[bytes], b
         connection.sendall(request.replace("\n", "\r\n").encode())
         seen, answers = b"", []
         while len(answers) < count:
-            seen += connection.recv(65536)
             head, between, rest = seen.partition(b"\r\n\r\n")
             length = 0 if request.startswith("HEAD") else length_of(head)
             if between and len(rest) >= length:
                 answers.append(head + between + rest[:length])
                 seen = rest[length:]
+            else:
+                seen += connection.recv(65536)
         connection.settimeout(1)
         try:
             return answers, connection.recv(1) == b""
