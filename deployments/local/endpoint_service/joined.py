@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -61,15 +62,17 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.scope["extensions"] = {WHOLE: {"answer": functools.partial(self._whole, cycle)}}
+        # Not the cycle itself: scope and cycle would hold each other, and every request would wait for the collector.
+        cycle.scope["extensions"] = {WHOLE: {"answer": functools.partial(self._whole, weakref.ref(cycle))}}
         super()._start_asgi_task(cycle, app)
 
-    def _whole(self, cycle: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
+    def _whole(self, request: weakref.ref[RequestResponseCycle], status: int, head: bytes, body: bytes) -> bool:
         """Answer a request at once; False where the client reads too slowly or is gone, then ``send`` is the way.
 
         ``head``: header lines, each with its line end; Content-Length and Connection are added. They are not checked.
         """
-        if cycle.flow.write_paused or cycle.disconnected or cycle.response_started:
+        cycle = request()
+        if cycle is None or cycle.flow.write_paused or cycle.disconnected or cycle.response_started:
             return False
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
