@@ -27,9 +27,9 @@ from tests.flows.test_killed_release import until, worker_child
 
 ENDPOINT = MODEL = "killed-retraining"
 # Steps of milliseconds, each kept: seconds in which to be killed.
-TRAINING = {"epochs": 15, "batch_blocks": 1, "learning_rate": 1e-4, "save_steps": 1}
+TRAINING = {"epochs": 40, "batch_blocks": 1, "learning_rate": 1e-4, "save_steps": 1}
 BLOCKS = 8
-STEPS = 15 * BLOCKS
+STEPS = 40 * BLOCKS
 PARAMETERS: dict[str, Any] = {
     "model": {"source": "tiny"},
     "data": {"source": "python-docs", "block_tokens": 32, "calibration_blocks": 4, "training_blocks": BLOCKS,
