@@ -85,8 +85,8 @@ def _print_reproduction(found: Reproduction, console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(f"Verdict     {found.verdict}")
-    if said := trained_again(found):
-        console.print(f"Trained     {said}", soft_wrap=True)
+    if trained := trained_again(found):
+        console.print(f"Trained     {trained}", soft_wrap=True)
     for line in found.changed:
         console.print(f"Changed     {line}")
 

@@ -236,23 +236,23 @@ class App:
             )
             await self._send(scope, send, error_answer(failure, REST))
 
-    def _every_answer(self) -> bytes:
-        """The header lines that all answers have."""
-        given = (self._clock.http_date(), request_id(), self._label)
-        return b"date: %b\r\nx-amzn-requestid: %b\r\nx-slimline-rehearsal: %b\r\n" % given
-
-    async def _send(self, scope: Scope, send: Send, answer: Answer) -> None:
-        head = scope["method"] == "HEAD"
-        if answer.relay is None and not answer.broken and not head:  # nearly every answer
-            whole = scope.get("extensions", {}).get(WHOLE)
-            if whole and whole["answer"](answer.status, self._every_answer() + header_lines(answer), answer.body):
-                return
-        headers = [
+    def _every_answer(self) -> list[tuple[bytes, bytes]]:
+        """The headers that all answers have."""
+        return [
             (b"date", self._clock.http_date()),
             (b"x-amzn-requestid", request_id()),
             (b"x-slimline-rehearsal", self._label),
-            *[(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers],
         ]
+
+    async def _send(self, scope: Scope, send: Send, answer: Answer) -> None:
+        head = scope["method"] == "HEAD"
+        headers = self._every_answer()
+        if answer.relay is None and not answer.broken and not head:  # nearly every answer
+            whole = scope.get("extensions", {}).get(WHOLE)
+            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+            if whole and whole["answer"](answer.status, lines + header_lines(answer), answer.body):
+                return
+        headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
         if answer.relay is not None:
             await answer.relay(send, {"type": "http.response.start", "status": answer.status, "headers": headers})
             return
