@@ -27,7 +27,8 @@ def judge(scorecard: Scorecard, gate: Gate, champion: Scorecard | None = None) -
     ``champion``: the current version's scorecard on the same blocks, where the gate asks for it. Without one, and
     where a scorecard has no results item by item, there is nothing to be sure with: figures alone are compared.
     """
-    items, alone = items_of(scorecard), champion is not None and gate.baseline == "champion"
+    items, before = items_of(scorecard), items_of(champion)
+    alone = champion is not None and gate.baseline == "champion"
     held: list[Held] = []
     forms = ((CANDIDATE, scorecard.candidate, ""), (PACKED, scorecard.packed, "compressed folder, "))
     for form, observed, of in forms:
@@ -37,7 +38,7 @@ def judge(scorecard: Scorecard, gate: Gate, champion: Scorecard | None = None) -
             held += _against_original(scorecard, observed, items, form, gate, of)
         if champion is not None:
             alike = same_original(scorecard, champion)
-            held += against_champion(items, items_of(champion), form, gate, of, alike=alike)
+            held += against_champion(items, before, form, gate, of, alike=alike)
         held.append(_bytes(scorecard, observed, gate, of))
     held += _speed(scorecard, gate)
     held += [] if alone else _answers(scorecard, gate) + _tasks(scorecard, gate)
@@ -109,7 +110,7 @@ def _speed(scorecard: Scorecard, gate: Gate) -> list[Held]:
             scorecard.decode_speedup,
             gate.min_decode_speedup,
             "at least",
-            "export to ONNX (recipe.cpushownort), fewer bits, or structured pruning",
+            "export to ONNX (recipe.cpu_export), fewer bits, or structured pruning",
             PairedMean(ratios) if ratios else None,
             math.log,
             shown,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from tasks import gate as gate_module
 from tasks.contracts import Compressed, LayerReport, ModelRef, Quality, Score, Scorecard
 from tasks.errors import GateFailed, SlimlineError
+from tasks.evaluation_recipes import EvaluationChoice
 from tasks.gate import judge
-from tasks.recipes import Gate
+from tasks.recipes import DataChoice, Gate, Recipe
 from tasks.require import require_passed, require_sound
+from tasks.retrain_plan import Retraining, Training
 
 
 def scorecard(perplexity: float = 11.0, agreement: float = 0.9, size: int = 100) -> Scorecard:
@@ -94,3 +100,19 @@ def test_a_stage_that_fell_back_in_too_many_layers_stops_the_line(needed: int, l
         return
     with pytest.raises(SlimlineError, match=r"(?s)50% of 4 layers; layer0: damping raised.*25%"):
         require_sound(done, limit)
+
+
+def test_a_remedy_names_fields_that_the_form_has() -> None:
+    groups = {
+        "data": DataChoice, "evaluation": EvaluationChoice, "gate": Gate, "recipe": Recipe, "retraining": Retraining,
+        "training": Training,
+    }  # fmt: skip
+    named = re.compile(rf"\b({'|'.join(groups)})\.([a-z_]+)")
+    texts = (
+        text
+        for file in Path(gate_module.__file__).parent.glob("gate*.py")
+        for text in re.findall(r'"[^"\n]*"', file.read_text())
+    )
+    found = [match for text in texts for match in named.findall(text)]
+    assert ("recipe", "cpu_export") in found
+    assert [f"{group}.{name}" for group, name in found if name not in groups[group].model_fields] == []
