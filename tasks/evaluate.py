@@ -11,9 +11,9 @@ from tasks.adapters.tokens import TokenSplits, read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import DatasetRef, ModelRef, Scorecard
 from tasks.evaluation_recipes import EvaluationChoice
-from tasks.evidence_contracts import AnswerFigures, Evidence, Generation, ItemsRef, SliceScore
+from tasks.evidence_contracts import AnswerFigures, Evidence, Generation, SliceScore
 from tasks.retrying import compute_task
-from tasks.score_blocks import Shards, document_end, label_masks, loaded
+from tasks.score_blocks import Shards, document_end, keep, label_masks, loaded
 from tasks.settings import settings
 from tasks.workbench import Progress, machine_here, open_model, use_threads
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.compression.answers import AnswerPair
-    from tasks.compression.items import Item, Scores
+    from tasks.compression.items import Item
     from tasks.compression.scoring import Scored
 
 MODULES = (
@@ -84,7 +84,7 @@ def evaluate(
         )
     times = time_pair(served[0], original[0], ids, repeats=choice.timed_repeats, advance=progress.advance)
     pairs = _continued(served[0], original[0], folder, splits, choice, progress.advance)
-    items = _write_items(scores, pairs, {"candidate": candidate.digest, "baseline": baseline.digest})
+    items = keep(scores, {"candidate": candidate.digest, "baseline": baseline.digest}, pairs)
     return Scorecard(
         candidate_model=candidate,
         baseline_model=baseline,
@@ -146,20 +146,6 @@ def _continued(
         pairs.append(AnswerPair(prompt, answer(original, ids), answer(served, ids)))
         advance()
     return pairs
-
-
-def _write_items(scores: Scores, pairs: list[AnswerPair], made_from: dict[str, str]) -> ItemsRef:
-    from tasks.compression.answers import write_answers
-    from tasks.compression.items import write_scores
-
-    with Store(settings().store).draft("evaluations") as draft:
-        draft.made_from = made_from
-        write_scores(draft.path, scores)
-        if pairs:
-            write_answers(draft.path, pairs)
-    stored = draft.stored
-    positions = int(scores.counts().sum())
-    return ItemsRef(uri=stored.uri, digest=stored.digest, items=len(scores.items), positions=positions)
 
 
 def _slices(items: tuple[Item, ...]) -> tuple[SliceScore, ...]:

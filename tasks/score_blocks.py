@@ -21,8 +21,12 @@ from tasks.settings import settings
 from tasks.workbench import open_model, use_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
+    from tasks.compression.answers import AnswerPair
+    from tasks.compression.items import Scores
     from tasks.compression.scoring import Scored
 
 MODULES = (
@@ -69,7 +73,7 @@ def score_shard(
 
     from tasks.compression.block_scoring import score_blocks
     from tasks.compression.device import HOST, compute_device
-    from tasks.compression.items import BASELINE, CANDIDATE, PACKED, write_scores
+    from tasks.compression.items import BASELINE, CANDIDATE, PACKED
 
     store = Store(settings().store)
     with _one_at_a_time:
@@ -83,9 +87,19 @@ def score_shard(
             forms[PACKED] = loaded(candidate, device)[0]
         end = document_end(baseline)
         scores = score_blocks(forms, torch.from_numpy(blocks).long(), first=first, end=end, labels=labels)
-    with store.draft("evaluations") as draft:
-        draft.made_from = {"candidate": candidate.digest, "baseline": baseline.digest, "data": data.digest}
+    return keep(scores, {"candidate": candidate.digest, "baseline": baseline.digest, "data": data.digest})
+
+
+def keep(scores: Scores, made_from: dict[str, str], pairs: Sequence[AnswerPair] = ()) -> ItemsRef:
+    """The results item by item as an artifact of the store, with the answers to prompts where there are any."""
+    from tasks.compression.answers import write_answers
+    from tasks.compression.items import write_scores
+
+    with Store(settings().store).draft("evaluations") as draft:
+        draft.made_from = made_from
         write_scores(draft.path, scores)
+        if pairs:
+            write_answers(draft.path, pairs)
     stored, positions = draft.stored, int(scores.counts().sum())
     return ItemsRef(uri=stored.uri, digest=stored.digest, items=len(scores.items), positions=positions)
 

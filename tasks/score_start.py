@@ -8,7 +8,7 @@ from tasks.caching import StageKey
 from tasks.contracts import DatasetRef, ModelRef, Scorecard
 from tasks.evidence_contracts import ItemsRef, TrainingGain
 from tasks.retrying import compute_task
-from tasks.score_blocks import MODULES, document_end, loaded
+from tasks.score_blocks import MODULES, document_end, keep, loaded
 from tasks.settings import settings
 from tasks.workbench import Progress, use_threads
 
@@ -24,7 +24,7 @@ def score_start(model: ModelRef, data: DatasetRef, on_cpu: bool) -> ItemsRef:
 
     from tasks.compression.block_scoring import score_blocks
     from tasks.compression.device import HOST, compute_device
-    from tasks.compression.items import BASELINE, write_scores
+    from tasks.compression.items import BASELINE
 
     use_threads()
     store, progress = Store(settings().store), Progress("score-start")
@@ -39,11 +39,7 @@ def score_start(model: ModelRef, data: DatasetRef, on_cpu: bool) -> ItemsRef:
 
     forms = {BASELINE: loaded(model, device)[0]}
     scores = score_blocks(forms, torch.from_numpy(blocks).long(), end=document_end(model), advance=advance)
-    with store.draft("evaluations") as draft:
-        draft.made_from = {"model": model.digest, "data": data.digest}
-        write_scores(draft.path, scores)
-    stored, positions = draft.stored, int(scores.counts().sum())
-    return ItemsRef(uri=stored.uri, digest=stored.digest, items=len(scores.items), positions=positions)
+    return keep(scores, {"model": model.digest, "data": data.digest})
 
 
 def with_start(scorecard: Scorecard, start: ModelRef, data: DatasetRef, min_gain: float) -> Scorecard:
