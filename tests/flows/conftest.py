@@ -85,19 +85,22 @@ class Line:
         return Finished(done.returncode, done.stdout + done.stderr, done.stdout)
 
     def prefect(self, path: str, /, **body: Any) -> Any:
-        """POST, again while the server is busy: its database is one file, which it says by a 503."""
+        return self.ask_prefect("POST", path, body)
+
+    def prefect_get(self, path: str) -> Any:
+        return self.ask_prefect("GET", path)
+
+    def ask_prefect(self, method: str, path: str, body: Any = None) -> Any:
+        """The answer's JSON, or None where it has none. Asks again while the server is busy: its database is one file,
+        which it says by a 503, and Prefect's own client does the same.
+        """
         for _ in range(10):
-            reply = httpx.post(f"{self.stack.prefect_url}/api/{path}", json=body, timeout=30)
+            reply = httpx.request(method, f"{self.stack.prefect_url}/api/{path}", json=body, timeout=30)
             if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
             time.sleep(1)
         reply.raise_for_status()
-        return reply.json()
-
-    def prefect_get(self, path: str) -> Any:
-        reply = httpx.get(f"{self.stack.prefect_url}/api/{path}", timeout=30)
-        reply.raise_for_status()
-        return reply.json()
+        return reply.json() if reply.content else None
 
     def family(self, flow_run_id: str) -> list[str]:
         children = self.prefect("flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [flow_run_id]}})

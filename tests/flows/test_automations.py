@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 import yaml
 from prefect.settings.models.flows import FlowsSettings
@@ -135,7 +134,7 @@ def test_a_retraining_that_is_called_for_another_endpoint_moves_nothing(line: Li
         "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": "slimline.retraining.wanted",
         "resource": {"prefect.resource.id": f"prefect.deployment.{preset['id']}"}, "payload": {"endpoint": "nobody"},
     }  # fmt: skip
-    httpx.post(f"{line.stack.prefect_url}/api/events", json=[event], timeout=30).raise_for_status()
+    line.ask_prefect("POST", "events", [event])
     (run,) = ended_since(line, before, 1)
     assert run["deployment_id"] == preset["id"] and run["state"]["name"] == "Skipped"
     assert "nobody is degraded, and this one releases to slimline-tiny-retrained" in run["state"]["message"]

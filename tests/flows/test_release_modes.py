@@ -6,7 +6,6 @@ import threading
 import time
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.flows.browser import FOUND, approve, browser
@@ -59,12 +58,8 @@ def say_yes(line: Line, run_id: str, reason: str) -> None:
         with browser() as page:
             approve(page, line.stack.prefect_url, run_id, reason)
         return
-    answer = httpx.post(
-        f"{line.stack.prefect_url}/api/flow_runs/{run_id}/resume",
-        json={"run_input": {"approve": True, "reason": reason}},
-        timeout=30,
-    )
-    assert answer.json()["status"] == "ACCEPT", answer.text
+    answer = line.prefect(f"flow_runs/{run_id}/resume", run_input={"approve": True, "reason": reason})
+    assert answer["status"] == "ACCEPT", answer
 
 
 def test_a_shadow_is_proven_approved_and_becomes_the_champion(line: Line, challenger: str) -> None:
@@ -113,9 +108,8 @@ def test_without_a_persons_yes_no_traffic_moves(line: Line, challenger: str, sai
     try:
         run = paused(line)
         if said:
-            form = {"run_input": {"approve": False, "reason": said}}
-            url = f"{line.stack.prefect_url}/api/flow_runs/{run['id']}/resume"
-            assert httpx.post(url, json=form, timeout=30).json()["status"] == "ACCEPT"
+            no = line.prefect(f"flow_runs/{run['id']}/resume", run_input={"approve": False, "reason": said})
+            assert no["status"] == "ACCEPT"
     finally:
         releasing.join(timeout=300)
     assert ended[0].code == 3 and "ReleaseRestored" in ended[0].text, ended[0].text

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tasks.adapters.texts import python_docs
@@ -56,15 +55,15 @@ def parameters(folder: Path) -> dict[str, Any]:
 def fired(line: Line, deployment: str, given: dict[str, Any]) -> dict[str, Any]:
     """The run that a new schedule of the deployment makes, once it has ended. The schedule goes when the run begins."""
     (found,) = [each for each in line.prefect("deployments/filter") if each["name"] == deployment]
-    address = f"{line.stack.prefect_url}/api/deployments/{found['id']}"
+    address = f"deployments/{found['id']}"
     schedule = {"interval": INTERVAL, "anchor_date": later(SOON), "timezone": "UTC"}
     body = [{"schedule": schedule, "active": True, "parameters": given}]
-    made = httpx.post(f"{address}/schedules", json=body, timeout=30).raise_for_status().json()
-    httpx.patch(address, json={"paused": False}, timeout=30).raise_for_status()  # changed: looked at within 5 s, not 60
+    made = line.ask_prefect("POST", f"{address}/schedules", body)
+    line.ask_prefect("PATCH", address, {"paused": False})  # changed: looked at within 5 s, not 60
     try:
         run = wait_for(line, found["id"], made[0]["created"], lambda state: state != "SCHEDULED")
     finally:
-        httpx.delete(f"{address}/schedules/{made[0]['id']}", timeout=30)
+        line.ask_prefect("DELETE", f"{address}/schedules/{made[0]['id']}")
     return wait_for(line, found["id"], made[0]["created"], lambda state: state in ENDED, run["id"])
 
 

@@ -66,9 +66,7 @@ def test_a_live_run_whose_lease_was_lost_goes_on_and_keeps_the_next_one_out(line
     while not (lease := known(line, note)):
         assert time.monotonic() < deadline and live.poll() is None
         time.sleep(0.2)
-    httpx.post(
-        f"{line.stack.prefect_url}/api/v2/concurrency_limits/decrement-with-lease", json={"lease_id": lease}, timeout=30
-    ).raise_for_status()
+    line.prefect("v2/concurrency_limits/decrement-with-lease", lease_id=lease)
     second = holder(line, 0)
     first = span(live)
     assert first[1] <= span(second)[0], "the second waited, though the slot was free"
