@@ -2,7 +2,8 @@
 
 A folder is written beside its final place and renamed into it; ``manifest.json`` (files, sizes, SHA-256, what made
 it from what) is written last. The address is the digest of the content, so equal content is stored once and a uri
-says nothing about the machine. Opening verifies every byte.
+says nothing about the machine. Opening verifies every file: by its bytes, or where they were read before, by the traces
+that any change would have left (``checked``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tasks.digests import sha256
+from tasks.adapters.checked import read_folder, read_traces, write_traces
 from tasks.errors import ArtifactDamaged
 
 MANIFEST = "manifest.json"
@@ -127,7 +128,8 @@ class Store:
         return removed
 
     def _commit(self, kind: str, draft: Draft) -> Stored:
-        files = _listing(draft.path)
+        reading = read_folder(draft.path, MANIFEST, known={})
+        files = reading.files
         if not files:
             raise ArtifactDamaged(
                 "an artifact has no files",
@@ -149,10 +151,12 @@ class Store:
                 # Another process committed the same content first; anything else is a real error.
                 if not (final / MANIFEST).exists():
                     raise
+            else:
+                write_traces(self._traces(f"{kind}/{digest}"), reading.traces)
         return Stored(f"{kind}/{digest}", digest, sum(entry["size"] for entry in files.values()))
 
     def open(self, uri: str, digest: str) -> Path:
-        """The folder behind ``uri``, every byte checked.
+        """The folder behind ``uri``, every file checked.
 
         Raises:
             ArtifactDamaged: it is missing, incomplete, or its bytes are not those of ``digest``.
@@ -163,9 +167,14 @@ class Store:
             raise ArtifactDamaged(
                 f"artifact {uri} is not in the store", observed="missing", limit="present", remedy=remedy
             )
-        observed = _digest(_listing(folder))
+        note = self._traces(uri)
+        known = read_traces(note)
+        reading = read_folder(folder, MANIFEST, known)
+        observed = _digest(reading.files)
         if observed != digest:
             raise ArtifactDamaged(f"artifact {uri} has changed", observed=observed, limit=digest, remedy=remedy)
+        if reading.traces != known:
+            write_traces(note, reading.traces)
         return folder
 
     def holds(self, uri: str, digest: str) -> bool:
@@ -176,17 +185,12 @@ class Store:
             return False
         return True
 
+    def _traces(self, uri: str) -> Path:
+        return self.root / "checked" / f"{uri}.json"
+
     def manifest(self, uri: str) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads((self.root / uri / MANIFEST).read_text())
         return loaded
-
-
-def _listing(folder: Path) -> dict[str, dict[str, Any]]:
-    return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).as_posix() != MANIFEST
-    }
 
 
 def _digest(files: dict[str, dict[str, Any]]) -> str:

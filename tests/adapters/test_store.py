@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +78,51 @@ def test_damage_is_seen(tmp_path: Path, damage: str) -> None:
     with pytest.raises(ArtifactDamaged, match="remedy"):
         store.open(uri, digest)
     assert not store.holds(uri, digest)
+
+
+def test_a_change_that_puts_size_and_time_back_is_seen(tmp_path: Path) -> None:
+    uri, digest = _put(Store(tmp_path), "a")
+    time.sleep(0.2)
+    weights = Store(tmp_path).open(uri, digest) / "weights.bin"
+    was = weights.stat()
+    weights.write_text("b")
+    os.utime(weights, ns=(was.st_atime_ns, was.st_mtime_ns))
+    with pytest.raises(ArtifactDamaged, match="has changed"):
+        Store(tmp_path).open(uri, digest)
+
+
+def test_a_change_at_once_after_the_commit_is_seen(tmp_path: Path) -> None:
+    """Within one tick of the file system's clock, where every time is the same as before."""
+    for _ in range(20):
+        uri, digest = _put(Store(tmp_path), "a")
+        (tmp_path / uri / "weights.bin").write_text("b")
+        assert not Store(tmp_path).holds(uri, digest)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux says how much a process has read")
+def test_what_nobody_has_touched_is_read_once(tmp_path: Path) -> None:
+    size = 10_000_000
+    with Store(tmp_path).draft("models") as draft:
+        (draft.path / "weights.bin").write_bytes(b"w" * size)
+        time.sleep(0.2)  # older than a tick of any clock
+    stored = draft.stored
+    assert _read_by(lambda: Store(tmp_path).open(stored.uri, stored.digest)) < size / 10, "the commit has read it"
+    shutil.rmtree(tmp_path / "checked")
+    assert _read_by(lambda: Store(tmp_path).open(stored.uri, stored.digest)) >= size
+    assert _read_by(lambda: Store(tmp_path).open(stored.uri, stored.digest)) < size / 10
+    (tmp_path / "checked" / f"{stored.uri}.json").write_text('{"weights')  # a crash has torn it
+    assert _read_by(lambda: Store(tmp_path).open(stored.uri, stored.digest)) >= size
+
+
+def _read_by(work: Callable[[], object]) -> int:
+    """Bytes that this process reads meanwhile."""
+
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = read()
+    work()
+    return read() - before
 
 
 def test_a_damaged_artifact_is_replaced_by_the_next_commit(tmp_path: Path) -> None:
