@@ -26,7 +26,7 @@ import httpx
 
 from deployments.local.stack import ROOT, Stack
 
-STAGES = ("locate", "fetch", "prune", "quantize", "distill", "export", "convert", "evaluate")
+STAGES = ("import-source", "describe", "fetch", "prune", "quantize", "distill", "export", "convert", "evaluate")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from prefect.transactions import get_transaction
 
 from tasks.adapters.store import Store
 from tasks.contracts import identity
+from tasks.device_kind import device_class
 from tasks.settings import settings
 from tasks.sourcecode import code_digest
 
@@ -75,16 +76,6 @@ def apart(part: str) -> Iterator[None]:
         yield
     finally:
         _apart.reset(token)
-
-
-def device_class() -> str:
-    """What the numbers depend on: the kind of device, not its serial number."""
-    import torch  # here, so that importing the policy does not load torch
-
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        return f"cuda-sm{major}{minor}"
-    return f"cpu-{torch.backends.cpu.get_cpu_capability()}"
 
 
 def results_folder() -> Path:

@@ -41,6 +41,15 @@ class DatasetRef(Value):
     evaluation_blocks: int
 
 
+class ImportedRef(Value):
+    """A Hugging Face model folder in the artifact store. Name and licence are the importer's word."""
+
+    uri: str
+    digest: str
+    name: str
+    licence: str
+
+
 class ModelRef(Value):
     """A Hugging Face model folder in the artifact store. Every figure was read from the folder's files, not from
     memory.

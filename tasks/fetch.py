@@ -14,24 +14,36 @@ from tasks.adapters.store import Store, Stored
 from tasks.adapters.texts import Text
 from tasks.adapters.tokens import Card, cut_blocks, read_account, write_dataset
 from tasks.caching import StageKey
-from tasks.contracts import DatasetRef, ModelRef
+from tasks.contracts import DatasetRef, ImportedRef, ModelRef
 from tasks.data_contracts import DataText
 from tasks.errors import RefusedData
 from tasks.recipes import DataChoice, ModelChoice
-from tasks.retrying import network_task
+from tasks.retrying import compute_task, network_task
 from tasks.settings import settings
 from tasks.text_sources import read_source, text_again
 from tasks.workbench import describe_model
 
 _ADAPTERS = ("tokens", "dealing", "duplicates", "tokenizer_check", "chats", "documents", "texts", "labels")
+DESCRIBED_BY = ("tasks.workbench", "tasks.compression.folder_facts")
+
+
+def locate(choice: ModelChoice) -> ModelRef:
+    """The chosen model as a verified folder in the store, described from its files."""
+    return describe(import_source(choice))
 
 
 # Not cached: the store remembers imports by the source's digest, which this task must look at each time
 @network_task("import-{choice.short}")
-def locate(choice: ModelChoice) -> ModelRef:
+def import_source(choice: ModelChoice) -> ImportedRef:
     """Make the chosen model a verified folder in the store; quick when it is there already."""
-    imported = import_model(choice.source, Store(settings().store), settings().downloads)
-    return describe_model(imported.stored, name=imported.name, licence=imported.licence)
+    found = import_model(choice.source, Store(settings().store), settings().downloads)
+    return ImportedRef(uri=found.stored.uri, digest=found.stored.digest, name=found.name, licence=found.licence)
+
+
+@compute_task("describe-{found.name}", cache_policy=StageKey(stage="describe", modules=DESCRIBED_BY))
+def describe(found: ImportedRef) -> ModelRef:
+    """Read from the folder's files what the model is: architecture, weights, zeros, bits."""
+    return describe_model(found, name=found.name, licence=found.licence)
 
 
 # Not cached: a file may have changed under the same name: its digest is what enters fetch's key

@@ -8,6 +8,7 @@ from tasks import pricing
 from tasks.adapters.mlflow_health import reachable
 from tasks.adapters.sources import check_source
 from tasks.adapters.store import Store
+from tasks.caching import StageKey
 from tasks.cloud import sagemaker
 from tasks.contracts import ModelRef
 from tasks.engine_checks import check_engines, check_engines_fit
@@ -15,10 +16,11 @@ from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.plans import ReleasePlan
 from tasks.preflight_serving import check_target
 from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe
-from tasks.retrying import network_task
+from tasks.retrying import compute_task, network_task
 from tasks.settings import settings
 from tasks.text_sources import check_source_of
 
+_FIT = ("tasks.preflight", "tasks.engine_checks", "tasks.adapters.engine_kinds")
 _NOT_EXPORTED = ("smoothquant", "fp8", "float16", "bfloat16")
 
 
@@ -63,7 +65,8 @@ def require_mlflow() -> None:
         )
 
 
-@network_task("fit-{recipe.name}")
+# Cached: shapes and rules say the same of the same model; its weights need not be looked at again
+@compute_task("fit-{recipe.name}", cache_policy=StageKey(stage="fit", modules=_FIT))
 def check_fit(recipe: Recipe, model: ModelRef) -> None:
     """Check the recipe against the model's architecture and shapes, from its headers alone.
 

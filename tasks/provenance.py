@@ -17,9 +17,9 @@ from tasks.adapters.store import Store
 from tasks.adapters.surroundings import Surroundings, look_around
 from tasks.adapters.tokens import SPLITS, read_dataset
 from tasks.adapters.tracking import Tracking
-from tasks.caching import device_class
 from tasks.contracts import DatasetRef
 from tasks.data_contracts import DataText
+from tasks.device_kind import device_class
 from tasks.reader_contracts import QuestionsRef
 from tasks.settings import settings
 

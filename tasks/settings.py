@@ -79,6 +79,11 @@ class Settings(BaseSettings):
         return ((Path(named).expanduser(),) if named else ()) + (home / "hub",)
 
     @property
+    def cpu_capability(self) -> str:
+        """The processor's instructions that torch may use at most, or empty (the variable is torch's own)."""
+        return os.environ.get("ATEN_CPU_CAPABILITY", "")
+
+    @property
     def region(self) -> str | None:
         return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
 

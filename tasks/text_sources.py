@@ -6,7 +6,6 @@ A new kind of source is one line in ``READERS``: a check that costs next to noth
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from tasks.adapters.aws_connection import Connection
 from tasks.adapters.document_digests import digest_of
 from tasks.adapters.documents import Extract, Reading
 from tasks.adapters.hub_data import HubName, HubPlaces, hub_name, read_hub
+from tasks.adapters.notes import write_whole
 from tasks.adapters.records import format_of
 from tasks.adapters.s3_data import check_s3, read_s3, s3_place
 from tasks.adapters.texts import KNOWN, Text, check_text_source, no_labels, read_text, refused_source, text_of
@@ -142,14 +142,11 @@ def _kept(digest: str, marks: str) -> Path:
 
 
 def _keep(text: Text) -> None:
-    """Beside, then renamed: whole or not there. Named texts are always at hand."""
+    """For the next task to read again. Named texts are always at hand."""
     if text.name in KNOWN:
         return
     kept = _kept(text.digest, labels.digest_of(text.labels))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{uuid.uuid4().hex}")
-    part.write_text(json.dumps(asdict(text), ensure_ascii=False), encoding="utf-8")
-    part.replace(kept)
+    write_whole(kept, json.dumps(asdict(text), ensure_ascii=False))
     with suppress(FileNotFoundError):  # another process makes room too
         for old in sorted(kept.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
             old.unlink(missing_ok=True)

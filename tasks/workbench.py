@@ -7,8 +7,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import platform
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,10 +21,11 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import MissingContextError
 
+from tasks.adapters.processor import processor_name
 from tasks.adapters.store import Store, Stored
 from tasks.adapters.tokens import read_dataset
 from tasks.caching import differences
-from tasks.contracts import Compressed, DatasetRef, ModelRef, Runtime, Stage
+from tasks.contracts import Compressed, DatasetRef, ImportedRef, ModelRef, Runtime, Stage
 from tasks.settings import settings
 
 if TYPE_CHECKING:
@@ -108,15 +107,7 @@ def machine_here(device: str) -> str:
         import torch
 
         return str(torch.cuda.get_device_name(device))
-    return f"{_processor()}, {settings().threads} of {os.cpu_count()} threads"
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    return f"{processor_name()}, {settings().threads} of {os.cpu_count()} threads"
 
 
 def open_model(model: ModelRef) -> Path:
@@ -207,14 +198,16 @@ def logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
         return _log
 
 
-def describe_model(stored: Stored, *, name: str, licence: str) -> ModelRef:
+def describe_model(stored: Stored | ImportedRef, *, name: str, licence: str) -> ModelRef:
     """A handle whose every figure was read from the folder's files."""
     from tasks.compression.folder_facts import describe
 
     return handle(stored, describe(Store(settings().store).root / stored.uri), name=name, licence=licence)
 
 
-def handle(stored: Stored, facts: FolderFacts, *, name: str, licence: str, runtime: Runtime = "torch") -> ModelRef:
+def handle(
+    stored: Stored | ImportedRef, facts: FolderFacts, *, name: str, licence: str, runtime: Runtime = "torch"
+) -> ModelRef:
     """The handle of a folder whose files say ``facts``."""
     return ModelRef(
         uri=stored.uri, digest=stored.digest, name=name, licence=licence, runtime=runtime, **dataclasses.asdict(facts)

@@ -1,15 +1,13 @@
 """The digests of a folder's files, where a file that nobody has touched since it was last read is not read again.
 
-Any write moves a file's change time, which no program can set. So a file with the size, times and inode that it had when
-its bytes were read still has those bytes; Git's index and DVC go by the same. A disk that rots in silence moves nothing:
-``rm -r <store>/checked`` has every byte read again.
+Any write moves a file's change time, which no program can set. So a file with the size, times and inode that it had
+when its bytes were read still has those bytes; Git's index and DVC go by the same. A disk that rots in silence moves
+nothing: ``rm -r <store>/checked`` has every byte read again.
 """
 
 from __future__ import annotations
 
-import json
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,19 +45,3 @@ def read_folder(folder: Path, leave_out: str, known: Traces) -> Reading:
         if max(status.st_mtime_ns, status.st_ctime_ns) < now - YOUNG_NS:
             traces[name] = [*seen, digest]
     return Reading(files, traces)
-
-
-def read_traces(note: Path) -> Traces:
-    """What was noted; nothing where nothing was, or where a crash has torn it."""
-    try:
-        known: Traces = json.loads(note.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return known
-
-
-def write_traces(note: Path, traces: Traces) -> None:
-    note.parent.mkdir(parents=True, exist_ok=True)
-    part = note.with_suffix(f".{uuid.uuid4().hex}")
-    part.write_text(json.dumps(traces))
-    part.replace(note)

@@ -21,6 +21,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from tasks.adapters import gguf_llama, model_folder, tiny_model
+from tasks.adapters.notes import read_json, write_whole
 from tasks.adapters.packages import Package, download_package, read_member
 from tasks.adapters.store import Store, Stored
 from tasks.digests import sha256
@@ -185,22 +186,14 @@ def _import_once(
             model_folder.check_folder(draft.path)
             draft.made_from = {"import": identity}
         stored = draft.stored
-        _remember(entry, stored)
+        write_whole(entry, json.dumps({"uri": stored.uri, "digest": stored.digest, "bytes": stored.bytes}))
     return ImportedModel(stored, name, licence, note)
 
 
 def _remembered(entry: Path, store: Store) -> Stored | None:
-    if not entry.exists():
-        return None
-    stored = Stored(**json.loads(entry.read_text()))
-    return stored if store.holds(stored.uri, stored.digest) else None
-
-
-def _remember(entry: Path, stored: Stored) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    part = entry.with_suffix(f".{uuid.uuid4().hex}")
-    part.write_text(json.dumps({"uri": stored.uri, "digest": stored.digest, "bytes": stored.bytes}))
-    part.replace(entry)
+    told = read_json(entry)
+    stored = None if told is None else Stored(**told)
+    return stored if stored and store.holds(stored.uri, stored.digest) else None
 
 
 def _local(source: str) -> Path | None:

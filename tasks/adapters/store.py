@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tasks.adapters.checked import read_folder, read_traces, write_traces
+from tasks.adapters.checked import read_folder
+from tasks.adapters.notes import read_json, write_whole
 from tasks.errors import ArtifactDamaged
 
 MANIFEST = "manifest.json"
@@ -152,7 +153,7 @@ class Store:
                 if not (final / MANIFEST).exists():
                     raise
             else:
-                write_traces(self._traces(f"{kind}/{digest}"), reading.traces)
+                write_whole(self._traces(f"{kind}/{digest}"), json.dumps(reading.traces))
         return Stored(f"{kind}/{digest}", digest, sum(entry["size"] for entry in files.values()))
 
     def open(self, uri: str, digest: str) -> Path:
@@ -168,13 +169,13 @@ class Store:
                 f"artifact {uri} is not in the store", observed="missing", limit="present", remedy=remedy
             )
         note = self._traces(uri)
-        known = read_traces(note)
+        known = read_json(note) or {}
         reading = read_folder(folder, MANIFEST, known)
         observed = _digest(reading.files)
         if observed != digest:
             raise ArtifactDamaged(f"artifact {uri} has changed", observed=observed, limit=digest, remedy=remedy)
         if reading.traces != known:
-            write_traces(note, reading.traces)
+            write_whole(note, json.dumps(reading.traces))
         return folder
 
     def holds(self, uri: str, digest: str) -> bool:

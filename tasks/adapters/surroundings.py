@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from tasks.adapters.processor import processor_name
+
 _ROOT = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 10
 # What computes: a difference in any other package moves no figure.
@@ -82,7 +84,7 @@ def look_around(device: str, threads: int) -> Surroundings:
         source=source_digest(),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
-        cpu=_processor(),
+        cpu=processor_name(),
         cores=psutil.cpu_count() or 1,
         threads=threads,
         device=device,
@@ -132,12 +134,3 @@ def _git(*arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()

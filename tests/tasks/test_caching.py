@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -116,3 +120,25 @@ def test_an_engine_enters_the_key_with_its_environment_and_script(home: Path) ->
     assert len({of("slimline"), of("optimum"), of("auto-gptq")}) == 3
     changed = "\n".join(caching.why("quantize"))
     assert "engine.environment" in changed and "engine.script" in changed and "engine.output" not in changed
+
+
+ASK = """
+import sys
+from tasks.device_kind import device_class
+print(device_class(), "torch" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(not version("torch").endswith("+cpu"), reason="a build with CUDA has to be asked each time")
+def test_torch_is_asked_once_for_the_kind_of_device(home: Path) -> None:
+    def ask(**more: str) -> list[str]:
+        here = os.environ | {"SLIMLINE_HOME": str(home)} | more
+        return subprocess.run(
+            [sys.executable, "-c", ASK], env=here, check=True, capture_output=True, text=True
+        ).stdout.split()
+
+    first, second = ask(), ask()
+    assert first[0].startswith("cpu-") and second == [first[0], "False"] and first[1] == "True"
+    assert ask(ATEN_CPU_CAPABILITY="default") == ["cpu-DEFAULT", "True"], "torch was told to use less"
+    (home / "device.json").write_text("{")
+    assert ask() == first

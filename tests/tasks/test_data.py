@@ -19,7 +19,7 @@ from tasks.contracts import DatasetRef, ModelRef, identity
 from tasks.data_card import data_card
 from tasks.data_contracts import DataText
 from tasks.errors import ArtifactDamaged, RefusedData
-from tasks.fetch import fetch, locate, read_data, require_apart
+from tasks.fetch import describe, fetch, import_source, read_data, require_apart
 from tasks.recipes import DataChoice, ModelChoice
 from tasks.settings import settings
 from tasks.text_sources import check_source_of, kind_of, text_again
@@ -38,20 +38,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path
 
 
+def imported() -> ModelRef:
+    return describe.fn(import_source.fn(ModelChoice(source="tiny")))
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the seeded model in it, made once."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLIMLINE_HOME", str(home))
-        locate.fn(ModelChoice(source="tiny"))
+        imported()
     return home
 
 
 @pytest.fixture
 def model(home: Path, store: Path) -> ModelRef:
     shutil.copytree(store, home / "home")
-    return locate.fn(ModelChoice(source="tiny"))
+    return imported()
 
 
 def lines(path: Path, texts: list[str]) -> Path:
