@@ -61,11 +61,14 @@ def record_report(
 @network_task("report-{rollout.phase}")
 def report_rollout(rollout: Rollout) -> None:
     """Add the release to the report of the run that made its version. The original has none, nor has a version of
-    before there were reports.
+    before there were reports. A release that moved nothing adds nothing: the page is linked to, as it is.
     """
     run_id = rollout.registered.run_id
     text = tracking().read_file(run_id, FACTS) if run_id else None
     if text is None:
+        return
+    if rollout.phase == "unchanged":
+        _link(run_id)
         return
     report, url = Report.model_validate_json(text), flow_run.ui_url or ""
     note = ReleaseNote(rollout=rollout, at=clock(datetime.now(UTC)), prefect_url=url)
@@ -80,12 +83,16 @@ def _publish(report: Report) -> None:
     tree = markdown_of(lineage_of(f"{registered.name}/{registered.version}")) if registered else ""
     files = {PAGE: report_html(report), FACTS: report.model_dump_json(), PICTURE: picture}
     books.log_files(run_id, files | ({TREE: tree} if tree else {}))
-    create_link_artifact(
-        books.file_url(run_id, PAGE), "Report", key="report",
-        description="Scorecard, layers, trade, rollout, lineage, recipe and environment on one page",
-    )  # fmt: skip
+    _link(run_id)
     image = base64.b64encode(picture.encode()).decode()
     create_markdown_artifact(
         f"![Lineage of {report.title}](data:image/svg+xml;base64,{image})\n\n{tree}",
         key="lineage", description="From the data to what serves it",
+    )  # fmt: skip
+
+
+def _link(run_id: str) -> None:
+    create_link_artifact(
+        tracking().file_url(run_id, PAGE), "Report", key="report",
+        description="Scorecard, layers, trade, rollout, lineage, recipe and environment on one page",
     )  # fmt: skip
