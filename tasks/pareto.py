@@ -21,6 +21,7 @@ def draw_front(comparison: Comparison, budgets: Budgets) -> str:
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     shown = [each for each in comparison.tried if each.bytes_ratio is not None and each.perplexity_ratio is not None]
     if not shown:
@@ -34,12 +35,19 @@ def draw_front(comparison: Comparison, budgets: Budgets) -> str:
         axes.set_xlabel("Folder bytes ÷ original in float32")
         axes.set_ylabel("Perplexity ÷ original, held-out text")
         axes.set_yscale("log")
-        axes.set_title(f"{comparison.original.name}: {comparison.reason}"[:150], loc="left", fontsize=9, wrap=True)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+        axes.set_title(_title(comparison), loc="left", fontsize=10)
         axes.grid(visible=True, which="both", linewidth=0.3, color="#e5e7eb")
         axes.legend(frameon=False, fontsize=8)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": "Slimline"})
     return text.getvalue()
+
+
+def _title(comparison: Comparison) -> str:
+    chosen = None if comparison.chosen is None else comparison.of(comparison.chosen).recipe.name
+    return f"{comparison.original.name}: {'no recipe within every budget' if chosen is None else f'{chosen} is chosen'}"
 
 
 def _draw_budgets(axes: Axes, budgets: Budgets) -> None:
@@ -68,7 +76,7 @@ def _draw_chosen(axes: Axes, comparison: Comparison) -> None:
         (across,), (up,) = _places([each])
         axes.annotate(
             f"{each.recipe.name} (chosen)" if chosen else each.recipe.name, (across, up),
-            xytext=(6, 5), textcoords="offset points", fontsize=8 if chosen else 7,
+            xytext=(6, 5), textcoords="offset points", fontsize=9 if chosen else 8,
             fontweight="bold" if chosen else "normal", color=GOOD if chosen else "#374151",
         )  # fmt: skip
 

@@ -41,7 +41,7 @@ def rows(comparison: Comparison) -> list[dict[str, object]]:
 
 def choice_markdown(comparison: Comparison) -> str:
     head = "# No recipe fits" if comparison.chosen is None else f"# {comparison.of(comparison.chosen).recipe.name}"
-    lines = [head, f"{comparison.reason[:1].upper()}{comparison.reason[1:]}.", "", f"{summary(comparison)}."]
+    lines = [head, f"Why: {comparison.reason}.", "", f"{summary(comparison)}."]
     if comparison.chosen is not None:
         recipe = comparison.of(comparison.chosen).recipe.model_dump_json(indent=2, exclude_defaults=True)
         lines += ["", "The recipe, for the form of `compress`:", "", "```json", recipe, "```"]

@@ -186,7 +186,7 @@ def test_what_a_person_reads() -> None:
     outcomes = {row["recipe"]: (row["outcome"], row["front"]) for row in rows(found)}
     assert outcomes == {"r1": ("perplexity ratio 2.000 > 1.25", "yes"), "r2": ("chosen", "yes"), "r3": ("too bad", "")}
     text = choice_markdown(found)
-    assert text.startswith("# r2\n") and '"name": "r2"' in text
+    assert text.startswith("# r2\nWhy: r2 has the smallest folder") and '"name": "r2"' in text
     assert choice_markdown(comparison(tried(1, 400, 20.0))).startswith("# No recipe fits")
 
 
@@ -194,8 +194,17 @@ def test_the_picture_has_every_recipe_of_the_front_and_the_choice() -> None:
     found = comparison(tried(1, 400, 20.0), tried(2, 900, 11.0), tried(3, 2000, 40.0, outcome="stopped"))
     picture = draw_front(found, Budgets())
     words = " ".join(text.strip() for text in ElementTree.fromstring(picture).itertext() if text.strip())
-    for expected in ("r2 (chosen)", "r1", "Pareto front", "within every budget", "over a budget", "stopped half way"):
+    for expected in (
+        "r2 (chosen)",
+        "r1",
+        "Pareto front",
+        "within every budget",
+        "over a budget",
+        "stopped half way",
+        "r2 is chosen",
+    ):
         assert expected in words, expected
+    assert "10^" not in words and " 2 " in words, "ratios are written as numbers, not as powers of ten"
     assert draw_front(found, Budgets()) == picture
     failed = tried(4, outcome="failed", bytes_ratio=None, perplexity_ratio=None)
     with pytest.raises(ValueError, match="no front"):
