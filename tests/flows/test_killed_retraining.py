@@ -27,9 +27,9 @@ from tests.flows.test_killed_release import until, worker_child
 
 ENDPOINT = MODEL = "killed-retraining"
 # Steps of milliseconds, each kept: seconds in which to be killed.
-TRAINING = {"epochs": 40, "batch_blocks": 1, "learning_rate": 1e-4, "save_steps": 1}
+TRAINING = {"epochs": 12, "batch_blocks": 1, "learning_rate": 1e-4, "save_steps": 1}
 BLOCKS = 8
-STEPS = 40 * BLOCKS
+STEPS = 12 * BLOCKS
 PARAMETERS: dict[str, Any] = {
     "model": {"source": "tiny"},
     "data": {"source": "python-docs", "block_tokens": 32, "calibration_blocks": 4, "training_blocks": BLOCKS,
@@ -84,7 +84,7 @@ def test_a_retraining_killed_twice_is_brought_to_its_end_by_the_next_runs(
     line: Line, deployment: str, tmp_path: Path
 ) -> None:
     _, victim = begin(line, deployment)
-    at = soon(lambda: (done := kept_steps(line)) > 20 and done, victim)
+    at = soon(lambda: (done := kept_steps(line)) > 8 and done, victim)
     victim.kill()
     assert at < STEPS and line.alias(MODEL, "challenger") is None
 

@@ -19,7 +19,7 @@ from tasks.serving.traffic import send_traffic
 from tests.flows.conftest import Line
 
 ENDPOINT, MODEL = "slimline-observed", "slimline-observed"
-RATE, WINDOW = 8.0, 20  # requests a second of ours; minutes of the service's clock, a third of a minute of ours
+RATE, WINDOW = 8.0, 14  # requests a second of ours; minutes of the service's clock, as many seconds of ours
 # What two windows of some hundred requests show on a machine that does other things too; the rehearsed rise is more.
 RULES = (
     f"rules.window_minutes={WINDOW}", "rules.min_requests=60", "rules.latency_quantile=0.5", "rules.latency_ratio=8",
@@ -117,12 +117,14 @@ def test_a_latency_that_rises_is_found_and_the_version_before_comes_back_by_itse
             "run", "observe", *arguments(f"endpoint={ENDPOINT}", "rules.act=restore", "rules.scorecard_ratio=0", *RULES)
         )
         assert well.code == 0 and f"{ENDPOINT}: healthy" in well.text, well.text
+        assert line.prefect_get(f"flow_runs/{well.flow_run_id}")["state_name"] == "Healthy"
         with late(line, 0.6, promoted):
             time.sleep(WINDOW / 2)
             # A slow machine may be late itself, when the window before is late too: the scorecard's promise is not.
             late_rules = (*RULES, "rules.act=restore", "rules.scorecard_ratio=10")
             bad = line.slimline("run", "observe", *arguments(f"endpoint={ENDPOINT}", *late_rules))
             assert bad.code == 3 and f"{ENDPOINT}: degraded" in bad.text, bad.text
+            assert line.prefect_get(f"flow_runs/{bad.flow_run_id}")["state_name"] == "Degraded"
             seen = line.slimline("observe", ENDPOINT, "--window", str(WINDOW), "--min-requests", "60")
             assert seen.code == 3 or line.serving(ENDPOINT) != promoted, seen.text
             run = restored(line, promoted)

@@ -9,10 +9,10 @@ import pytest
 
 from tasks.contracts import identity
 from tasks.engine_checks import engines_of, statistics_are_of_use
-from tasks.errors import RefusedModel, RefusedRecipe
+from tasks.errors import Refused, RefusedData, RefusedModel, RefusedRecipe
 from tasks.plans import ReleasePlan
-from tasks.preflight import check_architecture, check_recipe, check_served
-from tasks.recipes import QuantizeRecipe, Recipe
+from tasks.preflight import check_architecture, check_recipe, check_served, preflight
+from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe
 from tests.compression.families import write_family
 
 
@@ -168,6 +168,25 @@ def test_an_exported_folder_is_released_only_where_the_recipe_makes_one(recipe: 
         return
     with pytest.raises(RefusedRecipe, match="makes none"):
         check_served(made, ReleasePlan(serve="onnx"))
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "recipe", "error"),
+    [
+        ("no-such-model", "python-docs", Recipe(), RefusedModel),
+        ("tiny", "no-such-text.txt", Recipe(), RefusedData),
+        ("tiny", "python-docs", Recipe(order=("quantize", "prune")), RefusedRecipe),
+        ("tiny", "python-docs", Recipe(cpu_export="none"), RefusedRecipe),
+    ],
+)
+def test_all_is_looked_at_before_any_server_is_asked(
+    model: str, data: str, recipe: Recipe, error: type[Refused], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no MLflow answers, it is the user's mistake that is told."""
+    monkeypatch.setenv("SLIMLINE_MLFLOW_URL", "http://127.0.0.1:9")
+    asked = ModelChoice(source=model), DataChoice(source=data), recipe, ReleasePlan(serve="onnx")
+    with pytest.raises(error):
+        preflight.fn(*asked)
 
 
 def test_what_an_architecture_cannot_do_is_refused_by_its_name(tmp_path: Path) -> None:
