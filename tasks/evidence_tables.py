@@ -13,11 +13,12 @@ BY_LABEL = "By label of the documents, the worst first"
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as people read them; every row as long as ``head``."""
+    """Cells as people read them; every row as long as ``head``. ``notes``: sentences, too long for a cell."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
     def markdown(self) -> list[str]:
         line = "|".join("---" for _ in self.head)
@@ -27,6 +28,7 @@ class Table:
             "| " + " | ".join(self.head) + " |",
             f"|{line}|",
             *("| " + " | ".join(row) + " |" for row in self.rows),
+            *(["", *(f"- {note}" for note in self.notes)] if self.notes else []),
         ]
 
 
@@ -45,26 +47,32 @@ def check_cells(check: GateCheck) -> tuple[str, ...]:
     """One row of the gate. *surely*: the interval's end that was held against the limit; *needed*: items with which a
     candidate that is truly as observed passes eight times in ten.
     """
-    said = "passed" if check.passed else f"{check.said}: {check.remedy}"
-    if check.said == "failed" and check.worse_p is not None and check.confidence is not None:
-        shown = check.worse_p < 1 - check.confidence
-        how = "shown" if shown else "not shown, it may be these items"
-        said += f" (outside the limit: {how}, p {check.worse_p:.2g})"
     return (
         check.metric,
         f"{check.observed:.4g}",
         "–" if check.bound is None else f"{check.bound:.4g}",
         f"{check.sense} {check.limit:.4g}",
-        said,
+        check.said,
         str(check.items or "–"),
         "–" if check.needed_items is None else str(check.needed_items),
     )
 
 
+def _note(check: GateCheck) -> str:
+    """Of a check that did not pass: what to do, and whether its items show that it is outside the limit."""
+    note = f"{check.metric}, {check.said}: {check.remedy}"
+    if check.said == "failed" and check.worse_p is not None and check.confidence is not None:
+        shown = check.worse_p < 1 - check.confidence
+        how = "shown" if shown else "not shown, it may be these items"
+        note += f" (outside the limit: {how}, p {check.worse_p:.2g})"
+    return note
+
+
 def gate_table(checks: Sequence[GateCheck]) -> Table:
     sure = next((check.confidence for check in checks if check.confidence), None)
     title = "Gate" if sure is None else f"Gate, every interval one-sided at {sure:.1%}"
-    return Table(title, CHECK_HEAD, tuple(check_cells(check) for check in checks))
+    notes = tuple(_note(check) for check in checks if not check.passed)
+    return Table(title, CHECK_HEAD, tuple(check_cells(check) for check in checks), notes)
 
 
 def evidence_tables(scorecard: Scorecard) -> list[Table]:

@@ -298,7 +298,9 @@ def _html(scorecard: Scorecard) -> str:
         f"<h1>Gate {scorecard.verdict}</h1>"
         + table(HEAD, [figure.cells for figure in figures(scorecard)])
         + "".join(
-            f"<h2>{escape(each.title)}</h2>" + table(each.head, each.rows)
+            f"<h2>{escape(each.title)}</h2>"
+            + table(each.head, each.rows)
+            + "".join(f"<p>{escape(note)}</p>" for note in each.notes)
             for each in (gate_table(scorecard.checks), *evidence_tables(scorecard))
         )
         + sample

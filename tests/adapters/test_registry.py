@@ -267,7 +267,8 @@ def test_the_runs_description_leads_back_to_prefect(tracking: Tracking, client: 
 def test_a_failed_gate_says_what_to_try() -> None:
     failed = SCORECARD.model_copy(update={"checks": (CHECK.model_copy(update={"passed": False, "observed": 2.0}),)})
     assert "**Gate failed**" in markdown(failed)
-    assert "| perplexity ratio | 2 | – | at most 1.25 | failed: use more bits |" in markdown(failed)
+    assert "| perplexity ratio | 2 | – | at most 1.25 | failed |" in markdown(failed)
+    assert "\n- perplexity ratio, failed: use more bits\n" in markdown(failed), "below the table: a cell does not wrap"
 
 
 def test_a_version_carries_its_folder_its_lineage_and_the_challenger_alias(
