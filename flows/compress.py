@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.stages import run_stage
+from flows.wanted import Wanted
 from tasks.contracts import Compressed, DatasetRef, Exported, Made, ModelRef, Outcome, Tracked
 from tasks.convert import convert
 from tasks.data_contracts import DataText
@@ -55,7 +56,7 @@ def compress(
     """
     preflight(model, data, recipe)
     with recorded_run(f"{model.short}-{recipe.name}", recipe) as tracked:
-        made = shrink(tracked, model, data, recipe, gate, evaluation, registered_name)
+        made = shrink(tracked, model, data, Wanted(recipe, gate, evaluation, registered_name))
         return enter(tracked, made, recipe, registered_name)
 
 
@@ -78,55 +79,29 @@ def enter(tracked: Tracked, made: Made, recipe: Recipe, registered_name: str) ->
     )
 
 
-def shrink(
-    tracked: Tracked,
-    model: ModelChoice,
-    data: DataChoice,
-    recipe: Recipe,
-    gate: Gate,
-    evaluation: EvaluationChoice,
-    registered_name: str | None,
-) -> Made:
-    """Every stage of the recipe and the judged scorecard, recorded in the run ``tracked``. Nothing is registered.
-
-    ``registered_name``: whose champion the gate may ask for; none where it is the original alone.
-    """
+def shrink(tracked: Tracked, model: ModelChoice, data: DataChoice, wanted: Wanted) -> Made:
+    """Every stage of the recipe and the judged scorecard, recorded in the run ``tracked``. Nothing is registered."""
     text = read_data(data)
-    return shrink_with(tracked, locate(model), data, text, recipe, gate, evaluation, registered_name)
+    return shrink_with(tracked, locate(model), data, text, wanted)
 
 
-def shrink_with(
-    tracked: Tracked,
-    original: ModelRef,
-    data: DataChoice,
-    text: DataText,
-    recipe: Recipe,
-    gate: Gate,
-    evaluation: EvaluationChoice,
-    registered_name: str | None,
-) -> Made:
+def shrink_with(tracked: Tracked, original: ModelRef, data: DataChoice, text: DataText, wanted: Wanted) -> Made:
     """As ``shrink``, of a model and a text that are there."""
-    check_fit(recipe, original)
+    check_fit(wanted.recipe, original)
     blocks = fetch(data, text, original)
     record_data(tracked, blocks)
     record_card(tracked, data, text, blocks)
     require_apart(data, blocks)
-    return squeeze(tracked, original, blocks, recipe, gate, evaluation, registered_name)
+    return squeeze(tracked, original, blocks, wanted)
 
 
 def squeeze(
-    tracked: Tracked,
-    original: ModelRef,
-    blocks: DatasetRef,
-    recipe: Recipe,
-    gate: Gate,
-    evaluation: EvaluationChoice,
-    registered_name: str | None,
-    before: Before | None = None,
+    tracked: Tracked, original: ModelRef, blocks: DatasetRef, wanted: Wanted, before: Before | None = None
 ) -> Made:
     """As ``shrink``, of a model and a data set that are there. ``before``: where that model was just trained, what it
     was trained from.
     """
+    recipe, gate, evaluation = wanted.recipe, wanted.gate, wanted.evaluation
     for engine in engines_of(recipe):
         prepare_engine(engine)
 
@@ -152,8 +127,8 @@ def squeeze(
     if before is not None:
         scorecard = with_start(scorecard, before.model, blocks, before.min_gain)
     champion = None
-    if registered_name is not None:
-        champion = measure_champion(gate, registered_name, original, blocks, evaluation)
+    if wanted.registered_name:
+        champion = measure_champion(gate, wanted.registered_name, original, blocks, evaluation)
     scorecard = priced(judge(scorecard, gate, champion), tuple(stages), exported)
     record_verdict(tracked, scorecard)
     return Made(original=original, data=blocks, stages=tuple(stages), exported=exported, scorecard=scorecard)

@@ -11,6 +11,7 @@ from pydantic import Field
 from flows.compress import shrink_with
 from flows.distill_reader import teach
 from flows.retrain_and_release import train_and_squeeze
+from flows.wanted import Wanted
 from tasks.caching import apart
 from tasks.contracts import Made, Tracked
 from tasks.fetch import locate
@@ -60,19 +61,18 @@ def once_more(recorded: Recorded | RecordedReader, number: int, again: Again) ->
 
 def _language_model(recorded: Recorded) -> Again:
     """How it is made again: compressed, or trained and compressed. Refused here where its inputs are not at hand."""
-    data, recipe, gate, trained = recorded.data, recorded.recipe, recorded.gate, recorded.trained
+    data, recipe, trained = recorded.data, recorded.recipe, recorded.trained
     preflight(recorded.model, data, recipe)
     text = recorded_text(recorded)
     base = recorded_base(recorded) if trained and trained.goes_on else locate(recorded.model)
     require_same_inputs(recorded, base, text.text.digest)
+    wanted = Wanted(recipe, recorded.gate, recorded.evaluation, registered_name="")
     if trained is None:
-        return lambda tracked: shrink_with(tracked, base, data, text, recipe, gate, recorded.evaluation, None)
+        return lambda tracked: shrink_with(tracked, base, data, text, wanted)
     retraining, training, news = trained.retraining, trained.training, trained.news
     check_training(base, training)
     check_fit(recipe, base)
-    return lambda tracked: train_and_squeeze(
-        tracked, base, data, text, news, retraining, training, recipe, gate, recorded.evaluation, None
-    )
+    return lambda tracked: train_and_squeeze(tracked, base, data, text, news, retraining, training, wanted)
 
 
 def _reader(recorded: RecordedReader) -> Again:

@@ -6,6 +6,7 @@ from prefect import State, flow
 
 from flows.compress import enter, squeeze
 from flows.release import release
+from flows.wanted import Wanted
 from tasks.contracts import Made, ModelRef, Tracked
 from tasks.data_contracts import DataText
 from tasks.evaluation_recipes import EvaluationChoice
@@ -59,7 +60,8 @@ def retrain_and_release(
     news = look_for_new(data, text, registered_name, retraining.min_new_documents)
     if not news.enough:
         return skip(registered_name, news.sentence, news)
-    done = retrain(model, data, text, news, retraining, training, recipe, gate, registered_name, evaluation)
+    wanted = Wanted(recipe, gate, evaluation, registered_name)
+    done = retrain(model, data, text, news, retraining, training, wanted)
     rollout = release(done.outcome.registered, done.outcome.original, done.outcome.data, plan)
     outcome = done.outcome.model_copy(update={"rollout": rollout, "registered": rollout.registered})
     return done.model_copy(update={"outcome": outcome})
@@ -72,21 +74,17 @@ def retrain(
     news: News,
     retraining: Retraining,
     training: Training,
-    recipe: Recipe,
-    gate: Gate,
-    registered_name: str,
-    evaluation: EvaluationChoice,
+    wanted: Wanted,
 ) -> Retrained:
     """From the new text to a registered version, recorded in an MLflow run of its own."""
+    recipe, registered_name = wanted.recipe, wanted.registered_name
     champion = find_champion(registered_name)
     with recorded_run(f"{model.short}-retrained-{recipe.name}", recipe) as tracked:
         base = uncompressed(champion) if champion and retraining.start == "champion" else locate(model)
         check_training(base, training)
         check_fit(recipe, base)
         record_origin(tracked, base, champion, news)
-        made = train_and_squeeze(
-            tracked, base, data, text, news, retraining, training, recipe, gate, evaluation, registered_name
-        )
+        made = train_and_squeeze(tracked, base, data, text, news, retraining, training, wanted)
         outcome = enter(tracked, made, recipe, registered_name)
         trained = made.stages[0]
         record_parent(outcome.registered, champion, trained, news)
@@ -102,15 +100,9 @@ def train_and_squeeze(
     news: News,
     retraining: Retraining,
     training: Training,
-    recipe: Recipe,
-    gate: Gate,
-    evaluation: EvaluationChoice,
-    registered_name: str | None,
+    wanted: Wanted,
 ) -> Made:
-    """Blocks of the text, the model trained on them, and what it is compressed to; the first stage is the training.
-
-    ``registered_name``: whose champion the gate may ask for; none where it is the trained model alone.
-    """
+    """Blocks of the text, the model trained on them, and what it is compressed to; the first stage is the training."""
     blocks = fetch_new(data, text, base, news, retraining.held_out_share)
     record_data(tracked, blocks)
     record_card(tracked, data, text, blocks)
@@ -119,5 +111,5 @@ def train_and_squeeze(
     trained = train(base, blocks, training)
     record_stage(tracked, trained)
     before = Before(model=base, min_gain=retraining.min_gain)
-    made = squeeze(tracked, trained.model, blocks, recipe, gate, evaluation, registered_name, before)
+    made = squeeze(tracked, trained.model, blocks, wanted, before)
     return made.model_copy(update={"stages": (trained, *made.stages)})
