@@ -1,7 +1,6 @@
 """One stage in a process of its own, to be killed.
 
-Processes are forked from one that has imported all of this (``multiprocessing``'s fork server): imports are most of
-what such a process costs, and nothing is to be killed in them.
+Processes are forked from one that has done what is done once (``multiprocessing``'s fork server, ``warm``).
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.models.llama import modeling_llama  # noqa: F401 - transformers imports it when it is asked for
 
 from tasks.compression import training_loop
 from tasks.compression.budget import prune_by_sensitivity, quantize_to_budget
@@ -26,7 +24,7 @@ from tasks.compression.slimming import slim_folder
 from tests.compression.small import blocks
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["pytest", __name__])
+SERVER.set_forkserver_preload(["pytest", "tests.compression.warm"])
 
 
 def work(stage: str, home: Path, out: Path, partial: Partial | None) -> Iterator[Any]:
