@@ -78,8 +78,9 @@ class LayerReport(Value):
     sparsity: float = Field(description="Zero share after the stage")
     bits: float
     error: float | None = Field(
-        description="Relative squared error of the layer's output on the calibration tokens, 0 is exact; none where "
-        "an engine moved scale from one layer to another, so that layers cannot be compared"
+        description="Relative squared error, 0 is exact: of the layer's output on the calibration tokens, of which "
+        "magnitude, Wanda and rounding to nearest take the first 1,024 or a few more; for a cast, of the weights; none "
+        "where an engine moved scale from one layer to another, so that layers cannot be compared"
     )
     seconds: float
     fallback: str | None = Field(default=None, description="A numerical fallback that was taken, or none")

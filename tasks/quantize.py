@@ -61,7 +61,7 @@ def quantize(model: ModelRef, data: DatasetRef, recipe: QuantizeRecipe) -> Compr
         if recipe.integers:
             made = child.run(function, (source, folder), tokens, arguments, partial, LayerReport)
         else:
-            made = cast_folder(source, folder, CASTS[recipe.method])  # a tensor at a time, without tokens
+            made = cast_folder(source, folder, CASTS[recipe.method], partial)  # a tensor at a time, without tokens
         layers.extend(followed("quantize", made, linear_count(source), "layers"))
 
     with measured() as meter:

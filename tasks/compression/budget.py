@@ -2,8 +2,8 @@
 
 The dense model is run once with gradients on some calibration tokens (``sensitivity``), each layer is tried with every
 candidate on all of them, one budget is divided among the layers by what each candidate is expected to cost the model
-(``allocation``), and the usual pass (``layerwise``) follows. With ``partial`` the division is kept, so that a pass that
-is started again does not measure again.
+(``allocation``), and the usual pass (``layerwise``) follows. With ``partial`` the division is kept, and until then what
+was measured (``measuring``), so that a pass that is started again does not measure again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TypeVar
 from torch import Tensor
 
 from tasks.compression.allocation import Curve, choose, divide
-from tasks.compression.blocks import BlockPass
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.checks import (
     BITS,
@@ -27,21 +26,15 @@ from tasks.compression.checks import (
     check_zeros,
     stored_bits,
 )
-from tasks.compression.decoder import Decoder
-from tasks.compression.device import compute_device
-from tasks.compression.hessian import InputStatistics
 from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.compression.limits import check_language_model, check_packable
+from tasks.compression.measuring import measured
 from tasks.compression.packing import Packing
 from tasks.compression.resuming import Partial
-from tasks.compression.sensitivity import Errors, errors, output_gradients
-from tasks.compression.statistics import KeptStatistics
-from tasks.compression.transforms import Prune, Quantize, Transform
-from tasks.compression.walking import batches_of
+from tasks.compression.sensitivity import Errors
+from tasks.compression.transforms import Prune, Quantize
 from tasks.contracts import LayerReport
 
-GRADIENT_BLOCKS = 16
-"""Gradients are of so many calibration blocks at most; they settle sooner than input statistics do."""
 REACH = 0.2
 """A layer's zero share differs from the mean by at most this."""
 
@@ -78,7 +71,7 @@ def prune_by_sensitivity(
 
     def measure() -> dict[str, float]:
         levels = _levels(sparsity)
-        found = _measured(checkpoint, tokens, [Prune(method, level, damping) for level in levels], seed)
+        found = measured(checkpoint, tokens, [Prune(method, level, damping) for level in levels], seed, partial)
         return _shares(checkpoint, found, levels, sparsity)
 
     def work() -> Iterator[LayerReport]:
@@ -136,7 +129,7 @@ def quantize_to_budget(
 
     def measure() -> dict[str, int]:
         tried = [Quantize(method, packing, damping, act_order) for packing in packings]
-        return _bits(checkpoint, _measured(checkpoint, tokens, tried, seed), packings, mean_bits)
+        return _bits(checkpoint, measured(checkpoint, tokens, tried, seed, partial), packings, mean_bits)
 
     def work() -> Iterator[LayerReport]:
         bits = _once(partial, measure)
@@ -182,38 +175,6 @@ def _bits(checkpoint: Checkpoint, found: Errors, packings: Sequence[Packing], me
 def _size(checkpoint: Checkpoint, name: str) -> int:
     rows, columns = checkpoint.linear_shape(name)
     return rows * columns
-
-
-def _measured(checkpoint: Checkpoint, tokens: Tensor, candidates: Sequence[Transform], seed: int) -> Errors:
-    """What each candidate is expected to cost in each layer, the layers before it as they are in ``checkpoint``."""
-    squares = output_gradients(checkpoint.folder, tokens[:GRADIENT_BLOCKS], seed=seed)
-    found: dict[str, tuple[float, ...]] = {}
-    for prefix, group, statistics in _statistics(checkpoint, tokens):
-        for name in (f"{prefix}.{linear}" for linear in group):
-            weight = checkpoint.linear(name).to(compute_device())
-            found[name] = errors(name, weight, statistics, squares[name], candidates)
-    return found
-
-
-def _statistics(checkpoint: Checkpoint, tokens: Tensor) -> Iterator[tuple[str, tuple[str, ...], InputStatistics]]:
-    """Block, group and the group's statistics: those kept beside the model, or from a pass that changes nothing."""
-    entry = checkpoint.architecture
-    kept = KeptStatistics.of(checkpoint.folder, tokens, checkpoint.blocks)
-    if kept is not None:
-        for index in range(checkpoint.blocks):
-            for group in entry.groups:
-                columns = checkpoint.linear_shape(f"{entry.block(index)}.{group[0]}")[1]
-                yield entry.block(index), group, kept.read(index, group[0], columns).to(compute_device())
-        return
-    decoder = Decoder(checkpoint)
-    calls, batches = decoder.calls(tokens.shape[1]), batches_of(decoder, tokens)
-    for index in range(checkpoint.blocks):
-        prefix = entry.block(index)
-        seen: dict[tuple[str, ...], InputStatistics] = {}
-        layer, held = decoder.take_block(index), decoder.activation_bytes // 2
-        BlockPass(prefix, layer, entry.groups, seen.__setitem__, held).run(batches, calls[index])
-        for group, statistics in seen.items():
-            yield prefix, group, statistics
 
 
 def _once(partial: Partial | None, make: Callable[[], dict[str, Number]]) -> dict[str, Number]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tasks.compression.checkpoint import Checkpoint, check_supported
+from tasks.compression.resuming import Partial
 from tasks.compression.writing import FolderWriter, as_stored, fits
 from tasks.contracts import LayerReport
 from tasks.errors import RefusedRecipe
@@ -17,7 +18,9 @@ from tasks.errors import RefusedRecipe
 CASTS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def cast_folder(source: Path, destination: Path, dtype: torch.dtype) -> Iterator[LayerReport]:
+def cast_folder(
+    source: Path, destination: Path, dtype: torch.dtype, partial: Partial | None = None
+) -> Iterator[LayerReport]:
     """Write ``source`` in ``dtype``, a decoder block at a time. No token is run.
 
     A tensor with a value that the type cannot hold (float16 ends at 65,504) stays float32 and is reported as a
@@ -28,6 +31,7 @@ def cast_folder(source: Path, destination: Path, dtype: torch.dtype) -> Iterator
         source: a dense Hugging Face folder.
         destination: absent, or an empty folder.
         dtype: ``torch.float16`` or ``torch.bfloat16``.
+        partial: where finished blocks wait for another process, see ``layerwise.compress_folder``.
 
     Yields:
         One report for each linear layer of the decoder blocks, its ``error`` that of the weights (Σ (w' - w)² ÷ Σ w²),
@@ -45,15 +49,23 @@ def cast_folder(source: Path, destination: Path, dtype: torch.dtype) -> Iterator
             limit="a dense source",
             remedy="cast the original model",
         )
-    return _cast(checkpoint, destination, dtype)
+    return _cast(checkpoint, destination, dtype, partial)
 
 
-def _cast(checkpoint: Checkpoint, destination: Path, dtype: torch.dtype) -> Iterator[LayerReport]:
+def _cast(
+    checkpoint: Checkpoint, destination: Path, dtype: torch.dtype, partial: Partial | None
+) -> Iterator[LayerReport]:
     linears = {f"{name}.weight" for name in checkpoint.architecture.all_linears(checkpoint.config)}
-    with FolderWriter(checkpoint, destination) as writer:
-        for index in range(checkpoint.blocks):
+    with FolderWriter(checkpoint, destination, partial=partial) as writer:
+        # Not ``walking.walk``, with which transformers would be imported for nothing.
+        saved = writer.resume()
+        told = [] if saved is None else [LayerReport.model_validate(note) for note in saved.notes["layers"]]
+        yield from told
+        for index in range(saved.done if saved else 0, checkpoint.blocks):
             tensors, reports = _stored(checkpoint, checkpoint.block_names(index), dtype, linears)
             writer.write_block(index, tensors)
+            told += reports
+            writer.save(index + 1, {}, {"layers": [report.model_dump() for report in told]})
             yield from reports
         tensors, reports = _stored(checkpoint, checkpoint.outer_names(), dtype, linears)
         writer.write_outer(tensors)

@@ -99,16 +99,16 @@ class _TokenPass:
 
 @dataclass(frozen=True)
 class _KeptPass:
-    """A pass with statistics that an earlier one kept: no token is run, so there is nothing to resume."""
+    """A pass with statistics that an earlier one kept: no token is run, so one block knows nothing of another."""
 
     changes: Changes
     kept: KeptStatistics
 
-    def run(self, destination: Path) -> Iterator[LayerReport]:
+    def run(self, destination: Path, partial: Partial | None) -> Iterator[LayerReport]:
         checkpoint = self.changes.checkpoint
-        with FolderWriter(checkpoint, destination, self.changes.transform.packing) as writer:
-            for index in range(checkpoint.blocks):
-                yield from self._block(index, writer)
+        with FolderWriter(checkpoint, destination, self.changes.transform.packing, partial) as writer:
+            blocks, nothing = checkpoint.blocks, HiddenStates([])
+            yield from walk(writer, blocks, lambda: nothing, lambda index, _: self._block(index, writer))
             yield from self.changes.outer(writer)
 
     def _block(self, index: int, writer: FolderWriter) -> list[LayerReport]:
@@ -252,5 +252,5 @@ def quantize_folder(
     check_calibration(checkpoint, tokens)
     kept = KeptStatistics.of(source, tokens, checkpoint.blocks)
     if kept is not None:
-        return _KeptPass(Changes(checkpoint, transform), kept).run(destination)
+        return _KeptPass(Changes(checkpoint, transform), kept).run(destination, partial)
     return compress_folder(checkpoint, transform, destination, tokens, partial)

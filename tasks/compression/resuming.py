@@ -73,6 +73,18 @@ class Partial:
         self.found(int(manifest["done"]))
         return Saved(self.resumed, load_file(state), manifest["notes"])
 
+    def first(self, name: str, parts: int) -> Partial:
+        """A place inside this one for work that comes first, of ``parts`` parts.
+
+        Until they are all finished, those that are found are said to be found here; after that nothing is said of them.
+        """
+
+        def tell(done: int) -> None:
+            if done < parts:
+                self.found(done)
+
+        return Partial(self.folder / name, tell)
+
     def found(self, done: int) -> None:
         """Note that ``done`` parts were found finished, here or by a child process that works on this folder."""
         self.resumed = done

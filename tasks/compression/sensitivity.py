@@ -26,11 +26,16 @@ from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.device import HOST, compute_device
 from tasks.compression.hessian import InputStatistics
 from tasks.compression.loading import load_for_compute
+from tasks.compression.resuming import Partial
 from tasks.compression.transforms import Transform
 from tasks.errors import SlimlineError
 
+_GENERATOR = "generator"
 
-def output_gradients(folder: Path, tokens: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
+
+def output_gradients(
+    folder: Path, tokens: Tensor, *, seed: int = 0, partial: Partial | None = None
+) -> dict[str, Tensor]:
     """The mean square of the loss's gradient by each output of each linear layer in the blocks.
 
     The whole model is in memory, as in distillation, and one token block's activations.
@@ -39,6 +44,7 @@ def output_gradients(folder: Path, tokens: Tensor, *, seed: int = 0) -> dict[str
         folder: the model, dense or packed.
         tokens: int64 (blocks, block_tokens).
         seed: of the labels that the model draws.
+        partial: its own; sums are kept there after each token block, and another process goes on with the same.
 
     Returns:
         float32 (rows,) by the layer's full name, on the compute device: of a token's loss summed over the block, a
@@ -48,17 +54,38 @@ def output_gradients(folder: Path, tokens: Tensor, *, seed: int = 0) -> dict[str
         RefusedModel: the folder cannot be read.
         SlimlineError: a gradient is not finite.
     """
+    sums: dict[str, Tensor] = {}
+    generator, done = torch.Generator().manual_seed(seed), 0
+    saved = None if partial is None else partial.read()
+    if saved is not None:
+        done = saved.done
+        generator.set_state(saved.tensors.pop(_GENERATOR))
+        sums |= {name: tensor.to(compute_device()) for name, tensor in saved.tensors.items()}
+    if done < len(tokens):
+        _add_gradients(folder, tokens, done, sums, generator, partial)
+    for name, squares in sums.items():
+        _check_finite(name, squares)
+    return {name: squares / tokens.numel() for name, squares in sums.items()}
+
+
+def _add_gradients(
+    folder: Path,
+    tokens: Tensor,
+    done: int,
+    sums: dict[str, Tensor],
+    generator: torch.Generator,
+    partial: Partial | None,
+) -> None:
+    """Add the squares of token blocks from ``done`` on to ``sums``."""
     checkpoint, device = Checkpoint(folder), compute_device()
     model = load_for_compute(folder, device)
-    sums: dict[str, Tensor] = {}
     hooks = [
         model.get_submodule(name).register_forward_hook(_adding(name, sums))
         for name in checkpoint.architecture.all_linears(checkpoint.config)
     ]
-    generator = torch.Generator().manual_seed(seed)
     embed = model.get_input_embeddings()
     try:
-        for block in tokens:
+        for number, block in enumerate(tokens[done:], start=done + 1):
             with torch.no_grad():
                 embedded = embed(block.unsqueeze(0).to(device))
             # Weights ask for no gradient; the input does, so that gradients reach every layer's output.
@@ -67,12 +94,12 @@ def output_gradients(folder: Path, tokens: Tensor, *, seed: int = 0) -> dict[str
                 drawn = torch.multinomial(functional.softmax(logits, dim=-1).to(HOST), 1, generator=generator)
                 labels = drawn.squeeze(1).to(device)
             functional.cross_entropy(logits, labels, reduction="sum").backward()
+            if partial is not None:
+                state = {name: squares.to(HOST) for name, squares in sums.items()}
+                partial.write(number, state | {_GENERATOR: generator.get_state()}, {}, [])
     finally:
         for hook in hooks:
             hook.remove()
-    for name, squares in sums.items():
-        _check_finite(name, squares)
-    return {name: squares / tokens.numel() for name, squares in sums.items()}
 
 
 def _adding(name: str, sums: dict[str, Tensor]) -> Any:

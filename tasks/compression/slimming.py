@@ -17,12 +17,12 @@ from tasks.compression.checks import check_calibration, check_recipe
 from tasks.compression.decoder import Call, Decoder
 from tasks.compression.device import HOST
 from tasks.compression.hessian import InputStatistics, output_error
+from tasks.compression.influence import influential_blocks
 from tasks.compression.resuming import Partial
 from tasks.compression.spilling import HiddenStates
 from tasks.compression.streaming import streamed
 from tasks.compression.structured import (
     Shape,
-    influential_blocks,
     remove_columns,
     shape_of,
     smaller_config,
@@ -95,7 +95,7 @@ class _Slimming:
     damping: float
 
     def run(self, destination: Path, tokens: Tensor, partial: Partial | None) -> Iterator[LayerReport]:
-        chosen = influential_blocks(self.checkpoint, tokens, self.kept.blocks)
+        chosen = influential_blocks(self.checkpoint, tokens, self.kept.blocks, partial)
         decoder = Decoder(self.checkpoint)
         calls = decoder.calls(tokens.shape[1])
         config = smaller_config(self.config, self.kept, chosen)

@@ -8,9 +8,6 @@ Optimal Brain Compression, arXiv:2208.11580, for sets of weights; Kurtic et al. 
 structures). Structures go in rounds, cheapest first, with costs computed afresh each round. The matching rows of the
 matrices before are cut off.
 
-Blocks that change their input least go whole: Block Influence, ``1 − E[cos(in, out)]`` (Men et al. 2024, ShortGPT,
-arXiv:2403.03853).
-
 Every layer keeps the same number of heads and channels, so that config.json can say it and plain transformers loads it.
 """
 
@@ -22,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoConfig
 
 from tasks.compression.architectures import (
@@ -34,8 +30,6 @@ from tasks.compression.architectures import (
     size_of,
 )
 from tasks.compression.checkpoint import Checkpoint
-from tasks.compression.decoder import Decoder
-from tasks.compression.device import HOST, compute_device
 from tasks.compression.hessian import InputStatistics
 from tasks.compression.hidden_matching import KEPT_BLOCKS
 from tasks.errors import RefusedRecipe
@@ -220,29 +214,3 @@ def _costs(weight: Tensor, inverse: Tensor, size: int) -> Tensor:
     parts = weight.view(weight.shape[0], -1, size).permute(1, 2, 0)  # structures, size, rows
     costs: Tensor = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
     return costs
-
-
-@torch.no_grad()
-def influential_blocks(checkpoint: Checkpoint, tokens: Tensor, keep: int) -> list[int]:
-    """Numbers, ascending, of the ``keep`` decoder blocks with the largest Block Influence on ``tokens``.
-
-    Args:
-        checkpoint: a dense or packed folder; read once, a block at a time.
-        tokens: int64 (blocks, block_tokens).
-        keep: at least 1.
-    """
-    if keep == checkpoint.blocks:
-        return list(range(keep))
-    decoder = Decoder(checkpoint)
-    calls = decoder.calls(tokens.shape[1])
-    states = list(decoder.embed(tokens).split(8))
-    influence, device = [], compute_device()
-    for index in range(checkpoint.blocks):
-        layer, cosine = decoder.take_block(index), 0.0
-        for number, before in enumerate(states):
-            before = before.to(device)
-            after = calls[index](layer, before)
-            cosine += float(functional.cosine_similarity(before, after, dim=-1).double().sum())
-            states[number] = after.to(HOST)
-        influence.append(1 - cosine / tokens.numel())
-    return sorted(torch.tensor(influence).topk(keep).indices.tolist())

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
 from tasks.compression import blocks, spilling
 from tasks.compression.decoder import Decoder
 from tasks.compression.device import HOST, compute_device
+from tasks.compression.resuming import Partial, Saved
 from tasks.compression.spilling import HiddenStates
 from tasks.compression.writing import FolderWriter
 from tasks.contracts import LayerReport
+
+Finding = TypeVar("Finding")
 
 # Activations of a batch inside one decoder block stay below this. More is not faster on a CPU: much of them should stay
 # in its cache. A GPU wants large matrices.
@@ -69,13 +73,43 @@ def walk(
         done, told, batches = 0, [], start()
     else:
         done, told = saved.done, [LayerReport.model_validate(note) for note in saved.notes["layers"]]
-        left = [saved.tensors[f"{number}"] for number in range(len(saved.tensors))]
-        batches = HiddenStates.kept(left, writer.scratch)
-        del saved, left
+        batches = _unpacked(saved, writer.scratch)
+        del saved
     yield from told
     for index in range(done, blocks):
         reports = work(index, batches)
         told += reports
-        states = {f"{number}": batch for number, batch in enumerate(batches)}
-        writer.save(index + 1, states, {"layers": [report.model_dump() for report in told]})
+        writer.save(index + 1, _packed(batches), {"layers": [report.model_dump() for report in told]})
         yield from reports
+
+
+def measure(
+    partial: Partial | None,
+    blocks: int,
+    start: Callable[[], HiddenStates],
+    work: Callable[[int, HiddenStates], Finding],
+) -> list[Finding]:
+    """As ``walk``, of a pass that writes no folder: what ``work`` found in each block, JSON.
+
+    With ``partial``, its own, each block's is kept there; what is complete is returned without work.
+    """
+    saved = None if partial is None else partial.read()
+    found: list[Finding] = [] if saved is None else saved.notes["found"]
+    if len(found) == blocks:
+        return found
+    batches = start() if saved is None or partial is None else _unpacked(saved, partial.files)
+    del saved
+    for index in range(len(found), blocks):
+        found.append(work(index, batches))
+        if partial is not None:
+            left = _packed(batches) if index + 1 < blocks else {}
+            partial.write(index + 1, left, {"found": found}, [])
+    return found
+
+
+def _packed(batches: HiddenStates) -> dict[str, Tensor]:
+    return {f"{number}": batch for number, batch in enumerate(batches)}
+
+
+def _unpacked(saved: Saved, folder: Path) -> HiddenStates:
+    return HiddenStates.kept([saved.tensors[f"{number}"] for number in range(len(saved.tensors))], folder)

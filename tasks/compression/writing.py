@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -162,10 +163,11 @@ class FolderWriter:
     def _finish(self) -> None:
         if self._folder != self._destination:
             for shard in sorted(set(self._shards.values())):
-                shutil.move(self._folder / shard, self._destination / shard)
+                _hand_over(self._folder / shard, self._destination / shard)
         for kept in sorted(self._folder.glob("statistics-*.safetensors")):
             (self._destination / FOLDER).mkdir(exist_ok=True)
-            shutil.move(kept, self._destination / FOLDER / kept.name)
+            hand_over = shutil.move if self._partial is None else _hand_over
+            hand_over(kept, self._destination / FOLDER / kept.name)
         for pattern in COMPANIONS:
             for path in sorted(self._source.folder.glob(pattern)):
                 target = self._destination / path.relative_to(self._source.folder)
@@ -186,6 +188,14 @@ class FolderWriter:
         if self._quantization is not None:
             config["quantization_config"] = self._quantization
         return config
+
+
+def _hand_over(file: Path, target: Path) -> None:
+    """Give ``file`` a second name: a process that is killed before the new folder is committed leaves the first one."""
+    try:
+        os.link(file, target)
+    except OSError:  # a file system without hard links, where such a process begins again
+        shutil.move(file, target)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,24 +1,30 @@
-"""One stage in a process of its own, to be killed: ``python -m tests.compression.killable STAGE HOME OUT PARTIAL``.
+"""One stage in a process of its own, to be killed.
 
-Prints ``ready`` when the work begins and a line for each layer or step as it is yielded.
+Processes are forked from one that has done what is done once (``multiprocessing``'s fork server, ``warm``).
 """
 
 from __future__ import annotations
 
-import sys
+import multiprocessing
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tasks.compression import training_loop
+from tasks.compression.budget import prune_by_sensitivity, quantize_to_budget
+from tasks.compression.casting import cast_folder
 from tasks.compression.distillation import distill_folder
 from tasks.compression.finetuning import finetune_folder
 from tasks.compression.layerwise import prune_folder, quantize_folder
 from tasks.compression.resuming import Partial
 from tasks.compression.slimming import slim_folder
 from tests.compression.small import blocks
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["pytest", "tests.compression.warm"])
 
 
 def work(stage: str, home: Path, out: Path, partial: Partial | None) -> Iterator[Any]:
@@ -28,8 +34,17 @@ def work(stage: str, home: Path, out: Path, partial: Partial | None) -> Iterator
             home / "teacher", out, blocks(16), method="sparsegpt", sparsity=0.0, pattern="2:4", partial=partial,
             keep_statistics=True,
         )  # fmt: skip
-    if stage == "quantize":
-        return quantize_folder(home / "teacher", out, blocks(16), method="gptq", bits=4, group_size=32, partial=partial)
+    if stage == "prune-sensitivity":
+        return prune_by_sensitivity(home / "teacher", out, blocks(16), method="wanda", sparsity=0.5, partial=partial)
+    if stage in ("quantize", "quantize-kept"):
+        source = home / ("teacher" if stage == "quantize" else "pruned")
+        return quantize_folder(source, out, blocks(16), method="gptq", bits=4, group_size=32, partial=partial)
+    if stage == "quantize-kept-budget":
+        return quantize_to_budget(
+            home / "pruned", out, blocks(16), method="rtn", mean_bits=4.0, group_size=32, partial=partial
+        )
+    if stage == "cast":
+        return cast_folder(home / "teacher", out, torch.bfloat16, partial)
     if stage == "slim":
         return slim_folder(home / "noisy", out, blocks(16), heads=0.5, channels=0.25, blocks=0.34, partial=partial)
     if stage.startswith("finetune"):
@@ -44,12 +59,12 @@ def work(stage: str, home: Path, out: Path, partial: Partial | None) -> Iterator
     return distill_folder(student, home / "teacher", out, blocks(16), **recipe, partial=partial)
 
 
-if __name__ == "__main__":
+def run(stage: str, home: Path, out: Path, folder: Path, told: Connection) -> None:
+    """The stage; says ``ready`` when the work begins, and each layer or step as it is yielded."""
     torch.set_num_threads(1)
     training_loop.SAVE_SECONDS = 0.0
-    stage, home, out, folder = sys.argv[1], *map(Path, sys.argv[2:])
-    partial = Partial(folder, lambda done: print(f"resumed {done}", flush=True))
-    print("ready", flush=True)
+    partial = Partial(folder, lambda done: told.send(f"resumed {done}"))
+    told.send("ready")
     for item in work(stage, home, out, partial):
-        print(getattr(item, "layer", None) or f"step {item.step}", flush=True)
-    print("finished", flush=True)
+        told.send(getattr(item, "layer", None) or f"step {item.step}")
+    told.send("finished")

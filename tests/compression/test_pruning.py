@@ -6,32 +6,38 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.compression.hessian import InputStatistics, accumulate, empty, inverse_factor, output_error
+from tasks.compression.hessian import BLOCK_COLUMNS, InputStatistics, accumulate, empty, inverse_factor, output_error
 from tasks.compression.pruning import Pattern, magnitude, smallest, sparsegpt, wanda
 from tests.compression.conftest import correlated, random_weight
 
 
-def prune_by_the_definition(weight: Tensor, statistics: InputStatistics, sparsity: float, damping: float) -> Tensor:
-    """Optimal brain surgeon, column by column, inverting the Hessian of the open columns each time."""
+def prune_by_the_definition(
+    weight: Tensor, statistics: InputStatistics, sparsity: float, damping: float, block: int
+) -> Tensor:
+    """Optimal brain surgeon, column by column, inverting the Hessian of the open columns each time; what is cut of each
+    ``block`` columns is chosen when the first of them is reached.
+    """
     gram = statistics.gram.double()
     gram = gram + damping * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=torch.float64)
     work = weight.double().clone()
     inverses = [torch.linalg.inv(gram[column:, column:]) for column in range(gram.shape[0])]
-    scores = work.square() / torch.stack([inverse[0, 0] for inverse in inverses])
-    cut = smallest(scores, sparsity)
+    pivots = torch.stack([inverse[0, 0] for inverse in inverses])
     for column, inverse in enumerate(inverses):
-        settled = work[:, column].masked_fill(cut[:, column], 0.0)
+        if column % block == 0:
+            part = slice(column, column + block)
+            cut = smallest(work[:, part].square() / pivots[part], sparsity)
+        settled = work[:, column].masked_fill(cut[:, column % block], 0.0)
         error = (work[:, column] - settled) / inverse[0, 0]
         work[:, column:] -= error[:, None] * inverse[0][None]
         work[:, column] = settled
     return work.float()
 
 
-@pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.8])
-def test_sparsegpt_is_the_plain_method(sparsity: float) -> None:
-    statistics, weight = correlated(24), random_weight(10, 24)
+@pytest.mark.parametrize(("sparsity", "columns"), [(0.2, 24), (0.5, 24), (0.8, 24), (0.5, 2 * BLOCK_COLUMNS + 32)])
+def test_sparsegpt_is_the_plain_method(sparsity: float, columns: int) -> None:
+    statistics, weight = correlated(columns), random_weight(10, columns)
     fast = sparsegpt(weight, inverse_factor(statistics, 0.01), sparsity)
-    plain = prune_by_the_definition(weight, statistics, sparsity, 0.01)
+    plain = prune_by_the_definition(weight, statistics, sparsity, 0.01, BLOCK_COLUMNS)
     assert torch.equal(fast == 0, plain == 0)
     torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4)
 

@@ -13,9 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.folder_facts import describe
 from tasks.compression.hessian import InputStatistics, output_error
+from tasks.compression.influence import influential_blocks
 from tasks.compression.layerwise import quantize_folder
 from tasks.compression.slimming import slim_folder
-from tasks.compression.structured import Shape, check_shares, influential_blocks, remove_columns, smaller_shape
+from tasks.compression.structured import Shape, check_shares, remove_columns, smaller_shape
 from tasks.errors import RefusedRecipe
 from tests.compression.conftest import correlated, random_weight
 from tests.compression.small import VOCABULARY, blocks, perturb, quantize, write_llama, write_tokenizer
