@@ -67,7 +67,8 @@ def picture(report: Report) -> Picture:
     at = {box.key: box for box in boxes}
     links = [(a.key, b.key) for a, b in zip(_models(report), _models(report)[1:], strict=False)]
     links += [("text", split) for split in report.splits]
-    links += [(_READS[stage.stage], stage.stage) for stage in report.stages if _READS.get(stage.stage) in report.splits]
+    read = ((_read(stage.stage, report), stage.stage) for stage in report.stages)
+    links += [(split, stage) for split, stage in read if split in report.splits]
     links += [("evaluation", "end")] if "evaluation" in report.splits else []
     links += [("end", box.key) for box in boxes if box.key.startswith("endpoint ")]
     arrows = tuple(_arrow(at[a], at[b]) for a, b in links)
@@ -122,6 +123,12 @@ def _data(report: Report) -> list[Box]:
         lines = (_amount(report.data, split), f"sha {short(digest)}")
         boxes.append(Box(split, "data", _x(1), below + row * (HEIGHT + GAP_Y), split, lines))
     return boxes
+
+
+def _read(stage: str, report: Report) -> str:
+    """The part that ``stage`` looks at; a student without questions of its own has its teacher's."""
+    part = _READS.get(stage, "")
+    return "teaching" if stage == "teach-reader" and part not in report.splits else part
 
 
 def _amount(data: DatasetRef | QuestionsRef, split: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tasks.adapters.model_folder import check_folder, read_json
 from tasks.adapters.questions import QuestionFile, deal, question_file, read_question_file, write_questions
 from tasks.adapters.sources import import_model
@@ -17,6 +19,8 @@ from tasks.settings import settings
 TINY, SYNTHETIC = "tiny-reader", "synthetic"
 TINY_BLOCKS, TINY_WIDTH, TINY_POSITIONS = 4, 32, 384
 HEADED = "ForQuestionAnswering"
+PRETRAINED_WIDTH, PRETRAINED_RATE = 128, 1e-3
+"""An encoder so wide has been pretrained by somebody, and forgets all of it at a higher rate."""
 
 
 # Not cached: the store remembers imports by the source's digest, which this task must look at each time
@@ -57,7 +61,7 @@ def check_reader(model: ModelRef, choice: ReaderChoice, recipe: ReaderRecipe) ->
 
     Raises:
         RefusedModel: it cannot answer and is not to be trained, or is no encoder of blocks.
-        RefusedRecipe: blocks or window do not fit it.
+        RefusedRecipe: blocks, window or learning rate do not fit it.
     """
     from tasks.compression.encoder_students import encoder_depth
 
@@ -71,6 +75,13 @@ def check_reader(model: ModelRef, choice: ReaderChoice, recipe: ReaderRecipe) ->
             remedy="set model.train to true, or give a folder that answers questions",
         )
     depth = encoder_depth(folder)
+    if depth < 2:
+        raise RefusedModel(
+            "the model has no blocks that a student could leave out",
+            observed=f"{model.architecture} with {depth} encoder blocks",
+            limit="at least 2",
+            remedy="use a BERT-type encoder, such as BERT, DistilBERT, RoBERTa or MiniLM",
+        )
     if not 1 <= recipe.blocks < depth:
         raise RefusedRecipe(
             "the student would not be smaller than its teacher",
@@ -86,6 +97,23 @@ def check_reader(model: ModelRef, choice: ReaderChoice, recipe: ReaderRecipe) ->
             limit=f"at most {positions} tokens, and fewer shared than a window has",
             remedy="lower recipe.window or recipe.stride",
         )
+    check_rate(config, recipe.learning_rate)
+
+
+def check_rate(config: dict[str, Any], rate: float) -> None:
+    """Refuse a learning rate at which a pretrained encoder would be trained to no use, for as long as it takes.
+
+    Raises:
+        RefusedRecipe: with rates that work.
+    """
+    width = int(config.get("hidden_size") or config.get("dim") or 0)
+    if width >= PRETRAINED_WIDTH and rate > PRETRAINED_RATE:
+        raise RefusedRecipe(
+            "the encoder would forget what it has learnt",
+            observed=f"a learning rate of {rate:g} for an encoder {width} wide",
+            limit=f"at most {PRETRAINED_RATE:g} from a width of {PRETRAINED_WIDTH}",
+            remedy="set recipe.learning_rate: 5e-5 for a large encoder or many questions, 2e-4 for a small one and few",
+        )
 
 
 # Not cached: a file may have changed under the same name: its digest is what enters the next task's key
@@ -96,7 +124,7 @@ def digest_questions(choice: QuestionsChoice) -> str:
 
 
 @network_task(
-    "fetch-questions-{choice.training}",
+    "fetch-questions-{choice.short}",
     cache_policy=StageKey(
         stage="fetch-questions",
         modules=("tasks.locate_reader", "tasks.adapters.questions", "tasks.compression.synthetic_questions"),

@@ -12,7 +12,6 @@ from prefect.runtime import flow_run
 from pydantic_core import to_jsonable_python
 
 from tasks.adapters import document_digests
-from tasks.adapters.questions import SPLITS as QUESTION_SPLITS
 from tasks.adapters.store import Store
 from tasks.adapters.surroundings import Surroundings, look_around
 from tasks.adapters.tokens import SPLITS, read_dataset
@@ -89,7 +88,7 @@ def data_facts(data: DatasetRef | QuestionsRef) -> DataFacts:
     told = json.loads(card)
     if isinstance(data, QuestionsRef):
         files = store.manifest(data.uri)["files"]
-        splits = {split: str(files[f"{split}.jsonl"]["sha256"]) for split in QUESTION_SPLITS}
+        splits = {split: str(files[f"{split}.jsonl"]["sha256"]) for split in data.splits}
         return DataFacts(splits, str(told["digest"]), card)
     arrays = read_dataset(folder).splits
     splits = {split: hashlib.sha256(getattr(arrays, split).tobytes()).hexdigest() for split in SPLITS}

@@ -34,8 +34,13 @@ class QuestionsRef(Value):
     name: Annotated[str, Place]
     licence: Annotated[str, Place]
     teaching: int = Field(description="Questions that a teacher is trained on")
-    training: int = Field(description="Questions that the student learns from")
+    training: int = Field(description="Questions that the student learns from; 0: the teaching ones")
     evaluation: int = Field(description="Held-out questions that the gate compares on")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of those that hold any questions."""
+        return tuple(split for split in ("teaching", "training", "evaluation") if getattr(self, split))
 
 
 class ReaderScore(Value):

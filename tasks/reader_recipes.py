@@ -42,7 +42,13 @@ class QuestionsChoice(Choice):
         min_length=1,
     )
     teaching: int = Field(960, ge=1, le=1_000_000, description="Questions that the teacher is trained on")
-    training: int = Field(320, ge=1, le=1_000_000, description="Questions that the student learns from")
+    training: int = Field(
+        320,
+        ge=0,
+        le=1_000_000,
+        description="Questions that the student learns from, other ones than the teacher's; 0: the teacher's again, "
+        "where questions are few",
+    )
     evaluation: int = Field(200, ge=20, le=100_000, description="Held-out questions that the gate compares on")
     seed: int = Field(0, ge=0, description="Order of the contexts")
 
@@ -65,7 +71,11 @@ class ReaderRecipe(Choice):
     epochs: int = Field(2, ge=1, le=100, description="Passes over the training questions")
     batch_windows: int = Field(16, ge=1, le=256, description="Windows a step")
     learning_rate: float = Field(
-        3e-3, gt=0, le=0.1, description="AdamW's own, at its peak: 5e-5 for a pretrained encoder, 3e-3 for tiny-reader"
+        3e-3,
+        gt=0,
+        le=0.1,
+        description="AdamW's own, at its peak: 3e-3 for tiny-reader; for a pretrained encoder 5e-5 where it is large "
+        "or questions are many, 2e-4 where it is small and they are few",
     )
     temperature: float = Field(2.0, gt=0, le=20, description="Softens teacher and student alike")
     hard_share: float = Field(0.1, ge=0, le=1, description="Weight of the true span, the rest is the teacher's")

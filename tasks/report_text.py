@@ -49,9 +49,9 @@ def _did(stage: Compressed, recipe: Recipe | ReaderRecipe) -> str:
     model = stage.model
     if isinstance(recipe, ReaderRecipe):
         return {
-            "train-teacher": f"trained it as the teacher ({recipe.teacher_epochs} passes over the teaching questions)",
+            "train-teacher": f"trained it as the teacher ({recipe.teacher_epochs} passes over its questions)",
             "drop-blocks": f"kept {recipe.blocks} of its blocks as the student",
-            "teach-reader": f"taught the student from the teacher ({recipe.epochs} passes over the training questions)",
+            "teach-reader": f"taught the student from the teacher ({recipe.epochs} passes over its questions)",
         }.get(stage.stage, "")
     if stage.stage == "train":
         return f"trained the uncompressed model on {stage.tokens:,} tokens"

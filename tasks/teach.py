@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,15 +68,16 @@ def _taught(
 ) -> Compressed:
     """Train what lies in ``folder``, whose handle is ``student``, and store it."""
     use_threads()
-    split, suffix = ("teaching", "teacher") if teacher is None else ("training", "distilled")
+    own = "training" if data.training else "teaching"
+    split, suffix = ("teaching", "teacher") if teacher is None else (own, "distilled")
     questions = read_questions(Store(settings().store).open(data.uri, data.digest), split)
     epochs = recipe.teacher_epochs if teacher is None else recipe.epochs
-    expected = math.ceil(len(questions) / recipe.batch_windows) * epochs
     steps: list[StepResult] = []
 
     def make(destination: Path, partial: Partial) -> None:
         made = _steps(folder, teacher, destination, questions, recipe, epochs, partial)
-        steps.extend(followed(stage, made, expected, "steps"))
+        first = next(made)  # it knows how many there are: a long context makes several windows
+        steps.extend(followed(stage, chain([first], made), first.steps, "steps"))
 
     made_from = {
         "student": student.digest,

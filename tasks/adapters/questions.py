@@ -94,7 +94,7 @@ def deal(questions: Sequence[Question], counts: dict[str, int], *, seed: int) ->
                     f"there are too few questions for the {split} split",
                     observed=f"{len(questions)} questions about {len(contexts)} contexts",
                     limit=", ".join(f"{name} {count}" for name, count in counts.items()) + ", no context in two splits",
-                    remedy="ask for fewer questions, or give more",
+                    remedy="ask for fewer, or give more; with data.training=0 the student learns from the teacher's",
                 )
             taken += contexts[context]
         dealt[split] = taken[: counts[split]]
@@ -105,13 +105,13 @@ def write_questions(folder: Path, splits: dict[str, list[Question]], source: Que
     """Write a file a split, and ``card.json`` with what they were made from, into the existing ``folder``."""
     for split, questions in splits.items():
         lines = (json.dumps(asdict(question), ensure_ascii=False) for question in questions)
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     card = {"source": source.name, "licence": source.licence, "digest": source.digest, "seed": seed}
     (folder / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_questions(folder: Path, split: str) -> list[Question]:
-    """One split of a folder that ``write_questions`` wrote."""
+    """One split of a folder that ``write_questions`` wrote; a split may be empty."""
     lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
     return [Question(**(entry | {"answers": tuple(entry["answers"])})) for entry in found]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForQuestionAnswering
+from transformers.utils import logging
 
 from tasks.compression.checkpoint import Checkpoint
 from tasks.compression.hidden_matching import KEPT_BLOCKS
@@ -46,7 +48,7 @@ def add_reader_head(source: Path, destination: Path, seed: int) -> None:
     Checkpoint(source)
     torch.manual_seed(seed)
     try:
-        with quiet():
+        with quiet(), _no_load_report():
             model, info = AutoModelForQuestionAnswering.from_pretrained(
                 source, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True,
@@ -59,6 +61,17 @@ def add_reader_head(source: Path, destination: Path, seed: int) -> None:
     with quiet():
         model.save_pretrained(destination)
     copy_tokenizer(source, destination)
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """transformers warns of a new head and of a pooler that is left out: both are meant, the rest is checked."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _no_encoder(observed: str) -> RefusedModel:

@@ -154,7 +154,7 @@ def evaluate_reader(
     model = load_reader(folder)
     began = time.perf_counter()
     with torch.inference_mode():
-        found = [_logits(model, windows, rows) for rows in parts(torch.arange(len(windows)), windows.length)]
+        found = [span_logits(model, windows, rows) for rows in parts(torch.arange(len(windows)), windows.length)]
     seconds = time.perf_counter() - began
     starts, ends = (torch.cat(side) for side in zip(*found, strict=True))
     answers = best_answers(starts, ends, windows, questions, max_answer_tokens=max_answer_tokens)
@@ -173,13 +173,22 @@ def _tokenizer(folder: Path) -> Path:
     return path
 
 
-def _logits(model: PreTrainedModel, windows: Windows, rows: Tensor) -> Logits:
+def span_logits(model: PreTrainedModel, windows: Windows, rows: Tensor) -> Logits:
+    """Start and end logits of the windows whose numbers are ``rows``, int64 (some,); ``FAR_BELOW`` at padding.
+
+    Padding that all of them share is not computed: real windows are half as long as the longest.
+    """
+    width = int(windows.attention[rows].sum(1).max())
     takes_segments = getattr(model.config, "type_vocab_size", 0) > 1  # DistilBERT and RoBERTa have none
-    segments = {"token_type_ids": windows.segments[rows]} if takes_segments else {}
-    mask = windows.attention[rows]
-    output: Any = model(input_ids=windows.tokens[rows], attention_mask=mask, **segments)
-    padding = mask == 0
-    return output.start_logits.masked_fill(padding, FAR_BELOW), output.end_logits.masked_fill(padding, FAR_BELOW)
+    segments = {"token_type_ids": windows.segments[rows, :width]} if takes_segments else {}
+    mask = windows.attention[rows, :width]
+    output: Any = model(input_ids=windows.tokens[rows, :width], attention_mask=mask, **segments)
+    padding, missing = mask == 0, (0, windows.length - width)
+
+    def whole(logits: Tensor) -> Tensor:
+        return functional.pad(logits.masked_fill(padding, FAR_BELOW), missing, value=FAR_BELOW)
+
+    return whole(output.start_logits), whole(output.end_logits)
 
 
 @dataclass(frozen=True)
@@ -217,9 +226,9 @@ def _distill(
         wanted = None
         if guide is not None:
             with torch.no_grad():
-                wanted = _logits(guide, windows, rows)
+                wanted = span_logits(guide, windows, rows)
         return span_loss(
-            _logits(model, windows, rows),
+            span_logits(model, windows, rows),
             wanted,
             windows.starts[rows],
             windows.ends[rows],

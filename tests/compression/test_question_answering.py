@@ -12,9 +12,16 @@ from transformers import AutoModelForQuestionAnswering
 
 from tasks.compression import training_loop
 from tasks.compression.encoder_students import keep_encoder_blocks
-from tasks.compression.question_answering import distill_reader, evaluate_reader, span_loss
+from tasks.compression.loading import load_reader
+from tasks.compression.question_answering import (
+    FAR_BELOW,
+    distill_reader,
+    evaluate_reader,
+    span_logits,
+    span_loss,
+)
 from tasks.compression.resuming import Partial
-from tasks.compression.spans import NO_ANSWER
+from tasks.compression.spans import NO_ANSWER, cut_windows
 from tasks.compression.synthetic_questions import LENGTH, make_questions, write_encoder
 from tasks.compression.training_loop import StepResult
 from tasks.errors import RefusedModel, RefusedRecipe, SlimlineError
@@ -101,6 +108,20 @@ def test_windows_without_answers_teach_nothing_hard() -> None:
     none = torch.tensor([NO_ANSWER, NO_ANSWER])
     loss = span_loss((logits, logits), None, none, none, temperature=1.0, hard_share=1.0)
     assert loss.total.item() == 0
+
+
+def test_shared_padding_is_left_out_and_changes_no_logit(home: Path) -> None:
+    questions = [*make_questions(6, seed=3, facts=1), *make_questions(1, seed=3, facts=4)]
+    windows = cut_windows(home / "raw" / "tokenizer.json", questions, length=LENGTH, stride=16)
+    model = load_reader(home / "teacher")
+    with torch.inference_mode():
+        output: Any = model(input_ids=windows.tokens, attention_mask=windows.attention, token_type_ids=windows.segments)
+        found = span_logits(model, windows, torch.arange(6))
+    padding = windows.attention[:6] == 0
+    assert padding.all(0).any(), "the longest window is not among the six"
+    for side, whole in zip(found, (output.start_logits, output.end_logits), strict=True):
+        assert side.shape == padding.shape and (side[padding] == FAR_BELOW).all()
+        torch.testing.assert_close(side[~padding], whole[:6][~padding], atol=1e-5, rtol=1e-5)
 
 
 def test_stopped_anywhere_it_ends_with_the_same_bytes(

@@ -97,6 +97,14 @@ def test_a_file_of_questions_and_an_encoder_that_does_not_fit(line: Line, taught
     few = ("-p", "data.teaching=200", "-p", "data.training=20", "-p", "data.evaluation=20")
     too_few = line.slimline("run", "reader", "-p", f"data.source={file}", *few)
     assert too_few.code == 1 and "RefusedData" in too_few.text and "teaching" in too_few.text
+    few = ("-p", "data.teaching=60", "-p", "data.training=0", "-p", "data.evaluation=20", "-p", "recipe.epochs=3")
+    lenient = ("-p", "gate.min_f1=0", "-p", "gate.max_f1_drop=1", "-p", "registered_name=slimline-shared")
+    shared = line.slimline("run", "reader", "-p", f"data.source={file}", *few, *lenient)
+    assert shared.code == 0, shared.text
+    losses = line.artifacts(shared.flow_run_id)["teach-reader-losses"]
+    assert len(values(losses)) == 12, "60 questions that its teacher had too, 16 a step, three epochs"
+    inputs = line.mlflow_run(line.mlflow_version("slimline-shared", "1")["run_id"])["inputs"]["dataset_inputs"]
+    assert {each["tags"][0]["value"] for each in inputs} == {"teaching", "evaluation"}
     too_deep = line.slimline("run", "reader", *SMALL, "-p", "recipe.blocks=4")
     assert too_deep.code == 1 and "RefusedRecipe" in too_deep.text
     assert set(line.task_runs(too_deep.flow_run_id)) >= {"check_reader"}

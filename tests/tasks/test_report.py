@@ -17,6 +17,7 @@ from tasks.adapters.surroundings import look_around
 from tasks.contracts import Compressed, LayerReport, RegisteredModel, Tracked
 from tasks.evidence_contracts import Evidence, ItemsRef, SliceScore, TextFigures, TrainingGain
 from tasks.evidence_tables import BY_LABEL, evidence_tables
+from tasks.lineage_picture import picture
 from tasks.reader_contracts import QuestionsRef, ReaderScore, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import Recipe
@@ -198,6 +199,15 @@ def reader_report() -> Report:
     )  # fmt: skip
     changed = {"recipe": ReaderRecipe(), "scorecard": READER, "data": data, "splits": teaching, "stages": stages}
     return REPORT.model_copy(update=changed | {"releases": ()})
+
+
+def test_a_student_without_questions_of_its_own_is_drawn_with_its_teachers() -> None:
+    report = reader_report()
+    shared = report.data.model_copy(update={"training": 0})
+    splits = {split: digest for split, digest in report.splits.items() if split in shared.splits}
+    assert list(splits) == ["teaching", "evaluation"]
+    drawn = picture(report.model_copy(update={"data": shared, "splits": splits}))
+    assert len(drawn.arrows) == len(picture(report).arrows) - 1, "the text's to the part that is not there"
 
 
 def test_a_reader_has_the_same_page_with_its_own_figures() -> None:
