@@ -27,7 +27,7 @@ import httpx
 
 from deployments.local.stack import ROOT, Stack
 
-STAGES = ("import-source", "describe", "fetch", "prune", "quantize", "distill", "export", "convert", "evaluate")
+STAGES = ("import_source", "describe", "fetch", "prune", "quantize", "distill", "export", "convert", "evaluate")
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def test_a_second_run_computes_nothing_and_moves_nothing(line: Line, released: F
         assert again.line(stage).endswith("cached"), again.text
     assert line.serving(ENDPOINT) == before
     runs = line.task_runs(again.flow_run_id)
-    assert {runs[name]["state_name"] for name in ("describe", "check-fit")} == {"Cached"}
+    assert {runs[name]["state_name"] for name in ("describe", "check_fit")} == {"Cached"}
     assert "/report.html" in line.artifacts(again.flow_run_id)["report"]["data"]
     assert "same key as the run before" in line.slimline("why", "quantize").text
 

@@ -140,5 +140,5 @@ def test_a_schedule_fires_finds_new_data_and_serves_it_and_fires_again_and_says_
     assert f"No document of the {len(old) + len(NEW)} documents" in said, said
     assert f"new since {MODEL} {version} (champion); at least {len(NEW)} are asked for" in said, said
     assert nothing["state"]["message"].lower() in said.lower()
-    assert not {"train", "import-source", "register"} & line.task_runs(nothing["id"]).keys()
+    assert not {"train", "import_source", "register"} & line.task_runs(nothing["id"]).keys()
     assert line.version_count(MODEL) == versions and f"-v{version}-" in line.serving(ENDPOINT)
