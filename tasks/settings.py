@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     datasets: Path | None = Field(
         default=None, description="Folder of hub data sets' copies, org/name below it as on the hub"
     )
+    # A 7 B model in 16 bits is 14 GB, and its compressed sisters lie beside it.
+    min_free_gb: float = Field(default=20, ge=0, description="Free space, GB, that slimline doctor wants for home")
     threads: int = Field(default=max(1, os.cpu_count() or 1), ge=1, description="Threads of heavy stages")
 
     @cached_property

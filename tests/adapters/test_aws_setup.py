@@ -88,6 +88,7 @@ class Aws:
             "AWS_ENDPOINT_URL": self.url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": REGION, "AWS_CONFIG_FILE": str(self.home / "config"),
             "AWS_SHARED_CREDENTIALS_FILE": str(self.home / "credentials"), "AWS_EC2_METADATA_DISABLED": "true",
+            "SLIMLINE_MIN_FREE_GB": "0",  # of whatever machine this is
             "SLIMLINE_HOME": str(self.home), "SLIMLINE_BUCKET": BUCKET, "SLIMLINE_IMAGE": IMAGE,
             "SLIMLINE_ROLE_ARN": f"arn:aws:iam::{ACCOUNT}:role/slimline-endpoint",
             "SLIMLINE_MLFLOW_URL": "http://127.0.0.1:9", "PREFECT_API_URL": "http://127.0.0.1:9/api",
