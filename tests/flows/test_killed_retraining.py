@@ -1,6 +1,7 @@
 """A retraining whose process is killed under the worker: in its training, and between its registration and its release.
 
-The next run goes on each time, and what it ends with is what a training that nobody killed ends with.
+The next run goes on each time, and what it ends with is what a training that nobody killed ends with. Minutes, on two
+cores that other tests use too: it runs with ``--kills 2`` or more, as ``test_killed_release.py`` has its long form.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ PARAMETERS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def deployment(line: Line) -> str:
+def deployment(line: Line, request: pytest.FixtureRequest) -> str:
+    if request.config.getoption("kills") < 2:
+        pytest.skip("takes minutes: python -m pytest tests/flows/test_killed_retraining.py --kills 2")
     preset = next(each for each in line.prefect("deployments/filter") if each["name"] == "retrain-tiny")
     made = line.prefect(
         "deployments/", name=MODEL, flow_id=preset["flow_id"], work_pool_name="slimline", path=str(ROOT),
