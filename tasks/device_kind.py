@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from importlib.metadata import version
 
-from tasks.adapters.notes import read_json, write_whole
+from tasks.adapters.notes import read_json, write_json
 from tasks.adapters.processor import instructions
 from tasks.settings import settings
 
@@ -21,7 +20,7 @@ def device_class() -> str:
     known = read_json(noted)
     if known is None or known["chosen_by"] != here:
         known = {"chosen_by": here, "device": _ask_torch()}
-        write_whole(noted, json.dumps(known))
+        write_json(noted, known)
     return str(known["device"])
 
 

@@ -26,6 +26,9 @@ class Question:
     start: int
 
 
+QUESTION_SPLITS = ("teaching", "training", "evaluation")
+
+
 class QuestionsRef(Value):
     """Questions in the artifact store: three splits that share no context."""
 
@@ -40,7 +43,7 @@ class QuestionsRef(Value):
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of those that hold any questions."""
-        return tuple(split for split in ("teaching", "training", "evaluation") if getattr(self, split))
+        return tuple(split for split in QUESTION_SPLITS if getattr(self, split))
 
 
 class ReaderScore(Value):

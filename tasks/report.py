@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 
+from tasks.adapters.tracking import Tracking
 from tasks.contracts import Made, RegisteredModel, Rollout, Tracked
 from tasks.lineage import lineage_of, markdown_of
 from tasks.lineage_tree import clock
@@ -55,7 +56,7 @@ def record_report(
         prefect_url=flow_run.ui_url or "",
         surroundings=dataclasses.asdict(surroundings()),
     )
-    _publish(report)
+    _publish(tracking(), report)
 
 
 @network_task("report-{rollout.phase}")
@@ -64,26 +65,26 @@ def report_rollout(rollout: Rollout) -> None:
     before there were reports. A release that moved nothing adds nothing: the page is linked to, as it is.
     """
     run_id = rollout.registered.run_id
-    text = tracking().read_file(run_id, FACTS) if run_id else None
+    books = tracking()
+    text = books.read_file(run_id, FACTS) if run_id else None
     if text is None:
         return
     if rollout.phase == "unchanged":
-        _link(run_id)
+        _link(books, run_id)
         return
     report, url = Report.model_validate_json(text), flow_run.ui_url or ""
     note = ReleaseNote(rollout=rollout, at=clock(datetime.now(UTC)), prefect_url=url)
     others = tuple(each for each in report.releases if not url or each.prefect_url != url)  # written again by a retry
-    _publish(report.model_copy(update={"registered": rollout.registered, "releases": (*others, note)}))
+    _publish(books, report.model_copy(update={"registered": rollout.registered, "releases": (*others, note)}))
 
 
-def _publish(report: Report) -> None:
-    books, run_id = tracking(), report.tracked.run_id
-    picture = lineage_svg(report)
+def _publish(books: Tracking, report: Report) -> None:
+    run_id, picture = report.tracked.run_id, lineage_svg(report)
     registered = report.registered
     tree = markdown_of(lineage_of(f"{registered.name}/{registered.version}")) if registered else ""
     files = {PAGE: report_html(report), FACTS: report.model_dump_json(), PICTURE: picture}
     books.log_files(run_id, files | ({TREE: tree} if tree else {}))
-    _link(run_id)
+    _link(books, run_id)
     image = base64.b64encode(picture.encode()).decode()
     create_markdown_artifact(
         f"![Lineage of {report.title}](data:image/svg+xml;base64,{image})\n\n{tree}",
@@ -91,8 +92,8 @@ def _publish(report: Report) -> None:
     )  # fmt: skip
 
 
-def _link(run_id: str) -> None:
+def _link(books: Tracking, run_id: str) -> None:
     create_link_artifact(
-        tracking().file_url(run_id, PAGE), "Report", key="report",
+        books.file_url(run_id, PAGE), "Report", key="report",
         description="Scorecard, layers, trade, rollout, lineage, recipe and environment on one page",
     )  # fmt: skip

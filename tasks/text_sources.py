@@ -17,7 +17,7 @@ from tasks.adapters.aws_connection import Connection
 from tasks.adapters.document_digests import digest_of
 from tasks.adapters.documents import Extract, Reading
 from tasks.adapters.hub_data import HubName, HubPlaces, hub_name, read_hub
-from tasks.adapters.notes import write_whole
+from tasks.adapters.notes import write_json
 from tasks.adapters.records import format_of
 from tasks.adapters.s3_data import check_s3, read_s3, s3_place
 from tasks.adapters.texts import KNOWN, Text, check_text_source, no_labels, read_text, refused_source, text_of
@@ -146,7 +146,7 @@ def _keep(text: Text) -> None:
     if text.name in KNOWN:
         return
     kept = _kept(text.digest, labels.digest_of(text.labels))
-    write_whole(kept, json.dumps(asdict(text), ensure_ascii=False))
+    write_json(kept, asdict(text))
     with suppress(FileNotFoundError):  # another process makes room too
         for old in sorted(kept.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
             old.unlink(missing_ok=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` in one step; its folder is made where it is absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{uuid.uuid4().hex}")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
     part.replace(path)
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import RefusedData
-from tasks.reader_contracts import Question
+from tasks.reader_contracts import QUESTION_SPLITS, Question
 
-SPLITS = ("teaching", "training", "evaluation")
 _SUFFIXES = (".json", ".jsonl")
 
 
@@ -85,7 +84,7 @@ def deal(questions: Sequence[Question], counts: dict[str, int], *, seed: int) ->
     order = sorted(contexts)
     random.Random(seed).shuffle(order)
     remaining, dealt = iter(order), dict[str, list[Question]]()
-    for split in reversed(SPLITS):
+    for split in reversed(QUESTION_SPLITS):
         taken: list[Question] = []
         while len(taken) < counts[split]:
             context = next(remaining, None)

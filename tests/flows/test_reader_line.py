@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.adapters.questions import SPLITS as QUESTION_SPLITS
 from tasks.compression.synthetic_questions import make_questions
+from tasks.reader_contracts import QUESTION_SPLITS
 from tests.flows.conftest import Finished, Line, values
 
 MODEL = "slimline-reader"

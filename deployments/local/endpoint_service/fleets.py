@@ -171,7 +171,7 @@ class Fleet:
         new = [self._worker(variant, len(variant.workers) + n, program) for n in range(wanted)]
         try:
             await all_of([self._launch(worker) for worker in new])
-        except BaseException:
+        except BaseException:  # a cancelled launch too: no process outlives the fleet that it was for
             await asyncio.gather(*(worker.stop(1.0) for worker in new))
             raise
         variant.workers.extend(new)

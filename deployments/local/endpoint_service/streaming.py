@@ -70,8 +70,8 @@ class Streams:
         stream = _Stream(name, target, gone, began, began + self._limit)
         try:
             reply = await _before(gone, self._open(stream, sent, body))
-        except BaseException:
-            stream.record(200, None)  # the client went away: no error of the model
+        except BaseException:  # cancelled, which is how it is told that the client went away: no error of the model
+            stream.record(200, None)
             stream.close()
             raise
         if reply is not None:

@@ -84,7 +84,7 @@ class Worker:
         try:
             await self._spawn()
             await self._wait_healthy(client)
-        except BaseException:
+        except BaseException:  # a cancelled start too leaves no process
             await self.stop(grace=1.0)
             raise
         self.healthy = True
