@@ -34,7 +34,14 @@ def record_report(
     made: Made | MadeReader,
     registered: RegisteredModel | None = None,
 ) -> None:
-    """The report in MLflow, with a link to it on the run page, and the lineage as a picture on both."""
+    """The report in MLflow, with a link to it on the run page, and the lineage as a picture on both. A run that came
+    to a version that was there already links to the report of the run that made it: figures and verdict are the same,
+    and its releases stand there.
+    """
+    books = tracking()
+    if registered is not None and registered.run_id != tracked.run_id and books.has_file(registered.run_id, PAGE):
+        _link(books, registered.run_id)
+        return
     facts, exported = data_facts(made.data), made.exported if isinstance(made, Made) else None
     names = [stage.stage for stage in made.stages] + (["export"] if exported else [])
     answers = {name: was_cached(name) for name in names}
@@ -56,7 +63,7 @@ def record_report(
         prefect_url=flow_run.ui_url or "",
         surroundings=dataclasses.asdict(surroundings()),
     )
-    _publish(tracking(), report)
+    _publish(books, report)
 
 
 @network_task("report-{rollout.phase}")

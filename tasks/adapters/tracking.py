@@ -182,11 +182,15 @@ class Tracking:
 
     def read_file(self, run_id: str, path: str) -> str | None:
         """A text file of the run, or none where it has no such file."""
-        folder = path.rpartition("/")[0]
-        if path not in {entry.path for entry in self._client.list_artifacts(run_id, folder or None)}:
+        if not self.has_file(run_id, path):
             return None
         with tempfile.TemporaryDirectory() as local:
             return Path(self._client.download_artifacts(run_id, path, local)).read_text(encoding="utf-8")
+
+    def has_file(self, run_id: str, path: str) -> bool:
+        """Whether the run has this file."""
+        folder = path.rpartition("/")[0]
+        return path in {entry.path for entry in self._client.list_artifacts(run_id, folder or None)}
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of the run, each cut at MLflow's limit."""

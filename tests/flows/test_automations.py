@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
 from prefect.settings.models.flows import FlowsSettings
@@ -30,6 +31,14 @@ def test_automations_are_applied_and_left_alone_where_they_are_the_same(line: Li
     command = [sys.executable, "-m", "deployments.automations"]
     subprocess.run(command, env=line.stack.full_environment(), cwd=ROOT, check=True, timeout=120)
     assert automations(line) == before, "a replaced one would forget the runs that it waits to hear from"
+
+
+def test_a_run_is_one_process_that_starts_prefects_engine_once(line: Line) -> None:
+    """Without a command of its own the worker would start Python twice for each run."""
+    pool = httpx.get(f"{line.stack.prefect_url}/api/work_pools/slimline").raise_for_status().json()
+    command = pool["base_job_template"]["variables"]["properties"]["command"]["default"]
+    assert command.endswith("-m deployments.engine")
+    assert command.split()[0] == sys.executable
 
 
 def test_a_live_run_of_a_worker_that_nobody_configured_is_not_called_dead() -> None:

@@ -240,7 +240,9 @@ def test_a_second_run_computes_nothing_and_moves_nothing(line: Line, released: F
     assert line.serving(ENDPOINT) == before
     runs = line.task_runs(again.flow_run_id)
     assert {runs[name]["state_name"] for name in ("describe", "check_fit")} == {"Cached"}
-    assert "/report.html" in line.artifacts(again.flow_run_id)["report"]["data"]
+    maker = line.mlflow_version(MODEL, line.alias(MODEL, "champion") or "")["run_id"]
+    artifacts = line.artifacts(again.flow_run_id)
+    assert f"runs/{maker}/artifacts/report/report.html" in artifacts["report"]["data"], "the version has one report"
     assert "same key as the run before" in line.slimline("why", "quantize").text
 
 
