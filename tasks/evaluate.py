@@ -11,7 +11,7 @@ from tasks.adapters.tokens import TokenSplits, read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import DatasetRef, ModelRef, Scorecard
 from tasks.evaluation_recipes import EvaluationChoice
-from tasks.evidence_contracts import AnswerFigures, Evidence, Generation, SliceScore
+from tasks.evidence_contracts import SLICE_CONFIDENCE, AnswerFigures, Evidence, Generation, SliceScore
 from tasks.retrying import compute_task
 from tasks.score_blocks import Shards, document_end, keep, label_masks, loaded
 from tasks.settings import settings
@@ -151,24 +151,28 @@ def _continued(
 def _slices(items: tuple[Item, ...]) -> tuple[SliceScore, ...]:
     import math
 
-    from tasks.compression.items import slice_totals
+    from tasks.compression.items import SliceSums, slice_change, slice_totals
     from tasks.compression.slices import LABEL
 
-    def perplexity(nll: float, positions: int) -> float:
-        return math.exp(min(700.0, nll / positions))
+    def exponential(value: float) -> float:
+        return math.exp(min(700.0, value))
 
-    return tuple(
-        SliceScore(
+    def score(name: str, sums: SliceSums) -> SliceScore:
+        change = slice_change(items, name)
+        lower, upper = change.lower(SLICE_CONFIDENCE), change.upper(SLICE_CONFIDENCE)
+        return SliceScore(
             name=name.removeprefix(LABEL),
             by="label" if name.startswith(LABEL) else "text",
-            blocks=sum(name in item.slices for item in items),
+            blocks=change.items,
             positions=sums.positions,
-            baseline_perplexity=perplexity(sums.baseline_nll, sums.positions),
-            candidate_perplexity=perplexity(sums.candidate_nll, sums.positions),
+            baseline_perplexity=exponential(sums.baseline_nll / sums.positions),
+            candidate_perplexity=exponential(sums.candidate_nll / sums.positions),
             agreement=sums.agreed / sums.positions,
+            ratio_lower=None if lower is None else exponential(lower),
+            ratio_upper=None if upper is None else exponential(upper),
         )
-        for name, sums in slice_totals(items).items()
-    )
+
+    return tuple(score(name, sums) for name, sums in slice_totals(items).items())
 
 
 def _generation(pairs: list[AnswerPair], choice: EvaluationChoice) -> Generation:

@@ -68,6 +68,9 @@ def worst(checks: Sequence[GateCheck]) -> Verdict:
     return next((each for each in order if each in said), "passed" if passed else "failed")
 
 
+SLICE_CONFIDENCE = 0.95
+
+
 class SliceScore(Value):
     """A part of the held-out positions."""
 
@@ -82,6 +85,10 @@ class SliceScore(Value):
     baseline_perplexity: float
     candidate_perplexity: float
     agreement: float
+    ratio_lower: float | None = Field(
+        default=None, description="Lower end of the one-sided 95 % interval of the ratio, paired over blocks"
+    )
+    ratio_upper: float | None = Field(default=None, description="The same at the upper end; none from one block alone")
 
     @property
     def ratio(self) -> float:

@@ -6,9 +6,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.contracts import GateCheck, Scorecard
-from tasks.evidence_contracts import Evidence, Generation, LoadFigure, SliceScore, TaskScore, TrainingGain
+from tasks.evidence_contracts import (
+    SLICE_CONFIDENCE,
+    Evidence,
+    Generation,
+    LoadFigure,
+    SliceScore,
+    TaskScore,
+    TrainingGain,
+)
 
 BY_LABEL = "By label of the documents, the worst first"
+SLICES_NOTE = (
+    f"Each end is that of a one-sided interval at {SLICE_CONFIDENCE:.0%}, paired over the blocks. No limit applies to "
+    "a slice, and of twenty ends one lies on the wrong side by chance."
+)
 
 
 @dataclass(frozen=True)
@@ -130,12 +142,15 @@ def _slice_table(title: str, what: str, slices: Sequence[SliceScore]) -> Table:
             f"{each.baseline_perplexity:.2f}",
             f"{each.candidate_perplexity:.2f}",
             f"{each.ratio:.3f}",
+            _ends(each.ratio_lower, each.ratio_upper),
             f"{each.agreement:.1%}",
         )
         for each in slices
     ]
-    head = (what, "positions", "blocks", "perplexity, original", "compressed", "ratio", "same next token")
-    return Table(title, head, tuple(rows))
+    head = (
+        what, "positions", "blocks", "perplexity, original", "compressed", "ratio", "surely within", "same next token",
+    )  # fmt: skip
+    return Table(title, head, tuple(rows), (SLICES_NOTE,))
 
 
 def _generation(found: Generation) -> Table:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from tasks.compression.paired import PairedMean
+
 ITEMS, TOKEN_KL = "items.jsonl", "token_kl.safetensors"
 BASELINE, CANDIDATE, PACKED = "baseline", "candidate", "packed"
 
@@ -129,3 +131,9 @@ def slice_totals(items: Sequence[Item]) -> dict[str, SliceSums]:
         )
         for name, parts in sorted(found.items())
     }
+
+
+def slice_change(items: Sequence[Item], name: str) -> PairedMean:
+    """Log of the slice's perplexity, candidate ÷ original, paired over the blocks that it stands in."""
+    parts = [item.slices[name] for item in items if name in item.slices]
+    return PairedMean([part.candidate_nll - part.baseline_nll for part in parts], [part.positions for part in parts])

@@ -9,8 +9,20 @@ import pytest
 import torch
 
 from tasks.compression.block_scoring import quality, score_blocks
-from tasks.compression.items import BASELINE, CANDIDATE, Scores, joined, read_scores, slice_totals, write_scores
+from tasks.compression.items import (
+    BASELINE,
+    CANDIDATE,
+    Item,
+    Scores,
+    SliceSums,
+    joined,
+    read_scores,
+    slice_change,
+    slice_totals,
+    write_scores,
+)
 from tasks.compression.loading import load_for_compute
+from tasks.compression.paired import PairedMean
 from tasks.compression.scoring import Scored, TorchScored
 from tasks.compression.slices import slices
 from tests.compression.small import blocks, quantize, write_llama
@@ -75,6 +87,19 @@ def test_slices_by_document_and_by_place_share_out_all_positions(whole: Scores) 
         assert sum(sums.positions for sums in group.values()) == 7 * 149
         wanted = whole.sums(CANDIDATE, lambda sums: sums.nll).sum()
         assert sum(sums.candidate_nll for sums in group.values()) == pytest.approx(wanted)
+
+
+def test_a_slice_has_the_interval_of_the_blocks_that_it_stands_in() -> None:
+    """Of ten blocks, each with its own change, the slice stands in four: the other six say nothing of it."""
+    changes = [0.1, 0.2, 0.3, 0.4] + [9.0] * 6
+    items = [
+        Item(number, 10, {}, {"here" if number < 4 else "there": SliceSums(10, 20.0, 20.0 + 10 * change, 9)})
+        for number, change in enumerate(changes)
+    ]
+    found, alone = slice_change(items, "here"), PairedMean(changes[:4])
+    assert found.value == pytest.approx(0.25)
+    assert (found.lower(0.95), found.upper(0.95)) == pytest.approx((alone.lower(0.95), alone.upper(0.95)))
+    assert slice_change(items[:1], "here").upper(0.95) is None, "one block has no spread"
 
 
 def test_slices_by_label_are_those_of_the_predicted_tokens(forms: dict[str, Scored], tokens: torch.Tensor) -> None:

@@ -254,7 +254,7 @@ def test_slices_by_label_are_a_table_of_their_own_with_the_worst_first() -> None
     def of(name: str, compressed: float, by: Literal["text", "label"]) -> SliceScore:
         return SliceScore(
             name=name, by=by, positions=1200, blocks=3, baseline_perplexity=10, candidate_perplexity=compressed,
-            agreement=0.9,
+            agreement=0.9, ratio_lower=compressed / 10 - 0.05, ratio_upper=None if name == "birds" else 1.4,
         )  # fmt: skip
 
     slices = (of("after 64 tokens", 11, "text"), of("birds", 11, "label"), of("<i>frogs", 13, "label"))
@@ -262,8 +262,8 @@ def test_slices_by_label_are_a_table_of_their_own_with_the_worst_first() -> None
     scorecard = SCORECARD.model_copy(update={"evidence": evidence})
     by_text, by_label = evidence_tables(scorecard)
     assert [row[0] for row in by_text.rows] == ["after 64 tokens"]
-    assert [(row[0], row[1], row[2], row[5]) for row in by_label.rows] == [
-        ("<i>frogs", "1,200", "3", "1.300"), ("birds", "1,200", "3", "1.100"),
+    assert [(row[0], row[1], row[2], row[5], row[6]) for row in by_label.rows] == [
+        ("<i>frogs", "1,200", "3", "1.300", "1.250 – 1.400"), ("birds", "1,200", "3", "1.100", "–"),
     ]  # fmt: skip
     page = report_html(REPORT.model_copy(update={"scorecard": scorecard}))
     assert f"<h3>{BY_LABEL}</h3>" in page and "&lt;i&gt;frogs" in page and "<i>" not in page
