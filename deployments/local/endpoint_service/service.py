@@ -55,6 +55,7 @@ from deployments.local.endpoint_service.workers import free_port
 
 _STOP_SECONDS = 2.0  # what a model server gets between SIGTERM and SIGKILL when the service goes
 _TICK = 0.1  # wall seconds between looks for alarms that are due
+_KEEP = 0.5  # wall seconds between looks for what jobs have changed
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class _Running:
 
     async def _serve(self, listener: socket.socket, ended: asyncio.Future[Any]) -> None:
         server = _Server(_uvicorn(self.app))
-        beside = [asyncio.create_task(self._tick()), asyncio.create_task(self.mirror.follow())]
+        beside = [asyncio.create_task(each) for each in (self._tick(), self._keep(), self.mirror.follow())]
         beside += [asyncio.create_task(self.capture.follow()), asyncio.create_task(self.queues.follow())]
         beside += [asyncio.create_task(self.journal.follow())]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -230,8 +231,15 @@ class _Running:
             self.endpoints.sample()
             self.alarms.evaluate_due(self.clock.now())
             self.scaler.tick()
-            self.snapshot.save()  # a job may have moved an endpoint on
             await asyncio.sleep(_TICK)
+
+    async def _keep(self) -> None:
+        """Save what jobs have changed; operations save for themselves. Telling whether anything has changed takes
+        milliseconds once there are dozens of endpoints.
+        """
+        while True:
+            self.snapshot.save()
+            await asyncio.sleep(_KEEP)
 
 
 def _uvicorn(app: App) -> uvicorn.Config:
