@@ -6,6 +6,7 @@ connection, each task writes the same again.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,13 @@ _log = logging.getLogger(__name__)
 
 
 def tracking() -> Tracking:
-    return Tracking(settings().mlflow_url, settings().experiment)
+    return _tracking(settings().mlflow_url, settings().experiment)
+
+
+@functools.cache
+def _tracking(url: str, experiment: str) -> Tracking:
+    """One for all tasks of a process: each would ask for the experiment's id again."""
+    return Tracking(url, experiment)
 
 
 @contextmanager
