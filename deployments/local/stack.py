@@ -119,7 +119,7 @@ class Stack:
         python = sys.executable
         yield (
             "prefect",
-            [python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.base_port)],
+            [python, "-m", "deployments.local.prefect_server", "--port", str(self.base_port)],
             f"{self.prefect_url}/api/health",
         )
         store = [
