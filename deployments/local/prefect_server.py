@@ -3,8 +3,8 @@
 It is the application that ``prefect server start`` serves, with two things more, both for its SQLite.
 
 A transaction that began to read before another one's commit is refused (``SQLITE_BUSY_SNAPSHOT``,
-https://www.sqlite.org/rescode.html), the server answers 503, and Prefect's clients, told nothing, wait two seconds, then
-four, for a transaction that would succeed at once. With ``Retry-After`` (RFC 9110 10.2.3) they wait as long as it says.
+https://www.sqlite.org/rescode.html), the server answers 503, and Prefect's clients, told nothing, wait two seconds,
+then four, for a transaction that would succeed at once. With ``Retry-After`` (RFC 9110 10.2.3) they wait as it says.
 
 A refused statement's cursor stays in the error's traceback, a cycle, until the garbage collector finds it. On the event
 loop's thread it would then wait for the mutex of a connection that meanwhile may be waiting for the database, which
