@@ -1,6 +1,6 @@
 """Register the work pool, every deployment of ``prefect.yaml`` and the automations with the Prefect server of
-``PREFECT_API_URL``: ``python -m deployments.registration``, in the folder that the worker starts in. What is there
-already is replaced by what the files say.
+``PREFECT_API_URL``: ``python -m deployments.registration``, on the machine, with the Python and in the folder of the
+worker, since pool and deployments name both. What is there already is replaced by what the files say.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def worst(checks: Sequence[GateCheck]) -> Verdict:
     return next((each for each in order if each in said), "passed" if passed else "failed")
 
 
-SLICE_CONFIDENCE = 0.95
+SLICE_CONFIDENCE = 0.95  # of each end of a slice's interval
 
 
 class SliceScore(Value):

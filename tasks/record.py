@@ -68,9 +68,8 @@ def recorded_run(name: str, recipe: Recipe | ReaderRecipe, part: str = "") -> It
     tracked = open_record(name, recipe, part)
     try:
         yield tracked
-    except (
-        BaseException
-    ):  # Prefect cancels a run by one of its own, and Ctrl-C is one: the MLflow run must not stay open
+    except BaseException:
+        # Prefect cancels a run by one of its own, and Ctrl-C is one: the MLflow run must not stay open.
         try:
             close_record(tracked, "FAILED")
         except Exception as error:  # noqa: BLE001 - the cause of the failure is what a person must see

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 import yaml
 from prefect.settings.models.flows import FlowsSettings
@@ -35,7 +34,7 @@ def test_automations_are_applied_and_left_alone_where_they_are_the_same(line: Li
 
 def test_a_run_is_one_process_that_starts_prefects_engine_once(line: Line) -> None:
     """Without a command of its own the worker would start Python twice for each run."""
-    pool = httpx.get(f"{line.stack.prefect_url}/api/work_pools/slimline").raise_for_status().json()
+    pool = line.prefect_get("work_pools/slimline")
     command = pool["base_job_template"]["variables"]["properties"]["command"]["default"]
     assert command.endswith("-m deployments.engine")
     assert command.split()[0] == sys.executable

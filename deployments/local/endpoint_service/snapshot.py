@@ -1,9 +1,10 @@
 """The service's state on disk, so that it survives a restart: ``state.json``, written beside its place and renamed.
 
-Saved after every operation that changes something and whenever a job has moved an endpoint on. Kept: models,
-configurations, endpoints with their weights, counts, history and deployment under way, tags, alarms with their state,
-scalable targets with policies, schedules and activities, transform jobs, and the clock's time. Not kept: requests under
-way. S3 has a mirror of its own (``s3_mirror.py``), metrics and the alarms' history a journal (``journal.py``).
+Saved after every operation that changes something, and within half a second when a job has moved an endpoint on. Kept:
+models, configurations, endpoints with their weights, counts, history and deployment under way, tags, alarms with their
+state, scalable targets with policies, schedules and activities, transform jobs, and the clock's time. Not kept:
+requests under way. S3 has a mirror of its own (``s3_mirror.py``), metrics and the alarms' history a journal
+(``journal.py``).
 
 A service that comes back shows its endpoints as SystemUpdating while their model servers start, then goes on with a
 deployment that was under way, from its beginning: the old fleet serves until the new one is healthy again. So does a
