@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import resource
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.children import in_child
 from tasks.recipes import DataChoice, Recipe
 
 QUICK_BLOCKS, QUICK_TOKENS = 4, 64
@@ -68,7 +68,7 @@ def measure(model: str | None, *, quick: bool, threads: int = 0) -> Iterator[Row
         for stage in recipe.order:
             print(f"{stage} …", file=sys.stderr, flush=True)
             job = (stage, recipe.model_dump(), source, original, work / stage, tokens[stage == "distill"], threads)
-            yield _in_child(job)
+            yield in_child(_stage, *job)
             source = work / stage
 
 
@@ -114,11 +114,6 @@ def token_files(model: Path, data: DataChoice, quick: bool, work: Path) -> tuple
     for file, ids in zip(files, splits, strict=True):
         np.save(file, ids.astype(np.int64), allow_pickle=False)
     return files[0], files[1], files[2]
-
-
-def _in_child(job: tuple[Any, ...]) -> Row:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_stage, job)
 
 
 def _stage(

@@ -7,9 +7,11 @@ of the median step. CPU seconds leave out time that other jobs took, but not the
 seconds leave out neither. Resident memory is the child's after decoding, its Python and libraries included.
 
 llama.cpp is for comparison and no dependency: ``pip install llama-cpp-python`` compiles it for this machine (20 minutes
-on two cores). The same bit width is a q4_0 file: ``llama_model_quantize`` of that package, or llama.cpp's own
-``llama-quantize --allow-requantize FILE.gguf q4_0.gguf Q4_0``, makes one of the GGUF file inside the model's package
-(``downloads`` below Slimline's home).
+on two cores). Some virtual machines say that they have AMX and fault at its first instruction: there
+``CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON -DGGML_AMX_INT8=OFF"`` leaves it out. The same
+bit width is a q4_0 file: ``llama_model_quantize`` of that package, or llama.cpp's own ``llama-quantize
+--allow-requantize FILE.gguf q4_0.gguf Q4_0``, makes one of the GGUF file inside the model's package (``downloads``
+below Slimline's home).
 
 Then the exported file itself is scored beside the packed folder on held-out tokens. ``--quick`` takes the seeded
 two-block model and random tokens: it shows that the benchmark works, and its figures mean nothing else.
@@ -20,14 +22,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import multiprocessing
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.children import in_child
 from benchmarks.decode_speed import Speed, measure_speed
 
 PROMPT_TOKENS, STEPS = 256, 64
@@ -118,26 +120,26 @@ def measure(options: argparse.Namespace) -> Iterator[Speed | Quality]:
         else:
             tokens = np.load(options.tokens, allow_pickle=False)[:SCORED_BLOCKS].astype(np.int64)
         exported = work / "onnx"
-        _in_child(_export, packed, exported)
+        in_child(_export, packed, exported)
         for variant, kind, folder in (
             ("dense, torch float32", "torch", dense),
             ("packed, torch float32", "torch", packed),
             (SERVED, "onnx", exported),
         ):
-            yield _in_child(measure_speed, variant, kind, folder, tokens[:1, :length], steps, options.threads)
+            yield in_child(measure_speed, variant, kind, folder, tokens[:1, :length], steps, options.threads)
         if options.gguf is None or importlib.util.find_spec("llama_cpp") is None:
             print("llama.cpp not measured: give --gguf, and install llama-cpp-python", file=sys.stderr, flush=True)
         else:
-            yield _in_child(
+            yield in_child(
                 measure_speed, "llama.cpp", "gguf", options.gguf, tokens[:1, :length], steps, options.threads
             )
-        yield _in_child(_quality, exported, packed, tokens, options.threads)
+        yield in_child(_quality, exported, packed, tokens, options.threads)
 
 
 def _quick(work: Path) -> tuple[Path, Path]:
     """The seeded two-block model, dense and rounded to 4 bits."""
     dense, packed = work / "dense", work / "packed"
-    _in_child(_make_tiny, dense, packed)
+    in_child(_make_tiny, dense, packed)
     return dense, packed
 
 
@@ -152,11 +154,6 @@ def _make_tiny(dense: Path, packed: Path) -> None:
     tokens = torch.zeros((1, QUICK_PROMPT_TOKENS), dtype=torch.int64)
     settings: dict[str, Any] = {"method": "rtn", "bits": 4, "group_size": 32, "symmetric": True, "damping": 0.01}
     list(quantize_folder(dense, packed, tokens, **settings))
-
-
-def _in_child(work: Callable[..., Any], *arguments: Any) -> Any:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
 
 
 def _export(packed: Path, exported: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.children import in_child
 from benchmarks.compression_stages import model_folder, token_files
 from tasks.recipes import DataChoice
 
@@ -99,8 +99,7 @@ def measure(names: list[str], model: str | None, blocks: int, threads: int, *, q
         calibration, _, evaluation = token_files(original, data, quick, work)
         for number, method in enumerate(names):
             print(f"{method} …", file=sys.stderr, flush=True)
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                yield pool.apply(_row, (method, original, work / f"{number}", calibration, evaluation, threads))
+            yield in_child(_row, method, original, work / f"{number}", calibration, evaluation, threads)
 
 
 def _row(method: str, original: Path, destination: Path, calibration: Path, evaluation: Path, threads: int) -> Row:

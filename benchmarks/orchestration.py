@@ -1,11 +1,11 @@
 """What running it as a flow costs: ``python -m benchmarks.orchestration``.
 
-A deployment, ``demo`` unless told, is run twice on an embedded stack of its own, whose clock is as fast as that of
-``slimline up``. ``seconds`` is wall time of the flow run by Prefect's clock, from its start in the worker's process to
-its end; ``tasks`` how many task runs it and its subflows had; ``computing`` the time inside tasks of stages (import to
-evaluate, and export); ``rest`` the flow's time outside of every task run, a task: what Prefect adds (keys, states,
-results) with the flow's own lines. The second run asks for the same: its stages come from the cache. ``ratio`` is its
-wall time ÷ the first's.
+A deployment, ``demo`` unless told, is run ``--runs`` times on an embedded stack of its own, whose clock is as fast as
+that of ``slimline up``. ``seconds`` is wall time of the flow run by Prefect's clock, from its start in the worker's
+process to its end; ``tasks`` how many task runs it and its subflows had; ``computing`` the time inside tasks of stages
+(import to evaluate, and export); ``rest`` the flow's time outside of every task run, a task: what Prefect adds (keys,
+states, results) with the flow's own lines. Every run asks for the same, so from the second on stages come from the
+cache. ``ratio`` is a run's wall time ÷ the first's.
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterParentTaskRunId,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 
 from deployments.local.stack import ROOT, Stack
 
@@ -48,10 +55,10 @@ class Row:
 def main() -> int:
     options = _options()
     with tempfile.TemporaryDirectory() as folder, _stack(Path(folder)) as stack:
-        rows = list(_runs(stack, options.deployment, options.param))
+        rows = list(_runs(stack, options.deployment, options.runs, options.param))
     if not options.json:
         print(f"{os.cpu_count()} cores")
-        names = f"{'':24}{'seconds':>9}{'ratio':>7}{'tasks':>7}{'cached':>8}"
+        names = f"{'':24}{'seconds':>9}{'ratio':>8}{'tasks':>7}{'cached':>8}"
         print(f"{names}{'computing':>11}{'in tasks':>10}{'rest a task':>13}")
     for row in rows:
         print(json.dumps(asdict(row)) if options.json else _line(row))
@@ -59,9 +66,10 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Wall time of a deployment, run twice, and what Prefect adds to it.")
+    parser = argparse.ArgumentParser(description="Wall time of a deployment, run again, and what Prefect adds.")
     parser.add_argument("--deployment", default="demo", help="of deployments/prefect.yaml")
     parser.add_argument("--param", "-p", action="append", default=[], help="as for slimline run")
+    parser.add_argument("--runs", type=int, default=3, help="of them all but the first are answered from the cache")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.add_argument(
         "--quick", action="store_true", help="the seeded two-block model: about a minute with the stack"
@@ -75,46 +83,41 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _runs(stack: Stack, deployment: str, parameters: list[str]) -> Iterator[Row]:
+def _runs(stack: Stack, deployment: str, runs: int, parameters: list[str]) -> Iterator[Row]:
     first = 0.0
-    for number in (1, 2):
+    newest = FlowRunFilter(parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True))
+    for number in range(1, runs + 1):
         _slimline(stack, "run", deployment, *(part for each in parameters for part in ("-p", each)))
-        newest = {"parent_task_run_id": {"is_null_": True}}
-        run = _ask(stack, "flow_runs/filter", sort="START_TIME_DESC", limit=1, flow_runs=newest)[0]
-        row = _row(stack, deployment, number, run, first)
+        with SyncPrefectClient(api=f"{stack.prefect_url}/api") as client:
+            run = client.read_flow_runs(flow_run_filter=newest, sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
+            row = _row(client, deployment, number, run, first)
         first = first or row.seconds
         yield row
 
 
-def _row(stack: Stack, deployment: str, number: int, run: dict[str, Any], first: float) -> Row:
-    below = _ask(stack, "flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [run["id"]]}})
-    family = [run["id"], *(each["id"] for each in below)]
+def _row(client: SyncPrefectClient, deployment: str, number: int, run: FlowRun, first: float) -> Row:
+    of_run = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
+    family = [run.id, *(each.id for each in client.read_flow_runs(flow_run_filter=of_run))]
     # A subflow's stand-in among the tasks holds its own tasks' time.
     tasks = [
         each
-        for each in _ask(stack, "task_runs/filter", flow_runs={"id": {"any_": family}})
-        if not each["state"]["state_details"].get("child_flow_run_id")
+        for each in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=family)))
+        if each.state is None or not each.state.state_details.child_flow_run_id
     ]
-    inside = sum(each["total_run_time"] for each in tasks)
-    stages = [each for each in tasks if each["task_key"].rsplit("-", 1)[0] in STAGES]
-    seconds = float(run["total_run_time"])
+    inside = sum(each.total_run_time.total_seconds() for each in tasks)
+    stages = [each for each in tasks if each.task_key.rsplit("-", 1)[0] in STAGES]
+    seconds = run.total_run_time.total_seconds()
     return Row(
-        deployment, number, round(seconds, 1), round(seconds / (first or seconds), 3), len(tasks),
-        sum(each["state_name"] == "Cached" for each in tasks),
-        round(sum(each["total_run_time"] for each in stages), 1), round(inside, 1),
+        deployment, number, round(seconds, 2), round(seconds / (first or seconds), 4), len(tasks),
+        sum(each.state_name == "Cached" for each in tasks),
+        round(sum(each.total_run_time.total_seconds() for each in stages), 1), round(inside, 1),
         round((seconds - inside) / len(tasks), 3),
     )  # fmt: skip
 
 
 def _line(row: Row) -> str:
     counts = f"{row.tasks:7d}{row.cached:8d}{row.computing_s:11.1f}{row.in_tasks_s:10.1f}{row.rest_s_a_task:13.3f}"
-    return f"{row.deployment + ', run ' + str(row.run):24}{row.seconds:9.1f}{row.ratio:7.3f}{counts}"
-
-
-def _ask(stack: Stack, path: str, **body: Any) -> Any:
-    reply = httpx.post(f"{stack.prefect_url}/api/{path}", json=body, timeout=60)
-    reply.raise_for_status()
-    return reply.json()
+    return f"{row.deployment + ', run ' + str(row.run):24}{row.seconds:9.2f}{row.ratio:8.4f}{counts}"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.compress import compress
-from flows.stages import run_stage
+from flows.stages import run_stage, was_cached
 from tasks.adapters.optimiser import Optimiser
 from tasks.choosing import bytes_ratio, choose, front_of, hopeless, objectives, overruns, recipe_at
 from tasks.contracts import DatasetRef, ModelRef
@@ -92,7 +92,7 @@ def try_recipe(
             rest = recipe.order[index + 1 :]
             state = run_stage(stage, candidate, original, data, recipe, rest[0] if rest else None)
             done = state.result()
-            stages.append(Stage(name=stage, reused=state.name == "Cached", seconds=done.seconds))
+            stages.append(Stage(name=stage, reused=was_cached(state), seconds=done.seconds))
             require_sound(done, recipe.max_fallback_share)
             candidate = done.model
             ratio = screen(candidate, original, data, search.screen_blocks).perplexity_ratio
@@ -103,7 +103,7 @@ def try_recipe(
             exported = export(candidate, recipe.cpu_export).model if recipe.cpu_export != "none" else None
             measured = evaluate(candidate, exported, original, data, return_state=True)
             scorecard = priced(measured.result())
-            stages.append(Stage(name="evaluate", reused=measured.name == "Cached"))
+            stages.append(Stage(name="evaluate", reused=was_cached(measured)))
             ratio = scorecard.candidate.perplexity / scorecard.baseline.perplexity
             over = overruns(scorecard, budgets)
             candidate = scorecard.served_model

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.stages import run_stage
+from flows.stages import Line, run_stage
 from flows.wanted import Wanted
-from tasks.contracts import Compressed, DatasetRef, Exported, Made, ModelRef, Outcome, Tracked
+from tasks.contracts import DatasetRef, Exported, Made, ModelRef, Outcome, Tracked
 from tasks.convert import convert
 from tasks.data_contracts import DataText
 from tasks.engine_checks import engines_of
@@ -22,8 +22,6 @@ from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import (
     record_card,
     record_data,
-    record_export,
-    record_stage,
     record_verdict,
     record_version,
     recorded_run,
@@ -105,23 +103,16 @@ def squeeze(
     for engine in engines_of(recipe):
         prepare_engine(engine)
 
-    stages: list[Compressed] = []
-    candidate = original
+    line, candidate = Line(tracked), original
     for stage, following in zip(recipe.order, (*recipe.order[1:], None), strict=True):
-        done = run_stage(stage, candidate, original, blocks, recipe, following).result()
-        record_stage(tracked, done)
+        done = line.add(run_stage(stage, candidate, original, blocks, recipe, following))
         require_sound(done, recipe.max_fallback_share)
-        stages.append(done)
         candidate = done.model
     exported: Exported | None = None
     if recipe.cpu_export != "none":
-        exported = export(candidate, recipe.cpu_export)
-        record_export(tracked, exported)
+        exported = line.add_export(export(candidate, recipe.cpu_export, return_state=True))
     if "quantize" in recipe.order and recipe.quantize.layout:
-        done = convert(candidate, recipe.quantize.layout)
-        record_stage(tracked, done)
-        stages.append(done)
-        candidate = done.model
+        candidate = line.add(convert(candidate, recipe.quantize.layout, return_state=True)).model
 
     scorecard = measure(candidate, exported.model if exported else None, original, blocks, evaluation)
     if before is not None:
@@ -129,6 +120,8 @@ def squeeze(
     champion = None
     if wanted.registered_name:
         champion = measure_champion(gate, wanted.registered_name, original, blocks, evaluation)
-    scorecard = priced(judge(scorecard, gate, champion), tuple(stages), exported)
+    scorecard = priced(judge(scorecard, gate, champion), line.stages, exported)
     record_verdict(tracked, scorecard)
-    return Made(original=original, data=blocks, stages=tuple(stages), exported=exported, scorecard=scorecard)
+    return Made(
+        original=original, data=blocks, stages=line.stages, reused=line.reused, exported=exported, scorecard=scorecard
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.contracts import Compressed, Tracked
+from flows.stages import Line
+from tasks.contracts import Tracked
 from tasks.evaluate_reader import evaluate_reader, judge_reader
 from tasks.locate_reader import check_reader, digest_questions, fetch_questions, locate_reader
 from tasks.origin import record_base
@@ -12,7 +13,7 @@ from tasks.preflight_reader import preflight_reader
 from tasks.reader_contracts import MadeReader, ReaderOutcome
 from tasks.reader_recipes import QuestionsChoice, ReaderChoice, ReaderGate, ReaderRecipe
 from tasks.recipes import ModelName
-from tasks.record import record_data, record_stage, record_verdict, record_version, recorded_run
+from tasks.record import record_data, record_verdict, record_version, recorded_run
 from tasks.register import register
 from tasks.report import record_report
 from tasks.require import require_passed
@@ -64,18 +65,15 @@ def teach(
     questions = fetch_questions(data, digest_questions(data))
     record_data(tracked, questions)
 
-    stages: list[Compressed] = []
+    line = Line(tracked)
     if model.train:
         record_base(tracked, original)
-        stages.append(train_teacher(original, questions, recipe))
-        record_stage(tracked, stages[-1])
-        teacher = stages[-1].model
-    stages.append(drop_blocks(teacher, recipe))
-    record_stage(tracked, stages[-1])
-    untaught = stages[-1].model
-    stages.append(teach_reader(untaught, teacher, questions, recipe))
-    record_stage(tracked, stages[-1])
+        teacher = line.add(train_teacher(original, questions, recipe, return_state=True)).model
+    untaught = line.add(drop_blocks(teacher, recipe, return_state=True)).model
+    student = line.add(teach_reader(untaught, teacher, questions, recipe, return_state=True)).model
 
-    scorecard = judge_reader(evaluate_reader(stages[-1].model, untaught, teacher, questions, recipe), gate)
+    scorecard = judge_reader(evaluate_reader(student, untaught, teacher, questions, recipe), gate)
     record_verdict(tracked, scorecard)
-    return MadeReader(original=original, teacher=teacher, data=questions, stages=tuple(stages), scorecard=scorecard)
+    return MadeReader(
+        original=original, teacher=teacher, data=questions, stages=line.stages, reused=line.reused, scorecard=scorecard
+    )

@@ -6,6 +6,7 @@ from prefect import State, flow
 
 from flows.compress import enter, squeeze
 from flows.release import release
+from flows.stages import Line
 from flows.wanted import Wanted
 from tasks.contracts import Made, ModelRef, Tracked
 from tasks.data_contracts import DataText
@@ -17,7 +18,7 @@ from tasks.origin import record_origin, record_parent, uncompressed
 from tasks.plans import ReleasePlan
 from tasks.preflight import check_fit, preflight
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
-from tasks.record import record_card, record_data, record_stage, recorded_run
+from tasks.record import record_card, record_data, recorded_run
 from tasks.retrain_plan import Retraining, Training
 from tasks.retraining import Before, News, Retrained, Skipped
 from tasks.train import check_training, train
@@ -108,8 +109,8 @@ def train_and_squeeze(
     record_card(tracked, data, text, blocks)
     require_apart(data, blocks)
 
-    trained = train(base, blocks, training)
-    record_stage(tracked, trained)
+    line = Line(tracked)
+    trained = line.add(train(base, blocks, training, return_state=True))
     before = Before(model=base, min_gain=retraining.min_gain)
     made = squeeze(tracked, trained.model, blocks, wanted, before)
-    return made.model_copy(update={"stages": (trained, *made.stages)})
+    return made.model_copy(update={"stages": line.stages + made.stages, "reused": line.reused + made.reused})

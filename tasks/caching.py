@@ -9,13 +9,14 @@ store with the bytes they had: otherwise the record is dropped and the stage run
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class StageKey(CachePolicy):
         parts = {
             "inputs": {name: identity(value) for name, value in sorted(inputs.items())},
             "code": code_digest(self.modules),
-            "libraries": {name: version(name) for name in LIBRARIES},
+            "libraries": {name: _version(name) for name in LIBRARIES},
             "device": device_class(),
             **self.more(inputs),
             **({"apart": salt} if (salt := _apart.get()) else {}),
@@ -76,6 +77,11 @@ def apart(part: str) -> Iterator[None]:
         yield
     finally:
         _apart.reset(token)
+
+
+@functools.cache
+def _version(library: str) -> str:
+    return installed_version(library)
 
 
 def results_folder() -> Path:

@@ -444,6 +444,7 @@ class Made(Value):
     original: ModelRef
     data: DatasetRef
     stages: tuple[Compressed, ...]
+    reused: tuple[str, ...] = Field(default=(), description="Stages, export among them, answered from the cache")
     exported: Exported | None
     scorecard: Scorecard
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tasks.forms import FOLDED
 from tasks.monitoring_plan import MonitoringPlan
 from tasks.recipes import Choice
 from tasks.scaling_plan import AsyncInference, Inference, Scaling, Serverless
@@ -123,7 +124,7 @@ class ReleasePlan(Choice):
     min_requests: int = Field(
         10, ge=0, description="Requests that the new version must have answered before the release counts as promoted"
     )
-    judge: JudgeRules = JudgeRules()
+    judge: JudgeRules = Field(JudgeRules(), json_schema_extra=FOLDED)
     approve: bool = Field(
         False,
         description="Ask a person: before the promotion of WEIGHTS, AB_TEST and SHADOW, else before any traffic moves",
@@ -141,7 +142,7 @@ class ReleasePlan(Choice):
     probe_prompt: str = Field(
         "The capital of France is", min_length=1, description="The real inference that decides success"
     )
-    rehearsal: Rehearsal = Rehearsal()
+    rehearsal: Rehearsal = Field(Rehearsal(), json_schema_extra=FOLDED)
     serve: Literal["auto", "onnx", "torch"] = Field(
         "auto",
         description="Which folder of the version is served: onnx the exported one, torch the compressed one; auto "
@@ -151,10 +152,10 @@ class ReleasePlan(Choice):
         "REAL_TIME",
         description="REAL_TIME: answers at once. ASYNC: a queue, answers in S3. SERVERLESS: no instances, CPU only",
     )
-    asynchronous: AsyncInference = AsyncInference()
-    serverless: Serverless = Serverless()
-    scaling: Scaling = Scaling()
-    monitoring: MonitoringPlan = MonitoringPlan()
+    asynchronous: AsyncInference = Field(AsyncInference(), json_schema_extra=FOLDED)
+    serverless: Serverless = Field(Serverless(), json_schema_extra=FOLDED)
+    scaling: Scaling = Field(Scaling(), json_schema_extra=FOLDED)
+    monitoring: MonitoringPlan = Field(MonitoringPlan(), json_schema_extra=FOLDED)
 
     @property
     def payload(self) -> dict[str, float]:

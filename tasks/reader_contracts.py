@@ -140,6 +140,7 @@ class MadeReader(Value):
     teacher: ModelRef = Field(description="What the student learnt from: that encoder, or it after its own training")
     data: QuestionsRef
     stages: tuple[Compressed, ...]
+    reused: tuple[str, ...] = Field(default=(), description="Stages that were answered from the cache")
     scorecard: ReaderScorecard
 
 

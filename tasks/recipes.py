@@ -7,13 +7,13 @@ are checked before any work.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.adapters.documents import Shape
 from tasks.contracts import Place
-from tasks.forms import as_form
+from tasks.forms import FOLDED, as_form
 
 CompressStage = Literal["prune", "quantize", "distill"]
 CpuExport = Literal["auto", "onnx", "none"]
@@ -23,6 +23,15 @@ class Choice(BaseModel):
     """A group of the form: frozen, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=as_form)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_where_folded(cls, values: Any) -> Any:
+        """The form sends null for a group that was left folded."""
+        if not isinstance(values, dict):
+            return values
+        folded = {name for name, field in cls.model_fields.items() if field.json_schema_extra is FOLDED}
+        return {name: value for name, value in values.items() if value is not None or name not in folded}
 
 
 def short_source(source: str) -> str:

@@ -10,7 +10,6 @@ import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from prefect.runtime import flow_run
 
@@ -20,7 +19,7 @@ from tasks.adapters.champion import EVIDENCE
 from tasks.adapters.lineage_books import VERSION
 from tasks.adapters.store import Store
 from tasks.adapters.tokens import read_account
-from tasks.adapters.tracking import Tracking
+from tasks.adapters.tracking import Status, Tracking
 from tasks.bench import new_pairs
 from tasks.cloud import sagemaker
 from tasks.contracts import (
@@ -44,7 +43,7 @@ from tasks.reader_contracts import QuestionsRef, ReaderScorecard
 from tasks.reader_recipes import ReaderRecipe
 from tasks.recipes import DataChoice, Recipe
 from tasks.retrying import network_task
-from tasks.runpages import tag_run, was_cached
+from tasks.runpages import tag_run
 from tasks.settings import settings
 from tasks.text_sources import text_again
 from tasks.timeline import draw_timeline
@@ -64,14 +63,16 @@ def _tracking(url: str, experiment: str) -> Tracking:
 
 @contextmanager
 def recorded_run(name: str, recipe: Recipe | ReaderRecipe, part: str = "") -> Iterator[Tracked]:
-    """An MLflow run that ends FINISHED or FAILED as the block does. ``part`` tells several of one flow run apart."""
+    """An MLflow run that ends as the block does: FINISHED, FAILED, or KILLED where a person ended it. ``part`` tells
+    several of one flow run apart.
+    """
     tracked = open_record(name, recipe, part)
     try:
         yield tracked
-    except BaseException:
-        # Prefect cancels a run by one of its own, and Ctrl-C is one: the MLflow run must not stay open.
+    except BaseException as cause:
+        # Prefect cancels a run by one that is no Exception, and Ctrl-C is one: the MLflow run must not stay open.
         try:
-            close_record(tracked, "FAILED")
+            close_record(tracked, "FAILED" if isinstance(cause, Exception) else "KILLED")
         except Exception as error:  # noqa: BLE001 - the cause of the failure is what a person must see
             _log.warning("the MLflow run %s could not be closed: %s", tracked.run_id, error)
         raise
@@ -112,7 +113,7 @@ def record_card(tracked: Tracked, choice: DataChoice, data: DataText, blocks: Da
 
 
 @network_task("record-{step.stage}")
-def record_stage(tracked: Tracked, step: Compressed) -> None:
+def record_stage(tracked: Tracked, step: Compressed, cached: bool) -> None:
     """One stage: a table a layer on the run page, and a child run in MLflow with sizes, time, memory and every
     layer.
     """
@@ -139,7 +140,7 @@ def record_stage(tracked: Tracked, step: Compressed) -> None:
         layers=step.layers,
         losses=step.losses,
         tags={
-            "slimline.cached": _cached(step.stage),
+            "slimline.cached": str(cached).lower(),
             "slimline.digest": step.model.digest,
             "slimline.prefect_run_url": flow_run.ui_url or "",
         },
@@ -147,7 +148,7 @@ def record_stage(tracked: Tracked, step: Compressed) -> None:
 
 
 @network_task("record-export")
-def record_export(tracked: Tracked, step: Exported) -> None:
+def record_export(tracked: Tracked, step: Exported, cached: bool) -> None:
     """What was exported, or why nothing was: on the run page, and a child run in MLflow."""
     reporting.report_export(step)
     model = step.model
@@ -159,17 +160,12 @@ def record_export(tracked: Tracked, step: Exported) -> None:
         metrics={"seconds": step.seconds, "peak_bytes": step.peak_bytes}
         | ({"bytes": model.bytes, "sparsity": model.sparsity, "bits": model.bits} if model else {}),
         tags={
-            "slimline.cached": _cached("export"),
+            "slimline.cached": str(cached).lower(),
             "slimline.digest": model.digest if model else "",
             "slimline.made_from": step.source,
             "slimline.prefect_run_url": flow_run.ui_url or "",
         },
     )
-
-
-def _cached(stage: str) -> str:
-    cached = was_cached(stage)
-    return "unknown" if cached is None else str(cached).lower()
 
 
 @network_task("record-verdict")
@@ -233,5 +229,5 @@ def record_pairs(asked: Shift, new: ModelPackage) -> None:
 
 
 @network_task("close-record-{status}")
-def close_record(tracked: Tracked, status: Literal["FINISHED", "FAILED"]) -> None:
+def close_record(tracked: Tracked, status: Status) -> None:
     tracking().close_run(tracked.run_id, status)

@@ -22,7 +22,6 @@ from tasks.record import tracking
 from tasks.report_contracts import ReleaseNote, Report
 from tasks.report_page import lineage_svg, report_html
 from tasks.retrying import network_task
-from tasks.runpages import was_cached
 
 PAGE, FACTS, PICTURE, TREE = "report/report.html", "report/report.json", "lineage/lineage.svg", "lineage/lineage.md"
 
@@ -44,7 +43,6 @@ def record_report(
         return
     facts, exported = data_facts(made.data), made.exported if isinstance(made, Made) else None
     names = [stage.stage for stage in made.stages] + (["export"] if exported else [])
-    answers = {name: was_cached(name) for name in names}
     report = Report(
         title=str(flow_run.name or made.scorecard.candidate_model.name),
         at=clock(datetime.now(UTC)),
@@ -55,7 +53,7 @@ def record_report(
         text_digest=facts.text,
         card=json.loads(facts.card),
         stages=made.stages,
-        cached={name: "unknown" if cached is None else str(cached).lower() for name, cached in answers.items()},
+        cached={name: str(name in made.reused).lower() for name in names},
         exported=exported,
         scorecard=made.scorecard,
         registered=registered,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +11,6 @@ from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
-    FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun
@@ -21,32 +19,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
 from tasks.errors import RefusedRequest
-
-_PATIENCE_SECONDS = 20.0
-
-
-def was_cached(stage: str) -> bool | None:
-    """Whether the task ``stage`` of this flow run was answered from the cache; none where the server does not say.
-
-    The server learns of a task run's state by an event, a moment after the flow went on: its final state is waited for.
-    """
-    run_id = flow_run.id
-    if run_id is None:
-        return False
-    of_this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    with get_client(sync_client=True) as client:
-        while time.monotonic() < deadline:
-            runs = [run for run in client.read_task_runs(flow_run_filter=of_this_run) if _stage(run.task_key) == stage]
-            states = [run.state for run in runs if run.state is not None]
-            if states and all(state.is_final() for state in states):
-                return any(state.name == "Cached" for state in states)
-            time.sleep(0.2)
-    return None
-
-
-def _stage(task_key: str) -> str:
-    return task_key.rsplit("-", 1)[0].rsplit(".", 1)[-1].replace("_", "-")
 
 
 def tag_run(*tags: str) -> None:

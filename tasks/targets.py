@@ -1,7 +1,6 @@
 """What a version is served by: the target's group in the release form, and each target's own few options.
 
-One group with a ``kind`` and a sub-group a kind, not a union: Prefect's form draws groups side by side and a union as
-a menu of nameless choices. What a kind turns into is in ``adapters.serving_content``; what cannot work is refused by
+One group with a ``kind`` and a sub-group a kind, folded, not a union: the kind is chosen by name, with its help. What a kind turns into is in ``adapters.serving_content``; what cannot work is refused by
 ``adapters.serveability`` before anything is created.
 """
 
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tasks.forms import FOLDED
 from tasks.recipes import Choice
 
 Kind = Literal["own_cpu", "lmi", "huggingface", "neuron", "jumpstart"]
@@ -83,7 +83,7 @@ class Target(Choice):
         description="own_cpu: Slimline's own container. lmi: vLLM on NVIDIA GPUs. huggingface: transformers. neuron: "
         "Inferentia2, Trainium. jumpstart: the container of a hub model",
     )
-    lmi: Lmi = Lmi()
-    huggingface: HuggingFace = HuggingFace()
-    neuron: Neuron = Neuron()
-    jumpstart: JumpStart = JumpStart()
+    lmi: Lmi = Field(Lmi(), json_schema_extra=FOLDED)
+    huggingface: HuggingFace = Field(HuggingFace(), json_schema_extra=FOLDED)
+    neuron: Neuron = Field(Neuron(), json_schema_extra=FOLDED)
+    jumpstart: JumpStart = Field(JumpStart(), json_schema_extra=FOLDED)

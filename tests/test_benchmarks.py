@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
+from benchmarks.children import in_child
 from benchmarks.compression import QUICK_ROWS, ROWS
 from benchmarks.foreign_clients import CORE
 from tasks.adapters.engine_kinds import ENGINES, check_engine_recipe
@@ -69,3 +72,8 @@ def test_quick_rows_exist() -> None:
 def test_the_foreign_client_is_pinned_and_has_its_script() -> None:
     assert set(CORE.packages) <= set(read_constraints(CORE.constraints))
     assert CORE.script.is_file()
+
+
+def test_a_child_that_a_signal_ends_ends_the_benchmark() -> None:
+    with pytest.raises(BrokenProcessPool):
+        in_child(os.abort)

@@ -12,9 +12,13 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
+from pydantic import ValidationError
 
+from flows.compress_and_release import compress_and_release
 from tasks.forms import bounds_of, is_group, title_of
+from tasks.plans import JudgeRules, ReleasePlan
 from tasks.recipes import short_source
+from tasks.targets import Target
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
@@ -110,6 +114,23 @@ def test_the_preset_is_valid_and_described(deployment: dict[str, Any]) -> None:
     flow = flow_of(deployment)
     flow.validate_parameters(deployment.get("parameters", {}))
     assert deployment["description"].strip() and deployment["tags"]
+
+
+def test_a_group_that_few_need_is_folded_until_it_is_chosen() -> None:
+    """Prefect's form cannot fold, but shows one of several alternatives, the first where there is no default."""
+    definitions = parameter_schema(compress_and_release).model_dump()["definitions"]
+    plan, target = (definitions[name]["properties"] for name in ("ReleasePlan", "Target"))
+    folded = {name for name, field in (plan | target).items() if "anyOf" in field}
+    assert folded == {"judge", "rehearsal", "asynchronous", "serverless", "scaling", "monitoring",
+                      "lmi", "huggingface", "neuron", "jumpstart"}  # fmt: skip
+    for field in (plan | target).values():
+        assert not is_group(field) or "default" not in field, "a default that is a group would unfold all in it"
+    assert plan["scaling"]["anyOf"][0] == {"type": "null", "title": "Defaults"}
+    given = {"scaling": None, "target": {"kind": "lmi", "lmi": None}, "judge": {"harmless": 1}}
+    chosen = ReleasePlan.model_validate(given)
+    assert chosen == ReleasePlan(target=Target(kind="lmi"), judge=JudgeRules(harmless=1))
+    with pytest.raises(ValidationError, match="mode"):
+        ReleasePlan.model_validate({"mode": None})
 
 
 def test_defaults_alone_are_a_valid_run() -> None:

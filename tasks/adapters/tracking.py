@@ -38,9 +38,10 @@ TRAINING_PAGES = "?workflowType=machine_learning"
 _DIGEST_CHARS = 36  # MLflow's column for data set digests
 _PARAM_CHARS = 6000
 _TAG_CHARS = 8000
+_LAYERS = "layers.json"
 _LAYER_METRICS = ("error", "sparsity", "bits", "seconds")
 
-Status = Literal["FINISHED", "FAILED"]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracking:
@@ -113,9 +114,10 @@ class Tracking:
             own = {_PARENT: run_id, STAGE: stage, **(tags or {})}
             run = self._client.create_run(self._experiment_id(), run_name=stage, tags=own)
         child = str(run.info.run_id)
-        self._log(run, params, metrics, tags or {}, series=_series(layers, losses))
+        shown = {"mlflow.loggedArtifacts": json.dumps([{"path": _LAYERS, "type": "table"}])} if layers else {}
+        self._log(run, params, metrics, {**(tags or {}), **shown}, series=_series(layers, losses))
         if layers:
-            self._log_table(child, [layer.model_dump() for layer in layers], "layers.json")
+            self._client.log_dict(child, _table([layer.model_dump() for layer in layers]), _LAYERS)
         self._client.set_terminated(child, status)
         return child
 
@@ -259,12 +261,11 @@ class Tracking:
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
 
-    def _log_table(self, run_id: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
-        # log_table would append on a retry. This is its format, and the tag that makes the page show a table.
-        columns = list(rows[0])
-        table = {"columns": columns, "data": [[row[key] for key in columns] for row in rows]}
-        self._client.log_dict(run_id, table, file)
-        self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": file, "type": "table"}]))
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The format of MLflow's ``log_table``, which would append on a retry; a tag makes the page show it as a table."""
+    columns = list(rows[0])
+    return {"columns": columns, "data": [[row[key] for key in columns] for row in rows]}
 
 
 def _linked(text: str, tags: Mapping[str, str]) -> str:
