@@ -1,7 +1,8 @@
 """What a version is served by: the target's group in the release form, and each target's own few options.
 
-One group with a ``kind`` and a sub-group a kind, folded, not a union: the kind is chosen by name, with its help. What a kind turns into is in ``adapters.serving_content``; what cannot work is refused by
-``adapters.serveability`` before anything is created.
+One group with a ``kind`` and a sub-group a kind, folded, not a union: the kind is chosen by name, with its help. What a
+kind turns into is in ``adapters.serving_content``; what cannot work is refused by ``adapters.serveability`` before
+anything is created.
 """
 
 from __future__ import annotations
