@@ -42,7 +42,7 @@ class Report(Value):
     text_digest: str
     card: dict[str, Any] = Field(description="The data card")
     stages: tuple[Compressed, ...]
-    cached: dict[str, str] = Field(description="Stage to true, false or unknown: whether the cache answered")
+    cached: dict[str, str] = Field(description="Stage to true or false: was it cached? Older reports: unknown too")
     exported: Exported | None
     scorecard: Scorecard | ReaderScorecard
     registered: RegisteredModel | None = Field(description="None where the gate stopped the run")
