@@ -30,7 +30,7 @@ from tasks.register import register
 from tasks.report import record_report
 from tasks.require import require_passed, require_sound
 from tasks.retraining import Before
-from tasks.score_start import with_start
+from tasks.score_alone import with_start
 
 
 @flow(name="compress", flow_run_name="compress-{model.short}-{recipe.name}")

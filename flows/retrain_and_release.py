@@ -22,6 +22,7 @@ from tasks.record import record_card, record_data, recorded_run
 from tasks.retrain_plan import Retraining, Training
 from tasks.retraining import Before, News, Retrained, Skipped
 from tasks.train import check_training, train
+from tasks.training_gain import require_gain
 
 
 @flow(name="retrain-and-release", flow_run_name="retrain-{registered_name}-{training.method}-{plan.mode}")
@@ -112,5 +113,8 @@ def train_and_squeeze(
     line = Line(tracked)
     trained = line.add(train(base, blocks, training, return_state=True))
     before = Before(model=base, min_gain=retraining.min_gain)
+    require_gain(
+        tracked, before, trained.model, blocks, wanted.gate.confidence, on_cpu=wanted.recipe.cpu_export != "none"
+    )
     made = squeeze(tracked, trained.model, blocks, wanted, before)
     return made.model_copy(update={"stages": line.stages + made.stages, "reused": line.reused + made.reused})

@@ -90,7 +90,7 @@ def gate_table(checks: Sequence[GateCheck]) -> Table:
 def evidence_tables(scorecard: Scorecard) -> list[Table]:
     """Those for which something was measured."""
     evidence, training = scorecard.evidence, scorecard.training
-    tables = [_training(training)] if training is not None and training.rows else []
+    tables = [training_table(training)] if training is not None and training.rows else []
     if evidence is None:
         return tables
     tables += _slices(evidence.slices)
@@ -106,7 +106,7 @@ def evidence_tables(scorecard: Scorecard) -> list[Table]:
 _ROLES = {"start": "before training", "trained": "trained", "served": "compressed, as served", "champion": "champion"}
 
 
-def _training(training: TrainingGain) -> Table:
+def training_table(training: TrainingGain) -> Table:
     rows = [
         (
             f"{_ROLES[each.role]}: {each.name}",

@@ -9,9 +9,9 @@ import numpy as np
 
 from tasks.compression.items import BASELINE, CANDIDATE, Item
 from tasks.compression.paired import PairedMean
-from tasks.contracts import Scorecard
+from tasks.contracts import GateCheck, Scorecard
 from tasks.evidence_contracts import TextFigures, TrainingGain
-from tasks.gate_checks import Held
+from tasks.gate_checks import Held, decide
 from tasks.gate_items import blocks_of, counts_of, items_of, require_same_blocks, shown, sums
 from tasks.training_text import FALL
 
@@ -46,13 +46,29 @@ def hold_training(scorecard: Scorecard, training: TrainingGain | None) -> list[H
     """
     if training is None or not training.min_gain:
         return []
-    fall = _fall(items_of(scorecard), BASELINE, blocks_of(training.items))
-    return [
-        Held(
-            FALL, 1 - shown(-fall.value), training.min_gain, "at least", MORE, fall,
-            lambda share: -math.log1p(-share), lambda nats: 1 - shown(-nats),
-        )
-    ]  # fmt: skip
+    return [_hold(_fall(items_of(scorecard), BASELINE, blocks_of(training.items)), training.min_gain)]
+
+
+def judge_training(
+    training: TrainingGain, trained: str, items: Sequence[Item], confidence: float
+) -> tuple[TrainingGain, GateCheck]:
+    """As ``weigh`` and ``hold_training``, before anything is compressed: ``items`` are the results of the model
+    ``trained`` alone. On the same blocks the check comes out as it does later.
+    """
+    start = blocks_of(training.items)
+    rows = (
+        _row("start", training.start, start, BASELINE, start, confidence),
+        _row("trained", trained, items, BASELINE, start, confidence),
+    )
+    (check,) = decide([_hold(_fall(items, BASELINE, start), training.min_gain)], confidence)
+    return training.model_copy(update={"confidence": confidence, "rows": rows}), check
+
+
+def _hold(fall: PairedMean, least: float) -> Held:
+    return Held(
+        FALL, 1 - shown(-fall.value), least, "at least", MORE, fall,
+        lambda share: -math.log1p(-share), lambda nats: 1 - shown(-nats),
+    )  # fmt: skip
 
 
 def _fall(items: Sequence[Item], form: str, start: Sequence[Item]) -> PairedMean:

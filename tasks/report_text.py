@@ -29,7 +29,7 @@ def summary(report: Report) -> list[str]:
     told = (
         _answers(found)
         if isinstance(found, ReaderScorecard)
-        else [*filter(None, [training_sentence(found)]), *_quality(found)]
+        else [*filter(None, [training_sentence(found.training)]), *_quality(found)]
     )
     return [_size(report), *told, *_verdict(report), *map(_release, report.releases)]
 

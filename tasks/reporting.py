@@ -13,6 +13,7 @@ from tasks.contracts import (
     Compressed,
     Exported,
     FleetShare,
+    GateCheck,
     Observation,
     RegisteredModel,
     Rollout,
@@ -95,6 +96,15 @@ def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     create_markdown_artifact(
         f"{verdict_markdown(scorecard)}\n\n{_run_link(tracked)}",
         key="verdict", description=f"Gate {scorecard.verdict.upper()}: does it still answer like the original?",
+    )  # fmt: skip
+    _report_run(tracked)
+
+
+def report_gain(page: str, check: GateCheck, tracked: Tracked) -> None:
+    """As ``report_verdict``, of a training that gained too little for anything to follow."""
+    create_markdown_artifact(
+        f"{page}\n\n{_run_link(tracked)}",
+        key="verdict", description=f"Gate {check.said.upper()}: did the training make it better?",
     )  # fmt: skip
     _report_run(tracked)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tasks.contracts import Compressed, GateCheck, Scorecard
 from tasks.errors import GateFailed, SlimlineError
 from tasks.reader_contracts import ReaderScorecard
@@ -14,8 +16,13 @@ def require_passed(scorecard: Scorecard | ReaderScorecard) -> None:
     Raises:
         GateFailed: names each metric outside its limit and what to try.
     """
-    stopped = [check for check in scorecard.checks if not check.passed]
-    if not stopped and scorecard.checks:
+    require_checks(scorecard.checks)
+
+
+def require_checks(checks: Sequence[GateCheck]) -> None:
+    """As ``require_passed``, of checks that are no whole scorecard's."""
+    stopped = [check for check in checks if not check.passed]
+    if not stopped and checks:
         return
     lacking, shown = _what_stopped([check.metric for check in stopped])
     causes = {

@@ -56,7 +56,8 @@ class Retraining(Choice):
         ge=0,
         lt=1,
         description="By what share training must lower the held-out perplexity of the model that it starts from, at "
-        "least, 0–1; the interval's end must reach it. 0: not asked, a training that changes nothing is released too",
+        "least, 0–1; the interval's end must reach it, or nothing is compressed. 0: not asked, a training that changes "
+        "nothing is released too",
     )
     held_out_share: float = Field(
         0.2,

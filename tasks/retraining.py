@@ -113,7 +113,7 @@ def trained_lines(done: Retrained) -> list[str]:
         f"New text    {_sentence(done.news.sentence)}",
         f"Trained     {done.trained.model.name}{after}: {len(losses)} steps, {done.trained.tokens:,} tokens, loss "
         f"{losses[0]:.4f} → {losses[-1]:.4f}",
-        f"Gain        {training_sentence(done.outcome.scorecard)}",
+        f"Gain        {training_sentence(done.outcome.scorecard.training)}",
     ]
 
 

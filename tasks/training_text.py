@@ -10,15 +10,14 @@ FALL = "perplexity fall by training"  # the check's name, where one is asked for
 
 def sentences(scorecard: Scorecard) -> list[str]:
     """Those of the two that there is something to say for, each after an empty line."""
-    said = (training_sentence(scorecard), champion_sentence(scorecard))
+    said = (training_sentence(scorecard.training), champion_sentence(scorecard))
     return [line for sentence in said if sentence for line in ("", sentence)]
 
 
-def training_sentence(scorecard: Scorecard) -> str:
+def training_sentence(training: TrainingGain | None) -> str:
     """Whether the trained model is better on held-out text than the one that it was made of; empty where nothing was
     trained, or nothing is weighed yet.
     """
-    training = scorecard.training
     trained = None if training is None else training.row("trained")
     start = None if training is None else training.row("start")
     if training is None or trained is None or start is None:

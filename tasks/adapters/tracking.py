@@ -22,11 +22,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tasks.contracts import DatasetRef, LayerReport, Pair, Rollout, Scorecard
+from tasks.evidence_contracts import TrainingGain
 from tasks.evidence_tables import evidence_tables, gate_table
 from tasks.figures import HEAD, cost_notes, figures, metrics
 from tasks.monitoring_contracts import Observed
 from tasks.reader_contracts import QuestionsRef, ReaderScorecard
-from tasks.training_text import sentences
+from tasks.training_text import sentences, training_metrics
 
 KEY = "slimline.key"
 STAGE = "slimline.stage"
@@ -127,6 +128,12 @@ class Tracking:
         self._log(run, {}, metrics(scorecard), {_NOTE: _linked(markdown(scorecard), run.data.tags)})
         self._client.log_text(run_id, scorecard.model_dump_json(indent=2), "scorecard.json")
         self._client.log_text(run_id, _html(scorecard), "scorecard.html")
+
+    def log_training(self, run_id: str, training: TrainingGain, page: str) -> None:
+        """What training gained where nothing was compressed after it: its figures, and ``page`` as the description."""
+        run = self._client.get_run(run_id)
+        found = training_metrics(training) | {"gate_passed": 0.0}
+        self._log(run, {}, found, {_NOTE: _linked(page, run.data.tags)})
 
     def log_items(self, run_id: str, folder: Path, where: str) -> None:
         """Results item by item, as files below ``where``; the store's own manifest stays with the store."""

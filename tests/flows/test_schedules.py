@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -92,6 +93,31 @@ def later(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
+def stops_before_anything_is_compressed(line: Line, given: dict[str, Any]) -> None:
+    """A training that gains less than was asked for. Another seed: the schedule's run trains for itself."""
+    asked = {
+        **given,
+        "training": given["training"] | {"seed": 1},
+        "retraining": given["retraining"] | {"min_gain": 0.5},
+    }
+    arguments = [text for name, value in asked.items() for text in ("-p", f"{name}={json.dumps(value)}")]
+    versions = line.version_count(MODEL)
+    stopped = line.slimline("run", "retrain-tiny", *arguments)
+    assert stopped.code == 3 and "the training did not lower the perplexity as far as was asked" in stopped.text
+    assert line.version_count(MODEL) == versions
+    done = line.task_runs(stopped.flow_run_id)
+    assert "train" in done and not {"quantize", "export", "evaluate", "register"} & done.keys()
+    verdict = line.artifacts(stopped.flow_run_id)["verdict"]["data"]
+    assert (
+        verdict.startswith("# Gate: FAILED\nTraining lowered the perplexity by ") and "| trained: tiny-tuned" in verdict
+    )
+    assert "50.0% was asked for; nothing was compressed." in verdict
+    run = line.mlflow_run(re.findall(r"/runs/([0-9a-f]{32})", verdict)[0])
+    figures = {each["key"]: each["value"] for each in run["data"]["metrics"]}
+    assert run["info"]["status"] == "FAILED" and 0 < figures["training_perplexity_fall"] < 0.5
+    assert figures["gate_passed"] == 0
+
+
 @pytest.mark.timeout(600)
 def test_a_schedule_fires_finds_new_data_and_serves_it_and_fires_again_and_says_that_there_is_none(
     line: Line, champion: str, tmp_path: Path
@@ -100,6 +126,7 @@ def test_a_schedule_fires_finds_new_data_and_serves_it_and_fires_again_and_says_
     write(folder, "known.jsonl", old)
     write(folder, "new.jsonl", (str(importlib.import_module(name).__doc__) for name in NEW))
     given = parameters(folder)
+    stops_before_anything_is_compressed(line, given)
     trained = fired(line, "retrain-tiny", given)
 
     assert trained["state"]["name"] == "Completed", trained["state"]

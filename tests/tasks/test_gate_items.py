@@ -218,8 +218,8 @@ def test_what_training_changed_is_weighed_on_the_same_blocks_and_held_where_it_i
     few = check(judged(losses(0.1, 0.3, 16), 0.05), "perplexity fall by training")
     assert few.verdict == "inconclusive" and few.bound is not None and few.bound < 0.05 < few.observed
 
-    assert "No better than before" in training_sentence(judged(losses(0.0, 0.1, 16)))
-    assert "Training made the model worse" in training_sentence(judged(losses(-0.1, 0.02, 16)))
+    assert "No better than before" in training_sentence(judged(losses(0.0, 0.1, 16)).training)
+    assert "Training made the model worse" in training_sentence(judged(losses(-0.1, 0.02, 16)).training)
     with pytest.raises(SlimlineError, match="the model before training was not measured on the same blocks"):
         judged(losses(0.1, 0.02, 8))
 

@@ -23,8 +23,8 @@ from tasks.gate import judge
 from tasks.measure import measure, require_same_tokens
 from tasks.recipes import Gate
 from tasks.reporting import verdict_markdown
+from tasks.score_alone import with_start
 from tasks.score_blocks import Shards, score_in_shards
-from tasks.score_start import with_start
 from tasks.settings import settings
 from tasks.workbench import describe_model
 from tests.compression.small import blocks, quantize, write_llama

@@ -1,4 +1,4 @@
-"""Score the model before training, on the held-out blocks that its successor is measured on."""
+"""Score one model alone on the held-out blocks: a model before training, and the trained one, to tell them apart."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tasks.workbench import Progress, use_threads
 
 
 @compute_task(
-    "score-start-{model.name}", cache_policy=StageKey(stage="score-start", modules=("tasks.score_start", *MODULES))
+    "score-alone-{model.name}", cache_policy=StageKey(stage="score-alone", modules=("tasks.score_alone", *MODULES))
 )
-def score_start(model: ModelRef, data: DatasetRef, on_cpu: bool) -> ItemsRef:
+def score_alone(model: ModelRef, data: DatasetRef, on_cpu: bool) -> ItemsRef:
     """Its likelihoods and right answers block by block. One pass over the blocks and nothing else: no times, no
     answers. ``on_cpu``: whether the others are measured there, as they are where a CPU's file is.
     """
@@ -27,7 +27,7 @@ def score_start(model: ModelRef, data: DatasetRef, on_cpu: bool) -> ItemsRef:
     from tasks.compression.items import BASELINE
 
     use_threads()
-    store, progress = Store(settings().store), Progress("score-start")
+    store, progress = Store(settings().store), Progress("score-alone")
     blocks = read_dataset(store.open(data.uri, data.digest)).splits.evaluation
     device = HOST if on_cpu else compute_device()
     done = 0
@@ -44,6 +44,6 @@ def score_start(model: ModelRef, data: DatasetRef, on_cpu: bool) -> ItemsRef:
 
 def with_start(scorecard: Scorecard, start: ModelRef, data: DatasetRef, min_gain: float) -> Scorecard:
     """The scorecard with the model that was trained beside it. The gate's ``judge`` weighs them."""
-    items = score_start(start, data, scorecard.exported_model is not None)
+    items = score_alone(start, data, scorecard.exported_model is not None)
     gain = TrainingGain(start=start.name, digest=start.digest, items=items, min_gain=min_gain)
     return scorecard.model_copy(update={"training": gain})
