@@ -2,11 +2,15 @@
 
     python docs/take_screenshots.py http://127.0.0.1:4310 http://127.0.0.1:4311 http://127.0.0.1:4312
 
-with the addresses that ``up`` printed. It shows the newest run that has a report. Needs Chromium and the ``dev`` extra.
+with the addresses that ``up`` printed. It shows the newest run that has a report. The pictures of a search, of a
+release that was taken back and of an endpoint that was observed degraded are taken where the stack has such a run
+(``slimline compare``, ``slimline fault``, ``slimline run observe``), and left as they are where not. Needs Chromium
+and the ``dev`` extra.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 import sys
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -60,16 +64,39 @@ def main(prefect: str, mlflow: str, endpoints: str) -> None:
             file.flush()
             page.goto(Path(file.name).as_uri())
             take(page, "report")
+        drawn(page, prefect)
 
 
 def newest(prefect: str, key: str) -> dict[str, Any]:
     """The newest artifact of this key."""
-    asked = {"artifacts": {"key": {"any_": [key]}}, "limit": 200}
-    reply = httpx.post(f"{prefect}/api/artifacts/filter", json=asked, timeout=30).raise_for_status()
-    artifacts: list[dict[str, Any]] = reply.json()
+    artifacts = artifacts_of(prefect, key)
     if not artifacts:
         raise SystemExit(f"no artifact {key} at {prefect}: run a deployment first, such as `slimline run tiny`")
-    return max(artifacts, key=lambda artifact: str(artifact["created"]))
+    return artifacts[0]
+
+
+def artifacts_of(prefect: str, key: str) -> list[dict[str, Any]]:
+    """All of this key, the newest first."""
+    asked = {"artifacts": {"key": {"any_": [key]}}, "limit": 200}
+    reply = httpx.post(f"{prefect}/api/artifacts/filter", json=asked, timeout=30).raise_for_status()
+    return sorted(reply.json(), key=lambda artifact: str(artifact["created"]), reverse=True)
+
+
+def drawn(page: Page, prefect: str) -> None:
+    """The pictures that runs draw themselves, each of the newest artifact that has its word in it."""
+    for name, key, word in (
+        ("pareto-front", "pareto-front", ""),
+        ("rollout-timeline", "rollout-timeline", "RESTORED"),
+        ("observed", "observed-timeline", "DEGRADED"),
+    ):
+        for artifact in artifacts_of(prefect, key):
+            image = base64.b64decode(re.findall(r"base64,([^)]+)\)", artifact["data"])[0])
+            if word.encode() in image:
+                page.set_content(f"<style>body{{margin:0}}svg{{width:960px;height:auto}}</style>{image.decode()}")
+                take(page, name, element=page.locator("svg").first)
+                break
+        else:
+            sys.stdout.write(f"{name}: no such run here, left as it is\n")
 
 
 def show(page: Page, url: str, height: int) -> None:
@@ -77,11 +104,11 @@ def show(page: Page, url: str, height: int) -> None:
     page.goto(url)
 
 
-def take(page: Page, name: str, settle: float = 3) -> None:
-    """The page as it stands, after ``settle`` seconds in which pictures are drawn, as a small PNG."""
+def take(page: Page, name: str, settle: float = 3, element: Locator | None = None) -> None:
+    """The page as it stands, or one element of it, after ``settle`` seconds for pictures to be drawn: a small PNG."""
     page.wait_for_timeout(settle * 1000)
     file = IMAGES / f"{name}.png"
-    page.screenshot(path=file)
+    (element or page).screenshot(path=file)
     with Image.open(file) as image:
         image.convert("RGB").quantize(COLOURS).save(file, optimize=True)
     sys.stdout.write(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1000:.0f} kB\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.search_contracts import Comparison
+from tasks.search_contracts import Comparison, Tried
 
 
 def summary(comparison: Comparison) -> str:
@@ -15,14 +15,11 @@ def summary(comparison: Comparison) -> str:
 
 
 def rows(comparison: Comparison) -> list[dict[str, object]]:
-    """One row a recipe, the smallest first; those without a size come last."""
+    """One row a recipe, the smallest first, for a page that is wide enough for reasons."""
 
     def shown(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
-    ordered = sorted(
-        comparison.tried, key=lambda each: (each.bytes_ratio is None, each.bytes_ratio or 0.0, each.number)
-    )
     return [
         {
             "recipe": each.recipe.name,
@@ -35,8 +32,32 @@ def rows(comparison: Comparison) -> list[dict[str, object]]:
             "front": "yes" if each.number in comparison.front else "",
             "stages": ", ".join(f"{stage.name}{' (reused)' if stage.reused else ''}" for stage in each.stages),
         }
-        for each in ordered
+        for each in smallest_first(comparison)
     ]
+
+
+def smallest_first(comparison: Comparison) -> list[Tried]:
+    """The recipes by size; those without one come last."""
+    return sorted(comparison.tried, key=lambda each: (each.bytes_ratio is None, each.bytes_ratio or 0.0, each.number))
+
+
+def word(comparison: Comparison, tried: Tried) -> str:
+    """What became of it, in a word or two: for a terminal, where a table has no room for reasons."""
+    if tried.number == comparison.chosen:
+        return "chosen"
+    return "fits" if tried.fits else "over budget" if tried.outcome == "measured" else tried.outcome
+
+
+def reasons(comparison: Comparison) -> list[tuple[str, str]]:
+    """Why recipes are not among those that fit: what became of them, and their names with the reason, once for all
+    that have the same.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for each in smallest_first(comparison):
+        why = "; ".join(each.over) or each.reason
+        if why:
+            found.setdefault((word(comparison, each), why), []).append(each.recipe.name)
+    return [(what, f"{', '.join(names)}: {why}") for (what, why), names in found.items()]
 
 
 def choice_markdown(comparison: Comparison) -> str:

@@ -10,6 +10,7 @@ refusal that it was.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tasks.compression.resuming import Partial
 
 Item = TypeVar("Item")
+_log = logging.getLogger(__name__)
 MOST_RETRIES = 3
 
 
@@ -155,15 +157,18 @@ class StageChild:
         code = process.wait()
         if code == -signal.SIGKILL:
             raise _OutOfMemory("the process was killed, as the system does when memory runs out")
-        raise _failed(f"exit status {code}; it said last:\n{log.read_text(errors='replace')[-2000:]}")
+        raise _failed(log.read_text(errors="replace")[-8000:], f"exit status {code}")
 
 
-def _failed(observed: str) -> SlimlineError:
+def _failed(said: str, status: str = "") -> SlimlineError:
+    """With the last line of what the process said; all of it, a traceback as a rule, is in the run's log."""
+    _log.error("the stage's process said last:\n%s", said)
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
     return SlimlineError(
         "the stage's process failed",
-        observed=observed,
+        observed=f"{status}; {last}" if status else last,
         limit="an answer or a refusal",
-        remedy="read the last lines; run the stage again, it goes on after the finished blocks",
+        remedy="read its traceback in the run's log; run the stage again, it goes on after the finished blocks",
     )
 
 

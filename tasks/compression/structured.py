@@ -210,7 +210,9 @@ def _costs(weight: Tensor, inverse: Tensor, size: int) -> Tensor:
     """What removing each structure alone would cost, (structures,)."""
     if size == 1:
         return weight.square().sum(0) / inverse.diagonal()
-    blocks = torch.stack([part[:, i * size : (i + 1) * size] for i, part in enumerate(inverse.split(size))])
+    blocks = [part[:, i * size : (i + 1) * size] for i, part in enumerate(inverse.split(size))]
     parts = weight.view(weight.shape[0], -1, size).permute(1, 2, 0)  # structures, size, rows
-    costs: Tensor = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+    # One by one: torch deals a batch out to threads, and MKL's LU then fails on AMD's processors from 192 columns on.
+    solved = torch.stack([torch.linalg.solve(block, part) for block, part in zip(blocks, parts, strict=True)])
+    costs: Tensor = (parts * solved).sum((1, 2))
     return costs

@@ -43,6 +43,19 @@ def test_what_is_left_is_the_least_squares_refit(size: int, keep: int) -> None:
     torch.testing.assert_close(removal.weight, expected, rtol=1e-2, atol=2e-3)
 
 
+def test_wide_structures_are_chosen_with_several_threads() -> None:
+    """Of 192 columns and more: MKL's LU of such a batch failed on AMD's processors, and only with two threads."""
+    statistics, weight, threads = correlated(576), random_weight(64, 576), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        removal = remove_columns(weight, statistics, 192, 2, 0.01)
+    finally:
+        torch.set_num_threads(threads)
+    columns = removal.kept.repeat_interleave(192)
+    expected, _ = best_refit(weight, statistics, columns.nonzero().flatten().tolist(), 0.01)
+    torch.testing.assert_close(removal.weight, expected, rtol=1e-2, atol=5e-3)
+
+
 def test_the_choice_is_near_the_best_of_all() -> None:
     statistics, weight = correlated(32), random_weight(12, 32)
     chosen = remove_columns(weight, statistics, 4, 4, 0.01).kept.nonzero().flatten().tolist()

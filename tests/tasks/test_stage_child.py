@@ -16,7 +16,7 @@ import pytest
 from tasks.compression.layerwise import prune_folder
 from tasks.compression.resuming import Partial
 from tasks.contracts import LayerReport
-from tasks.errors import RefusedRecipe
+from tasks.errors import RefusedRecipe, SlimlineError
 from tasks.stage_child import MOST_RETRIES, StageChild
 from tests.compression.small import LINEARS, blocks, write_llama
 
@@ -67,6 +67,14 @@ def test_a_refusal_stays_the_refusal_that_it_was(home: Path) -> None:
         pruned(StageChild(1), home, sparsity=20.0)
     assert refused.value.observed == "20.0"
     assert not (home / "out").exists()
+
+
+def test_what_broke_is_one_line_and_its_traceback_is_in_the_log(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SlimlineError, match="the stage's process failed") as failed:
+        pruned(StageChild(1), home, colour="red")
+    observed = str(failed.value.observed)
+    assert observed.startswith("exit status 1; TypeError: ") and "colour" in observed and "\n" not in observed
+    assert "Traceback" in caplog.text and "child.py" in caplog.text
 
 
 def test_it_gives_up_when_memory_runs_out_every_time(home: Path) -> None:
