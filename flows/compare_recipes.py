@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prefect import flow
 
 from flows.compress import compress
 from flows.stages import run_stage, was_cached
 from tasks.adapters.optimiser import Optimiser
-from tasks.choosing import bytes_ratio, choose, front_of, hopeless, objectives, overruns, recipe_at
+from tasks.choosing import as_big, bytes_ratio, choose, front_of, hopeless, objectives, overruns, recipe_at
 from tasks.contracts import DatasetRef, ModelRef
 from tasks.errors import SlimlineError
 from tasks.evaluate import evaluate
@@ -60,23 +62,41 @@ def compare_recipes(
         record_card(tracked, data, text, blocks)
         require_apart(data, blocks)
 
-        speed = bool(budgets.max_token_ms or budgets.max_usd_per_million) or search.prefer == "speed"
-        optimiser, tried = Optimiser(space, 3 if speed else 2, search.seed), list[Tried]()
-        while len(tried) < search.recipes and (asked := optimiser.ask()) is not None:
-            number, point = asked
-            tried.append(try_recipe(number, recipe_at(point, base), original, blocks, budgets, search))
-            optimiser.tell(number, objectives(tried[-1], speed))
-            record_tried(tracked, tried[-1])
+        tried, spared = list[Tried](), 0
+        for each in try_recipes(base, space, original, blocks, budgets, search):
+            if each is None:
+                spared += 1
+                continue
+            tried.append(each)
+            record_tried(tracked, each)
 
         chosen, reason = choose(tried, search.prefer)
         comparison = Comparison(
             original=original, data=blocks, tried=tuple(tried), front=front_of(tried), chosen=chosen, reason=reason,
-            tracked=tracked,
+            tracked=tracked, spared=spared,
         )  # fmt: skip
         record_comparison(comparison, budgets)
     if register_chosen and chosen is not None:
         compress(model, data, comparison.of(chosen).recipe, gate_of(budgets), registered_name)
     return comparison
+
+
+def try_recipes(
+    base: Recipe, space: SearchSpace, original: ModelRef, data: DatasetRef, budgets: Budgets, search: SearchPlan
+) -> Iterator[Tried | None]:
+    """Each recipe that the optimiser asks for; None in the place of one that is not tried, for a folder as big was
+    already over the budget.
+    """
+    speed = bool(budgets.max_token_ms or budgets.max_usd_per_million) or search.prefer == "speed"
+    optimiser, tried = Optimiser(space, 3 if speed else 2, search.seed), list[Tried]()
+    while len(tried) < search.recipes and (asked := optimiser.ask()) is not None:
+        number, point = asked
+        known = as_big(point, tried, budgets)
+        done = known or try_recipe(number, recipe_at(point, base), original, data, budgets, search)
+        optimiser.tell(number, objectives(done, speed))
+        if known is None:
+            tried.append(done)
+        yield done if known is None else None
 
 
 def try_recipe(

@@ -75,6 +75,26 @@ def hopeless(
     return ""
 
 
+def as_big(point: Mapping[str, str | int | float], tried: Sequence[Tried], budgets: Budgets) -> Tried | None:
+    """A recipe that was given up over its bytes and has no bigger a folder than the point's would be: no more bits, and
+    groups no smaller. Pruned zeros take the room of other weights.
+    """
+    bits, columns = int(point["bits"]), _columns(int(point["group_size"]))
+    for each in tried:
+        over = each.bytes_ratio is not None and each.bytes_ratio > budgets.max_bytes_ratio
+        quantized = any(stage.name == "quantize" for stage in each.stages)
+        asked = each.recipe.quantize
+        no_bigger = asked.bits <= bits and _columns(asked.group_size) >= columns
+        if each.outcome == "stopped" and over and quantized and no_bigger:
+            return each
+    return None
+
+
+def _columns(group_size: int) -> float:
+    """Input columns that share one scale; 0 stands for a whole row."""
+    return group_size or math.inf
+
+
 def objectives(tried: Tried, speed: bool) -> list[float] | None:
     """What the optimiser minimises: bytes, log perplexity ratio, and where speed counts log milliseconds a token.
 

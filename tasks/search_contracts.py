@@ -77,6 +77,9 @@ class Comparison(Value):
     chosen: int | None = Field(description="Number of the chosen recipe; none where no recipe keeps within the budgets")
     reason: str
     tracked: Tracked
+    spared: int = Field(
+        default=0, description="Recipes that were not tried, for a folder as big as theirs was over the budget"
+    )
 
     @property
     def computed(self) -> int:

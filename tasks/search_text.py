@@ -8,9 +8,10 @@ from tasks.search_contracts import Comparison, Tried
 def summary(comparison: Comparison) -> str:
     """How much was tried, and how much of it was there already."""
     count = {name: sum(each.outcome == name for each in comparison.tried) for name in ("measured", "stopped", "failed")}
+    spared = f"; {comparison.spared} more spared, their folders as big as a stopped one's" if comparison.spared else ""
     return (
         f"{len(comparison.tried)} recipes: {count['measured']} measured, {count['stopped']} stopped half way, "
-        f"{count['failed']} failed; {comparison.computed} stages computed, {comparison.reused} reused"
+        f"{count['failed']} failed; {comparison.computed} stages computed, {comparison.reused} reused{spared}"
     )
 
 

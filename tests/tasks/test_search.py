@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.adapters.optimiser import Optimiser
-from tasks.choosing import choose, front_of, hopeless, objectives, overruns, recipe_at
+from tasks.choosing import as_big, choose, front_of, hopeless, objectives, overruns, recipe_at
 from tasks.contracts import DatasetRef, ModelRef, Price, Score, Scorecard, Tracked
 from tasks.costs import token_cost
 from tasks.errors import Refused
@@ -20,7 +20,7 @@ from tasks.pricing import require_priced
 from tasks.recipes import Recipe
 from tasks.search_contracts import Comparison, Stage, Tried
 from tasks.search_plan import Budgets, SearchSpace
-from tasks.search_text import choice_markdown, rows, summary
+from tasks.search_text import choice_markdown, reasons, rows, smallest_first, summary, word
 
 SMALL = SearchSpace(orders=("quantize", "prune + quantize"), sparsities=(0.1, 0.5), bits=(8, 4), group_sizes=(32,))
 ORIGINAL = ModelRef(
@@ -178,11 +178,34 @@ def test_a_stopped_recipe_tells_the_optimiser_what_it_showed() -> None:
     assert front_of([stopped]) == ()
 
 
+@pytest.mark.parametrize(
+    ("bits", "group_size", "known"), [(8, 64, True), (8, 32, True), (8, 128, False), (8, 0, False), (4, 32, False)]
+)
+def test_a_recipe_is_spared_only_where_a_folder_no_bigger_was_over_the_budget(
+    bits: int, group_size: int, known: bool
+) -> None:
+    point = {"order": "prune + quantize", "prune": "wanda", "sparsity": 0.2, "quantize": "gptq"}
+    asked = point | {"bits": bits, "group_size": group_size}
+    recipe = Recipe.model_validate({"name": "r1", "quantize": {"bits": 8, "group_size": 64}})
+    big = tried(1, 1264, 10.0, outcome="stopped", scorecard=None, recipe=recipe)
+    assert (as_big(asked, [big], Budgets()) is big) == known
+    assert as_big(asked, [big], Budgets(max_bytes_ratio=0.4)) is None, "it was stopped for something else"
+    pruned = big.model_copy(update={"stages": (Stage(name="prune", reused=False),)})
+    assert as_big(asked, [pruned], Budgets()) is None, "as wide as before: nothing was quantized"
+
+
 def test_what_a_person_reads() -> None:
     found = comparison(
         tried(1, 400, 20.0), tried(2, 900, 11.0), tried(3, 2000, 40.0, outcome="stopped", reason="too bad")
     )
     assert summary(found) == "3 recipes: 2 measured, 1 stopped half way, 0 failed; 1 stages computed, 2 reused"
+    assert summary(found.model_copy(update={"spared": 2})).endswith(
+        "; 2 more spared, their folders as big as a stopped one's"
+    )
+    assert [word(found, each) for each in smallest_first(found)] == ["over budget", "chosen", "stopped"]
+    assert reasons(found) == [("over budget", "r1: perplexity ratio 2.000 > 1.25"), ("stopped", "r3: too bad")]
+    again = found.model_copy(update={"tried": (*found.tried, tried(4, 400, 20.0))})
+    assert reasons(again)[0] == ("over budget", "r1, r4: perplexity ratio 2.000 > 1.25")
     outcomes = {row["recipe"]: (row["outcome"], row["front"]) for row in rows(found)}
     assert outcomes == {"r1": ("perplexity ratio 2.000 > 1.25", "yes"), "r2": ("chosen", "yes"), "r3": ("too bad", "")}
     text = choice_markdown(found)
