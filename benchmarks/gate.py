@@ -5,13 +5,15 @@ true mean over all texts. Three kinds of per-block differences in log likelihood
 blocks of SmolLM2-135M in 4 bits have a standard deviation of 0.05 and a skewness of -0.2); skewed (a gamma distribution
 of shape 1: most blocks lose little, a few lose much); and heavy-tailed (log-normal, sigma 1). Agreement is
 beta-binomial: blocks differ in how easily their tokens are agreed on (intraclass correlation 0.02, 255 tokens a block).
+Documents and prompts are right or wrong as a whole; a candidate loses some, and wins some or none.
 
 ``pass`` counts how often a candidate passes the gate. At the limit itself, that is the chance that one which is not
 good enough gets through, promised to be at most 1 − confidence; ``allowed`` says so. Methods:
 
-- ``ours``: what the gate does (``tasks/compression/paired.py``);
+- ``ours``: what the gate does (``tasks/compression/paired.py``, ``paired_share.py``);
 - ``figure``: the figure alone held against the limit, as most evaluation scripts do;
 - ``percentile``, ``BCa``: scipy.stats.bootstrap's intervals over the same items;
+- ``mean``: the gate's interval for a mean of any numbers, of items that are right or wrong;
 - ``tokens``: an exact binomial interval that takes every token for independent.
 
 ``coverage`` is the share of evaluations whose one-sided 95 % upper end is above the truth. The
@@ -32,6 +34,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, bootstrap
 
 from tasks.compression.paired import ClusteredShare, PairedMean, needed_items
+from tasks.compression.paired_share import PairedShare
 from tasks.contracts import GateCheck
 from tasks.gate_checks import Held, decide
 
@@ -39,6 +42,7 @@ CONFIDENCE = 0.95
 MARGIN = 0.10  # in log perplexity: a ratio of 1.105
 SPREAD = 0.08  # between blocks, of the difference in mean log likelihood
 TOKENS, LIMIT, CORRELATION = 255, 0.70, 0.02
+DOCUMENTS = ((8, 0.10), (32, 0.10), (100, 0.03), (400, 0.02))  # items, and the share of them that may be lost
 RESAMPLES = 1000
 
 Floats = NDArray[np.float64]
@@ -83,6 +87,8 @@ def measure(evaluations: int) -> Iterator[Figure]:
             yield from _differences(kind, items, evaluations)
     for items in (16, 64):
         yield from _agreement(items, evaluations)
+    for items, limit in DOCUMENTS:
+        yield from _documents(items, limit, evaluations)
     yield from _family(16, evaluations)
     yield from _power(evaluations)
 
@@ -170,6 +176,28 @@ def _agreement(items: int, evaluations: int) -> Iterator[Figure]:
                 yield Figure(
                     "agreement", items, candidate, method, "coverage", _share(lower <= truth), None, evaluations
                 )
+
+
+def _documents(items: int, limit: float, evaluations: int) -> Iterator[Figure]:
+    """Items that are right or wrong: the share that is lost less the share that is won, against ``limit``."""
+    for lost, won, candidate in (
+        (0.0, 0.0, "as good as the original"),
+        (0.05, 0.05, "as good, one in ten differs"),
+        (limit, 0.0, "at the limit, wins none"),
+        (limit + 0.05, 0.05, "at the limit, wins 5 %"),
+        (2 * limit, 0.0, "beyond"),
+    ):
+        drawn = np.random.default_rng(items).random((evaluations, items))
+        drops = np.where(drawn < lost, 1.0, np.where(drawn < lost + won, -1.0, 0.0))
+        ends = {
+            "ours": np.asarray([PairedShare(row).upper(CONFIDENCE) for row in drops]),
+            "mean": np.asarray([PairedMean(row, resamples=RESAMPLES).upper(CONFIDENCE) for row in drops]),
+            "figure": drops.mean(axis=1),
+        }
+        for method, upper in ends.items():
+            wrong = 1 - CONFIDENCE if lost - won >= limit - 1e-9 and method == "ours" else None
+            name = f"right or wrong, at most {limit:.0%} lost"
+            yield Figure(name, items, candidate, method, "pass", _share(upper <= limit), wrong, evaluations)
 
 
 def _family(items: int, evaluations: int) -> Iterator[Figure]:

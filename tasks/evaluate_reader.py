@@ -7,7 +7,7 @@ import numpy as np
 from tasks.adapters.questions import read_questions
 from tasks.adapters.store import Store
 from tasks.caching import StageKey
-from tasks.compression.paired import PairedMean, by_group, needed_items, sign_test
+from tasks.compression.paired import Estimate, by_group, needed_items, sign_test
 from tasks.contracts import GateCheck, ModelRef
 from tasks.evidence_contracts import Verdict
 from tasks.gate_checks import Held, decide, more_items
@@ -17,7 +17,7 @@ from tasks.retrying import compute_task
 from tasks.settings import settings
 from tasks.workbench import Progress, open_model, use_threads
 
-MODULES = ("tasks.evaluate_reader", "tasks.compression.question_answering", "tasks.compression.bootstrap")
+MODULES = ("tasks.evaluate_reader", "tasks.compression.question_answering", "tasks.compression.paired_share")
 CONFIDENCE = 0.95
 MORE = "more training questions or epochs, or more blocks"
 
@@ -27,7 +27,7 @@ def evaluate_reader(
     student: ModelRef, untaught: ModelRef, teacher: ModelRef, data: QuestionsRef, recipe: ReaderRecipe
 ) -> ReaderScorecard:
     """Reload the three folders and let each answer every held-out question. The gate is applied separately."""
-    from tasks.compression.bootstrap import drop
+    from tasks.compression.paired_share import drop
     from tasks.compression.question_answering import evaluate_reader as answer
 
     use_threads()
@@ -71,7 +71,7 @@ def evaluate_reader(
     )
 
 
-def _upper(estimate: PairedMean) -> float:
+def _upper(estimate: Estimate) -> float:
     """Upper end of the one-sided interval; all that is possible where one context says nothing of the spread."""
     found = estimate.upper(CONFIDENCE)
     return 1.0 if found is None else found

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from tasks.compression.answers import read_answers, read_documents
 from tasks.compression.items import BASELINE, CANDIDATE, PACKED, Item
 from tasks.compression.paired import ClusteredShare, PairedMean
+from tasks.compression.paired_share import PairedShare, drop
 from tasks.contracts import GateCheck, Quality, Scorecard
 from tasks.errors import SlimlineError
 from tasks.gate_champion import against_champion, answers_against_champion, same_original, tasks_against_champion
@@ -131,7 +132,7 @@ def _answers(scorecard: Scorecard, gate: Gate) -> list[Held]:
             remedy="raise evaluation.prompts, or set gate.max_degenerate_rise to 1",
         )
     answers = read_answers(folder_of(evidence.items))
-    rise = PairedMean([each.candidate.degenerate - each.baseline.degenerate for each in answers])
+    rise = PairedShare([each.candidate.degenerate - each.baseline.degenerate for each in answers])
     what = "prompts (evaluation.prompts, up to 32)"
     metric = "answers that are empty or loop, rise"
     return [Held(metric, rise.value, gate.max_degenerate_rise, "at most", WEAKER, rise, items=what)]
@@ -148,15 +149,13 @@ def _tasks(scorecard: Scorecard, gate: Gate) -> list[Held]:
             limit="at least one task of lm-evaluation-harness",
             remedy="name a folder of tasks, or set gate.max_task_drop to 1",
         )
-    what, drops = "documents in the task's file", read_documents(folder_of(evidence.documents))
-    return [
-        Held(
-            f"{task.task} {task.metric}, drop", task.baseline - task.candidate, gate.max_task_drop, "at most", WEAKER,
-            PairedMean([each.drop for each in drops if (each.task, each.metric) == (task.task, task.metric)]),
-            items=what,
-        )
-        for task in evidence.tasks
-    ]  # fmt: skip
+    documents, held = read_documents(folder_of(evidence.documents)), []
+    for task in evidence.tasks:
+        ours = [each for each in documents if (each.task, each.metric) == (task.task, task.metric)]
+        lost = drop([each.baseline for each in ours], [each.candidate for each in ours])
+        metric, what = f"{task.task} {task.metric}, drop", "documents in the task's file"
+        held.append(Held(metric, lost.value, gate.max_task_drop, "at most", WEAKER, lost, items=what))
+    return held
 
 
 def _gain(scorecard: Scorecard, items: Sequence[Item], gate: Gate) -> GateCheck:

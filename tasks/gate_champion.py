@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from tasks.compression.answers import read_answers, read_documents
 from tasks.compression.items import CANDIDATE, Item
 from tasks.compression.paired import PairedMean
+from tasks.compression.paired_share import PairedShare, drop
 from tasks.contracts import Scorecard
 from tasks.errors import SlimlineError
 from tasks.gate_checks import Held
@@ -52,9 +53,9 @@ def against_champion(
         ),
     ]  # fmt: skip
     if alike:
-        drop = PairedMean(sums(before, CANDIDATE, "agreed") - sums(items, form, "agreed"), counts)
+        less = PairedMean(sums(before, CANDIDATE, "agreed") - sums(items, form, "agreed"), counts)
         metric = f"{of}agreement lost against the champion"
-        held.append(Held(metric, drop.value, gate.max_champion_agreement_drop, "at most", BETTER, drop))
+        held.append(Held(metric, less.value, gate.max_champion_agreement_drop, "at most", BETTER, less))
     return held
 
 
@@ -75,7 +76,7 @@ def answers_against_champion(scorecard: Scorecard, champion: Scorecard, gate: Ga
             observed=f"{len(before)} prompts", limit=f"the candidate's {len(now)}",
             remedy="set gate.baseline to original, or gate.max_degenerate_rise to 1",
         )  # fmt: skip
-    rise = PairedMean([float(each.candidate.degenerate) - before[each.prompt].degenerate for each in now])
+    rise = PairedShare([float(each.candidate.degenerate) - before[each.prompt].degenerate for each in now])
     metric, what = "answers that are empty or loop, rise over the champion", "prompts (evaluation.prompts, up to 32)"
     return [Held(metric, rise.value, gate.max_degenerate_rise, "at most", BETTER, rise, items=what)]
 
@@ -100,7 +101,8 @@ def tasks_against_champion(scorecard: Scorecard, champion: Scorecard, gate: Gate
     now, held = read_documents(folder_of(evidence.documents)), []
     for task in evidence.tasks:
         ours = [each for each in now if (each.task, each.metric) == (task.task, task.metric)]
-        drop = PairedMean([before[each.task, each.metric, each.document] - each.candidate for each in ours])
+        was = [before[each.task, each.metric, each.document] for each in ours]
+        lost = drop(was, [each.candidate for each in ours])
         metric, what = f"{task.task} {task.metric}, drop from the champion", "documents in the task's file"
-        held.append(Held(metric, drop.value, gate.max_task_drop, "at most", BETTER, drop, items=what))
+        held.append(Held(metric, lost.value, gate.max_task_drop, "at most", BETTER, lost, items=what))
     return held

@@ -13,7 +13,8 @@ from tasks.adapters.lm_eval_runs import read_task_folder, run_tasks
 from tasks.adapters.store import Store
 from tasks.caching import StageKey
 from tasks.compression.answers import Document, write_documents
-from tasks.compression.paired import PairedMean, sign_test
+from tasks.compression.paired import sign_test
+from tasks.compression.paired_share import drop
 from tasks.contracts import ModelRef, Place, Value
 from tasks.engines import engine_identity, prepare_engine
 from tasks.evidence_contracts import ItemsRef, TaskScore
@@ -88,7 +89,7 @@ def task_scores(documents: list[Document]) -> tuple[TaskScore, ...]:
             items=len(group),
             baseline=sum(each.baseline for each in group) / len(group),
             candidate=sum(each.candidate for each in group) / len(group),
-            drop_upper=PairedMean([each.drop for each in group]).upper(0.95),
+            drop_upper=drop([each.baseline for each in group], [each.candidate for each in group]).upper(0.95),
             p=sign_test([each.drop for each in group]),
         )
         for (task, metric), group in groups.items()

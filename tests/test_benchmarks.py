@@ -33,7 +33,7 @@ COMMANDS = {
 }
 ROW_COUNTS = {
     "compression_stages": 3,
-    "gate": 163,
+    "gate": 223,
     "methods": 1,
     "round_trips": 1,
     "students": 3,

@@ -9,7 +9,8 @@ over items (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section
 skewed items where percentile and BCa ends fall short with few of them (``python -m benchmarks.gate``).
 ``ClusteredShare`` is for shares of positions: the exact interval of Clopper and Pearson at the effective number of
 positions that the spread between items leaves (Korn & Graubard 1998, "Confidence intervals for proportions with small
-expected number of positive counts estimated from survey data", Survey Methodology 24).
+expected number of positive counts estimated from survey data", Survey Methodology 24). Of items that are right or
+wrong as a whole: ``paired_share``.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class PairedMean:
         self._sums = np.asarray(sums, dtype=np.float64)
         self._counts = np.ones_like(self._sums) if counts is None else np.asarray(counts, dtype=np.float64)
         self.items = len(self._sums)
-        values, errors = _ratios(self._sums[None], self._counts[None])
+        values, errors = ratios(self._sums[None], self._counts[None])
         self.value, self.error = float(values[0]), float(errors[0])
         self._resamples, self._seed = resamples, seed
         self._drawn: Floats | None = None
@@ -101,7 +102,7 @@ class PairedMean:
             for start in range(0, self._resamples, rows):
                 shape = (min(rows, self._resamples - start), self.items)
                 drawn = random.integers(0, self.items, shape)
-                values, errors = _ratios(self._sums[drawn], self._counts[drawn])
+                values, errors = ratios(self._sums[drawn], self._counts[drawn])
                 # A resample of equal items says nothing of their spread: that of the sample stands in.
                 spread = np.where(errors > 0, errors, self.error)
                 difference = values - self.value
@@ -116,7 +117,7 @@ class ClusteredShare:
     def __init__(self, ones: ArrayLike, counts: ArrayLike) -> None:
         """``ones`` of ``counts`` positions an item, both (items,)."""
         self._counts = np.asarray(counts, dtype=np.float64)
-        values, errors = _ratios(np.asarray(ones, dtype=np.float64)[None], self._counts[None])
+        values, errors = ratios(np.asarray(ones, dtype=np.float64)[None], self._counts[None])
         self.items, self.value, self.error = len(self._counts), float(values[0]), float(errors[0])
         positions = float(self._counts.sum())
         # Without spread between items there is none to see; positions then count as they are.
@@ -175,8 +176,9 @@ def needed_items(
     distance = abs(limit - value)
     if distance == 0 or items < 2 or bound is None:
         return None
-    if error == 0:
-        return 2
+    if error == 0:  # no spread to go by: of shares the odds of what may be hidden fall as 1 ÷ items
+        hidden = min(abs(bound - value), 0.999)
+        return max(2, math.ceil(items * hidden / (1 - hidden) * max(1 - distance, 0.0) / distance))
     normal, more = float(special.ndtri(confidence)), float(special.ndtri(power))
     beyond = max(0.0, abs(bound - value) / error - normal)
     spread = error * math.sqrt(items) * math.sqrt((items - 1) / float(special.chdtri(items - 1, power)))
@@ -219,7 +221,7 @@ def by_group(values: ArrayLike, groups: Sequence[Hashable]) -> tuple[Floats, Flo
     return sums, counts
 
 
-def _ratios(sums: Floats, counts: Floats) -> tuple[Floats, Floats]:
+def ratios(sums: Floats, counts: Floats) -> tuple[Floats, Floats]:
     """Σ sums ÷ Σ counts and its standard error by linearisation, of every row of (rows, items)."""
     total, size = counts.sum(axis=1), sums.shape[1]
     values = sums.sum(axis=1) / total
