@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from prefect import flow
 
 from flows.compress import compress
 from flows.stages import run_stage, was_cached
-from tasks.adapters.optimiser import Optimiser
-from tasks.choosing import as_big, bytes_ratio, choose, front_of, hopeless, objectives, overruns, recipe_at
+from tasks.adapters.optimiser import Optimiser, first_point
+from tasks.choosing import (
+    as_big,
+    bytes_ratio,
+    check_space,
+    choose,
+    excess,
+    front_of,
+    hopeless,
+    objectives,
+    overruns,
+    recipe_at,
+)
 from tasks.contracts import DatasetRef, ModelRef
+from tasks.convert import convert
+from tasks.engine_checks import engines_of
+from tasks.engines import prepare_engine
 from tasks.errors import SlimlineError
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.fetch import fetch, locate, read_data, require_apart
-from tasks.preflight import check_fit, preflight
+from tasks.preflight import check_fit, check_recipe, preflight
 from tasks.pricing import priced, require_priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_card, record_data, recorded_run
@@ -50,13 +65,13 @@ def compare_recipes(
         register_chosen: Run the chosen recipe through `compress` too, with the budgets as its gate, so that it is
             registered. Its stages are in the cache by then.
     """
-    preflight(model, data, base)
+    check_space(base, space)
+    preflight(model, data, recipe_at(first_point(space), base))
     if budgets.max_usd_per_million:
         require_priced()
     with recorded_run(f"{model.short}-search", base) as tracked:
         text = read_data(data)
         original = locate(model)
-        check_fit(base, original)
         blocks = fetch(data, text, original)
         record_data(tracked, blocks)
         record_card(tracked, data, text, blocks)
@@ -91,54 +106,66 @@ def try_recipes(
     optimiser, tried = Optimiser(space, 3 if speed else 2, search.seed), list[Tried]()
     while len(tried) < search.recipes and (asked := optimiser.ask()) is not None:
         number, point = asked
-        known = as_big(point, tried, budgets)
-        done = known or try_recipe(number, recipe_at(point, base), original, data, budgets, search)
-        optimiser.tell(number, objectives(done, speed))
-        if known is None:
-            tried.append(done)
-        yield done if known is None else None
+        if as_big(point, tried, budgets):
+            optimiser.tell(number, None)
+            yield None
+            continue
+        tried.append(try_recipe(number, recipe_at(point, base), original, data, budgets, search))
+        optimiser.tell(number, objectives(tried[-1], speed), excess(tried[-1], budgets))
+        yield tried[-1]
 
 
 def try_recipe(
     number: int, recipe: Recipe, original: ModelRef, data: DatasetRef, budgets: Budgets, search: SearchPlan
 ) -> Tried:
-    """Run a recipe's stages and measure it; stop as soon as what is half made is hopeless. Its failure is its own."""
+    """Run a recipe's stages and measure it; stop as soon as what is half made is hopeless. Its failure is its own: what
+    the model or an engine cannot do, a stage that is not sound, or too little memory for it.
+    """
     stages: list[Stage] = []
-    candidate = original
-    tried = Tried(number=number, recipe=recipe, stages=(), outcome="failed")
-    ratio: float | None = None
     try:
-        for index, stage in enumerate(recipe.order):
-            rest = recipe.order[index + 1 :]
-            state = run_stage(stage, candidate, original, data, recipe, rest[0] if rest else None)
-            done = state.result()
-            stages.append(Stage(name=stage, reused=was_cached(state), seconds=done.seconds))
-            require_sound(done, recipe.max_fallback_share)
-            candidate = done.model
-            ratio = screen(candidate, original, data, search.screen_blocks).perplexity_ratio
-            if why := hopeless(candidate, original, ratio, rest, budgets, search.hopeless):
-                tried = tried.model_copy(update={"outcome": "stopped", "reason": why})
-                break
-        else:
-            exported = export(candidate, recipe.cpu_export).model if recipe.cpu_export != "none" else None
-            measured = evaluate(candidate, exported, original, data, return_state=True)
-            scorecard = priced(measured.result())
-            stages.append(Stage(name="evaluate", reused=was_cached(measured)))
-            ratio = scorecard.candidate.perplexity / scorecard.baseline.perplexity
-            over = overruns(scorecard, budgets)
-            candidate = scorecard.served_model
-            tried = tried.model_copy(update={"outcome": "measured", "scorecard": scorecard, "over": over})
-    except SlimlineError as error:
-        tried = tried.model_copy(update={"reason": str(error)})
-    made = candidate if stages else None
-    return tried.model_copy(
-        update={
-            "stages": tuple(stages),
-            "model": made,
-            "bytes_ratio": bytes_ratio(made, original) if made else None,
-            "perplexity_ratio": ratio,
-        }
-    )
+        check_recipe(recipe)
+        check_fit(recipe, original)
+        for engine in engines_of(recipe):
+            prepare_engine(engine)
+        found = run_recipe(recipe, original, data, budgets, search, stages)
+    except (SlimlineError, MemoryError) as error:
+        found = {"outcome": "failed", "reason": str(error) or type(error).__name__}
+    return Tried.model_validate({"number": number, "recipe": recipe, "stages": tuple(stages), **found})
+
+
+def run_recipe(
+    recipe: Recipe, original: ModelRef, data: DatasetRef, budgets: Budgets, search: SearchPlan, stages: list[Stage]
+) -> dict[str, Any]:
+    """How far a recipe came, as fields of ``Tried``. Stages that ended are added to ``stages``."""
+    candidate = original
+    for index, stage in enumerate(recipe.order):
+        rest = recipe.order[index + 1 :]
+        state = run_stage(stage, candidate, original, data, recipe, rest[0] if rest else None)
+        done = state.result()
+        stages.append(Stage(name=stage, reused=was_cached(state), seconds=done.seconds))
+        require_sound(done, recipe.max_fallback_share)
+        candidate = done.model
+        ratio = screen(candidate, original, data, search.screen_blocks).perplexity_ratio
+        if why := hopeless(candidate, original, ratio, rest, budgets, search.hopeless):
+            return {"outcome": "stopped", "reason": why, **_shape(candidate, original, ratio)}
+
+    exported = export(candidate, recipe.cpu_export).model if recipe.cpu_export != "none" else None
+    if recipe.quantize.layout:  # as in `compress`: what is registered then has these bytes
+        candidate = convert(candidate, recipe.quantize.layout).model
+    measured = evaluate(candidate, exported, original, data, return_state=True)
+    scorecard = priced(measured.result())
+    stages.append(Stage(name="evaluate", reused=was_cached(measured)))
+    ratio = scorecard.candidate.perplexity / scorecard.baseline.perplexity
+    return {
+        "outcome": "measured",
+        "scorecard": scorecard,
+        "over": overruns(scorecard, budgets),
+        **_shape(scorecard.served_model, original, ratio),
+    }
+
+
+def _shape(model: ModelRef, original: ModelRef, ratio: float) -> dict[str, Any]:
+    return {"model": model, "bytes_ratio": bytes_ratio(model, original), "perplexity_ratio": ratio}
 
 
 def gate_of(budgets: Budgets) -> Gate:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from tasks.contracts import ModelRef, Scorecard
+from tasks.errors import RefusedRecipe
 from tasks.figures import dollars
 from tasks.recipes import PruneRecipe, QuantizeRecipe, Recipe
 from tasks.search_contracts import Tried
-from tasks.search_plan import Budgets, Preference
+from tasks.search_plan import Budgets, Preference, SearchSpace
 
 
 def recipe_at(point: Mapping[str, str | int | float], base: Recipe) -> Recipe:
@@ -28,6 +30,31 @@ def recipe_at(point: Mapping[str, str | int | float], base: Recipe) -> Recipe:
         name.insert(order.index("distill"), "distil")
     given["quantize"] = QuantizeRecipe.model_validate(quantize)
     return Recipe.model_validate(given | {"name": "-".join(name)[:41].rstrip("-")})
+
+
+def check_space(base: Recipe, space: SearchSpace) -> None:
+    """Refuse a base recipe whose choices the search would overwrite, or that would make its points all the same.
+
+    Raises:
+        RefusedRecipe: structured pruning, another pattern or method than the points can have, or bits by layer.
+    """
+    prunes, quantize = any("prune" in order for order in space.orders), base.quantize
+    if prunes and base.prune.method == "structured":
+        _refuse("structured pruning is not searched", "base.prune.method = structured", "recipe.prune.method")
+    if quantize.method not in ("gptq", "rtn"):
+        _refuse("only gptq and rtn are searched", f"base.quantize.method = {quantize.method}", "recipe.quantize.method")
+    if quantize.mean_bits:
+        _refuse(
+            "bits by layer are not searched: every recipe would be the same model, whatever its bits",
+            f"base.quantize.mean_bits = {quantize.mean_bits:g}", "recipe.quantize.mean_bits",
+        )  # fmt: skip
+
+
+def _refuse(cause: str, observed: str, field: str) -> NoReturn:
+    raise RefusedRecipe(
+        cause, observed=observed, limit="unstructured pruning, gptq or rtn with the same bits in every layer",
+        remedy=f"leave it at its default here, and set {field} in a run of compress",
+    )  # fmt: skip
 
 
 def bytes_ratio(model: ModelRef, original: ModelRef) -> float:
@@ -98,9 +125,10 @@ def _columns(group_size: int) -> float:
 def objectives(tried: Tried, speed: bool) -> list[float] | None:
     """What the optimiser minimises: bytes, log perplexity ratio, and where speed counts log milliseconds a token.
 
-    A stopped recipe counts with what it showed: bad, and not forgotten. None where there is nothing to go by.
+    A stopped recipe counts with what it showed: bad, and not forgotten. None where there is nothing to go by, and of a
+    failed one: what is half made has not been measured.
     """
-    if tried.bytes_ratio is None or tried.perplexity_ratio is None:
+    if tried.outcome == "failed" or tried.bytes_ratio is None or tried.perplexity_ratio is None:
         return None
     found = [tried.bytes_ratio, math.log(tried.perplexity_ratio)]
     if speed:
@@ -108,6 +136,18 @@ def objectives(tried: Tried, speed: bool) -> list[float] | None:
             return None
         found.append(math.log(tried.token_ms))
     return found
+
+
+def excess(tried: Tried, budgets: Budgets) -> float:
+    """How far a recipe is over its budgets, as logarithms and shares added up; 0 where it keeps within all."""
+    pairs = (
+        (tried.bytes_ratio, budgets.max_bytes_ratio),
+        (tried.perplexity_ratio, budgets.max_perplexity_ratio),
+        (tried.token_ms, budgets.max_token_ms),
+        (tried.usd_per_million, budgets.max_usd_per_million),
+    )
+    over = sum(max(0.0, math.log(figure / limit)) for figure, limit in pairs if figure and limit)
+    return over + (0.0 if tried.agreement is None else max(0.0, budgets.min_agreement - tried.agreement))
 
 
 def front_of(tried: Sequence[Tried]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ class Optimiser:
         self._space = space
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_FIRST, multivariate=True, group=True)
         self._study = optuna.create_study(directions=["minimize"] * objectives, sampler=sampler)
-        self._told: dict[tuple[tuple[str, str | int | float], ...], list[float] | None] = {}
+        self._told: dict[tuple[tuple[str, str | int | float], ...], tuple[list[float] | None, float]] = {}
         self._asked: dict[int, Trial] = {}
 
     @property
@@ -49,18 +49,22 @@ class Optimiser:
             point = self._point(trial)
             key = tuple(sorted(point.items()))
             if key not in self._told:
-                self._told[key] = None
+                self._told[key] = None, 0.0
                 self._asked[trial.number] = trial
                 return trial.number, point
-            values = self._told[key]  # drawn again: the same answer
-            self._study.tell(trial, values, state=TrialState.FAIL if values is None else None)
+            self._tell(trial, *self._told[key])  # drawn again: the same answer
         return None
 
-    def tell(self, number: int, values: list[float] | None) -> None:
-        """What the point came to, one value an objective; none where it came to nothing."""
+    def tell(self, number: int, values: list[float] | None, excess: float = 0.0) -> None:
+        """What the point came to, one value an objective; none where it came to nothing. ``excess``: how far it is over
+        the budgets, 0 for one that keeps within all: of the others the estimator looks for no neighbours.
+        """
         trial = self._asked.pop(number)
-        key = tuple(sorted(trial.params.items()))
-        self._told[key] = values
+        self._told[tuple(sorted(trial.params.items()))] = values, excess
+        self._tell(trial, values, excess)
+
+    def _tell(self, trial: Trial, values: list[float] | None, excess: float) -> None:
+        trial.set_constraint("budgets", excess)
         self._study.tell(trial, values, state=TrialState.FAIL if values is None else None)
 
     def _point(self, trial: Trial) -> Point:
@@ -73,6 +77,16 @@ class Optimiser:
         trial.suggest_categorical("bits", _distinct(space.bits))
         trial.suggest_categorical("group_size", _distinct(space.group_sizes))
         return dict(trial.params)
+
+
+def first_point(space: SearchSpace) -> Point:
+    """One point of the space, to check what all have in common with."""
+    order = space.orders[0]
+    prune: dict[str, str | int | float] = (
+        {"prune": space.prune_methods[0], "sparsity": space.sparsities[0]} if "prune" in order else {}
+    )
+    rounded = {"quantize": space.quantize_methods[0], "bits": space.bits[0], "group_size": space.group_sizes[0]}
+    return {"order": order, **prune, **rounded}
 
 
 def _distinct(values: tuple[Any, ...]) -> list[Any]:

@@ -22,3 +22,11 @@ def test_recipes_are_tried_and_one_is_chosen_and_registered(line: Line) -> None:
     assert "data:image/svg+xml;base64," in artifacts["pareto-front"]["data"]
     run_id = line.mlflow_version("searched", line.alias("searched", "challenger") or "")["run_id"]
     assert line.mlflow_run(run_id)["info"]["run_name"].endswith(str(chosen["recipe"])), "the chosen one is registered"
+
+
+def test_a_recipe_that_the_model_cannot_have_fails_alone(line: Line) -> None:
+    space = ('space.orders=["quantize"]', "space.bits=[8]", "space.group_sizes=[64, 128]", "register_chosen=false")
+    done = line.slimline("compare", "compare-tiny", *(each for value in space for each in ("-p", value)), *OWN)
+    assert done.code == 0, done.text
+    assert "Search      2 recipes: 1 measured, 0 stopped half way, 1 failed" in done.text, done.text
+    assert "Failed      gptq8-g128: group size 128" in done.text, done.text

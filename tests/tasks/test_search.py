@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.adapters.optimiser import Optimiser
-from tasks.choosing import as_big, choose, front_of, hopeless, objectives, overruns, recipe_at
+from tasks.adapters.optimiser import Optimiser, first_point
+from tasks.choosing import as_big, check_space, choose, excess, front_of, hopeless, objectives, overruns, recipe_at
 from tasks.contracts import DatasetRef, ModelRef, Price, Score, Scorecard, Tracked
 from tasks.costs import token_cost
-from tasks.errors import Refused
+from tasks.errors import Refused, RefusedRecipe
 from tasks.pareto import draw_front
 from tasks.pricing import require_priced
 from tasks.recipes import Recipe
@@ -176,6 +176,56 @@ def test_a_stopped_recipe_tells_the_optimiser_what_it_showed() -> None:
     assert objectives(tried(2, 1000, 11.0, ms=5.0), True) == pytest.approx([0.25, math.log(1.1), math.log(5.0)])
     assert objectives(tried(3, bytes_ratio=None), False) is None
     assert front_of([stopped]) == ()
+    assert objectives(tried(4, outcome="failed", scorecard=None), False) is None, "half made is not measured"
+
+
+def test_how_far_over_the_budgets_a_recipe_is() -> None:
+    assert excess(tried(1, 1000, 12.0), Budgets()) == 0
+    assert excess(tried(1, 1200 * 2, 12.5 * 2, agreement=0.6), Budgets()) == pytest.approx(2 * math.log(2) + 0.1)
+    stopped = tried(1, 1264, 10.0, outcome="stopped", scorecard=None)
+    assert excess(stopped, Budgets()) == pytest.approx(math.log(0.316 / 0.3))
+    slow = tried(1, 1000, 11.0, ms=8.0)
+    assert excess(slow, Budgets(max_token_ms=4)) == pytest.approx(math.log(2)) and excess(slow, Budgets()) == 0
+
+
+def test_the_estimator_looks_elsewhere_than_beyond_the_budgets() -> None:
+    """Eight bits answer best and are too big: nothing beats them, and no neighbour of theirs is worth a trial."""
+
+    def of_eight_bits(seed: int, over: float) -> int:
+        optimiser, found = Optimiser(SearchSpace(), 2, seed=seed), 0
+        for _ in range(16):
+            asked = optimiser.ask()
+            assert asked is not None
+            number, point = asked
+            bits, zeros = int(point["bits"]), float(point.get("sparsity", 0.0))
+            found += bits == 8
+            optimiser.tell(number, [bits / 32, {8: 0.0, 4: 0.1, 3: 0.45}[bits] + zeros], over if bits == 8 else 0.0)
+        return found
+
+    knows, knows_not = (sum(of_eight_bits(seed, over) for seed in range(12)) for over in (0.05, 0.0))
+    assert knows < 0.85 * knows_not, (knows, knows_not)
+
+
+@pytest.mark.parametrize(
+    ("base", "field"),
+    [
+        ({"prune": {"method": "structured", "channels": 0.2}}, "prune.method"),
+        ({"quantize": {"mean_bits": 4.25}}, "mean_bits"),
+        ({"quantize": {"method": "w8a8"}}, "quantize.method"),
+    ],
+)
+def test_a_base_that_the_search_would_overwrite_is_refused(base: dict[str, Any], field: str) -> None:
+    recipe = Recipe.model_validate({"name": "base", **base})
+    with pytest.raises(RefusedRecipe, match="searched") as refused:
+        check_space(recipe, SearchSpace())
+    assert field in refused.value.remedy
+    check_space(Recipe(name="base"), SearchSpace())
+
+
+def test_the_first_point_is_one_of_the_space() -> None:
+    for orders in (("quantize",), ("prune + quantize",)):
+        point = first_point(SearchSpace.model_validate({"orders": orders, "bits": (3,)}))
+        assert recipe_at(point, Recipe(name="base")).quantize.bits == 3 and ("prune" in point) == ("prune" in orders[0])
 
 
 @pytest.mark.parametrize(
