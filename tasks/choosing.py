@@ -41,6 +41,11 @@ def check_space(base: Recipe, space: SearchSpace) -> None:
     prunes, quantize = any("prune" in order for order in space.orders), base.quantize
     if prunes and base.prune.method == "structured":
         _refuse("structured pruning is not searched", "base.prune.method = structured", "recipe.prune.method")
+    if prunes and base.prune.pattern != "unstructured":
+        _refuse(
+            "zeros in a pattern are not searched: their share is the pattern's, whatever a recipe's is",
+            f"base.prune.pattern = {base.prune.pattern}", "recipe.prune.pattern",
+        )  # fmt: skip
     if quantize.method not in ("gptq", "rtn"):
         _refuse("only gptq and rtn are searched", f"base.quantize.method = {quantize.method}", "recipe.quantize.method")
     if quantize.mean_bits:

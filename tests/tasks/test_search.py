@@ -210,6 +210,7 @@ def test_the_estimator_looks_elsewhere_than_beyond_the_budgets() -> None:
     ("base", "field"),
     [
         ({"prune": {"method": "structured", "channels": 0.2}}, "prune.method"),
+        ({"prune": {"pattern": "2:4"}}, "prune.pattern"),
         ({"quantize": {"mean_bits": 4.25}}, "mean_bits"),
         ({"quantize": {"method": "w8a8"}}, "quantize.method"),
     ],
