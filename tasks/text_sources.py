@@ -97,7 +97,9 @@ def text_of_digest(choice: DataChoice, digest: str, marks: str, documents: Colle
 
 def _kept_ref(text: Text) -> TextRef:
     _keep(text)
-    facts = {name: getattr(text, name) for name in ("digest", "name", "licence", "chat", "revision", "unit")}
+    facts = {
+        name: getattr(text, name) for name in ("digest", "name", "licence", "chat", "revision", "unit", "left_out")
+    }
     return TextRef(
         documents=len(text.documents), duplicates=text.duplicates, cut=text.cut, labels=labels.digest_of(text.labels),
         **facts,

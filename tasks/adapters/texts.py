@@ -43,6 +43,7 @@ class Text:
         duplicates: exact ones that were dropped.
         cut: the source has more documents than were read.
         labels: of each document, where they were asked for.
+        left_out: what else the source had that is no document, in words, where it says so.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Text:
     duplicates: int = 0
     cut: bool = False
     labels: tuple[str, ...] = field(default=(), repr=False)
+    left_out: str = ""
 
 
 def check_text_source(source: str) -> None:
