@@ -23,7 +23,7 @@ from tasks.reader_contracts import QuestionsRef
 from tasks.settings import settings
 
 SURROUNDINGS, PARAMETERS, CARD = "surroundings.json", "parameters.json", "data/card.json"
-DOCUMENTS = "data/documents.txt"  # the digest of each document of the text
+DOCUMENTS = "data/documents.txt"  # the digest of each document of the text, in their order
 NEWS, NEW_DOCUMENTS = "news.json", "data/new_documents.txt"
 # Tags of a run: the digest of the model that was trained, and of a held-out text of its own. Of a version and of its
 # run: the champion that it was to follow.
@@ -71,8 +71,8 @@ def write_data(books: Tracking, run_id: str, data: DatasetRef | QuestionsRef) ->
 
 
 def write_text_facts(books: Tracking, run_id: str, data: DataText, documents: Iterable[str]) -> None:
-    """Which documents the text has, for a later run to find what is new or to make the same version again; and of a
-    held-out text of its own, which one it is; and how what is measured on is labelled.
+    """Which documents the text has, in their order, for a later run to find what is new or to make the same version
+    again; and of a held-out text of its own, which one it is; and how what is measured on is labelled.
     """
     books.log_files(run_id, {DOCUMENTS: document_digests.written(documents)})
     told = {} if data.held_out is None else {HELD_OUT: data.held_out.digest}

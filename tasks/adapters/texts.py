@@ -140,11 +140,11 @@ def text_of_files(
                 chosen.append(extractor(reading, first.value))
             label = labels.labeller(reading.label, called.removeprefix(root)) if reading.label else None
             for document, mark in documents_of(chain([first], records), called, chosen[0], label):
-                if label:
+                if label and reading.wants(document):
                     marks.setdefault(document.strip(), mark)
                 yield document
 
-    documents = _articles(taken()) if articles else taken()
+    documents = reading.wanted(_articles(taken()) if articles else taken())
     text = text_of(name, licence, documents, most=most, revision=revision, extract=chosen, marks=marks)
     return replace(text, unit="an article") if articles else text
 

@@ -12,6 +12,7 @@ import boto3
 import pytest
 
 from tasks.adapters.captured_lines import Exchange
+from tasks.adapters.document_digests import in_order, written
 from tasks.adapters.texts import Text
 from tasks.captured import check_captured, documents_of, place_of, read_captured
 from tasks.contracts import DatasetRef
@@ -21,7 +22,7 @@ from tasks.errors import ArtifactDamaged, RefusedData
 from tasks.monitoring_plan import MonitoringPlan
 from tasks.recipes import DataChoice
 from tasks.settings import settings
-from tasks.text_sources import read_source, text_again
+from tasks.text_sources import read_source, text_again, text_of_digest
 from tests.adapters.releasing import Desk, invoke, plan_of
 from tests.local.stack import until
 
@@ -135,8 +136,7 @@ def test_what_was_read_stays_what_it_is_while_new_requests_come(desk: Desk, tmp_
     assert read_captured(f"{source}?answers=true").documents == ("one more", "two more", "three", "one")
     newest = read_source(choice.model_copy(update={"most_documents": 2}))
     assert text_again(choice, newest).documents == ("three", "one")
-    for kept in (settings().downloads / "texts").iterdir():
-        kept.unlink()
+    forget()
     with pytest.raises(ArtifactDamaged, match="has changed since"):
         text_again(choice, first)
     assert text_again(choice, read_source(choice)).documents == second.documents
@@ -209,6 +209,33 @@ def test_as_many_of_the_newest_are_read_as_are_asked_for(desk: Desk) -> None:
     s3(desk).put_object(Bucket=BUCKET, Key="lots/a.jsonl", Body="\n".join(lines).encode())
     found = read_captured(f"capture+s3://{BUCKET}/lots/", 100_100)
     assert len(found.documents) == 100_100 and found.documents[-1] == "q100199" and found.cut
+
+
+def test_a_text_is_taken_again_out_of_what_has_been_asked_since(desk: Desk) -> None:
+    put(desk, "grown/a.jsonl", *((asked(text), said("")) for text in ("one", "two", "three")))
+    choice = DataChoice(source=f"capture+s3://{BUCKET}/grown/", most_documents=3)
+    had = read_source(choice)
+    listed = in_order(written(text_again(choice, had).documents))
+    put(desk, "grown/b.jsonl", *((asked(text), said("")) for text in ("one", "four", "five", "six")))
+    forget()
+    found = text_of_digest(choice, had.digest, "", listed)
+    assert (found.digest, text_again(choice, found).documents) == (had.digest, ("one", "two", "three"))
+    forget()
+    assert text_of_digest(choice, had.digest, "", sorted(listed)).digest != had.digest, "no order, so not to be had"
+
+
+def test_a_text_is_taken_again_out_of_objects_with_new_ones_before_them(desk: Desk) -> None:
+    s3(desk).put_object(Bucket=BUCKET, Key="texts/m.txt", Body=b"one\n\ntwo\n")
+    choice = DataChoice(source=f"s3://{BUCKET}/texts/", most_documents=2)
+    had = read_source(choice)
+    s3(desk).put_object(Bucket=BUCKET, Key="texts/a.txt", Body=b"three\n\nfour\n\ntwo\n")
+    forget()
+    assert text_of_digest(choice, had.digest, "", in_order(written(["one", "two"]))).digest == had.digest
+
+
+def forget() -> None:
+    for kept in (settings().downloads / "texts").iterdir():
+        kept.unlink()
 
 
 def test_captures_without_text_and_files_that_are_none_are_refused(desk: Desk) -> None:
