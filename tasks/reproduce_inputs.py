@@ -17,7 +17,18 @@ from tasks.data_contracts import DataText, TextRef
 from tasks.errors import RefusedData, RefusedModel
 from tasks.lineage import books
 from tasks.news import put_back
-from tasks.provenance import BASE, DOCUMENTS, HELD_OUT, LABELS, NEW_DOCUMENTS, NEWS, PARAMETERS, PARENT, SURROUNDINGS
+from tasks.provenance import (
+    BASE,
+    DOCUMENTS,
+    HELD_OUT,
+    HELD_OUT_DOCUMENTS,
+    LABELS,
+    NEW_DOCUMENTS,
+    NEWS,
+    PARAMETERS,
+    PARENT,
+    SURROUNDINGS,
+)
 from tasks.reader_contracts import ReaderScorecard
 from tasks.recipes import DataChoice
 from tasks.reproduction import Recorded, RecordedReader, TrainedFirst
@@ -87,14 +98,18 @@ def recorded_text(recorded: Recorded) -> DataText:
     Raises:
         RefusedData: documents of it are gone.
     """
-    listed = document_digests.in_order(books().file(recorded.run_id, DOCUMENTS) or "")
     choice, apart = recorded.data.itself(), recorded.data.held_out()
-    text = _same_text(recorded, choice, recorded.text_digest, listed)
+    text = _same_text(recorded, choice, recorded.text_digest, _listed(recorded, DOCUMENTS))
     if apart is None:
         return DataText(text=text)
     if not recorded.held_out_digest:  # an earlier run did not record it: that the blocks differ is seen in the end
         return DataText(text=text, held_out=read_source(apart))
-    return DataText(text=text, held_out=_same_text(recorded, apart, recorded.held_out_digest, ()))
+    listed = _listed(recorded, HELD_OUT_DOCUMENTS)
+    return DataText(text=text, held_out=_same_text(recorded, apart, recorded.held_out_digest, listed))
+
+
+def _listed(recorded: Recorded, name: str) -> tuple[str, ...]:
+    return document_digests.in_order(books().file(recorded.run_id, name) or "")
 
 
 def _same_text(recorded: Recorded, choice: DataChoice, digest: str, listed: Sequence[str]) -> TextRef:

@@ -187,11 +187,15 @@ def test_a_held_out_text_of_its_own_is_recorded_and_asked_for_again(books: Books
     choice = small(tmp_path / "t.jsonl", OLD, evaluation_source=str(lines(tmp_path / "held.jsonl", NEW)))
     data, number = read_data.fn(choice), trained(books, choice)
     run_id = ledger().version(books[1], number).run_id
-    write_text_facts(tracking(), run_id, data, OLD)
+    write_text_facts(tracking(), run_id, data, OLD, NEW)
     assert data.held_out is not None
     assert ledger().run(run_id).tags[HELD_OUT] == data.held_out.digest
     found = read(books, number)
     assert isinstance(found, Recorded) and recorded_text.fn(found).held_out is not None
+    shutil.rmtree(settings().downloads / "texts")
+    lines(tmp_path / "held.jsonl", [*texts("bee", count=5), *NEW[::-1]])
+    again = recorded_text.fn(found).held_out
+    assert again is not None and again.digest == data.held_out.digest, "out of what has come since, in its order"
     shutil.rmtree(settings().downloads / "texts")
     lines(tmp_path / "held.jsonl", NEW[1:])
     with pytest.raises(RefusedData, match=r"held\.jsonl no longer has the text"):
