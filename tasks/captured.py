@@ -4,25 +4,29 @@
 (or a shadow release) has left in Slimline's bucket; ``capture+s3://BUCKET/PREFIX`` any JSON lines that
 SageMaker has captured. ``?answers=true`` takes each answer with its request. New requests arrive all the time:
 ``text_sources`` keeps what was read under its digest.
+
+Whoever may ask the endpoint writes here: one odd request must not stop every later run, so what is no text is left out
+and counted. What Slimline has sent itself is left out too: a rehearsal's prompts are the held-out text.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tasks.adapters.captured_lines import Exchange, captured, first_object
+from tasks.adapters.document_digests import digest_of
 from tasks.adapters.sagemaker_names import VARIANT
-from tasks.adapters.texts import Text, text_of
+from tasks.adapters.texts import MOST_DOCUMENTS, Text, text_of
 from tasks.cloud import sagemaker
 from tasks.errors import RefusedData
 from tasks.settings import settings
 
-MOST_DOCUMENTS = 100_000  # the newest ones
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _FORMS = "capture://ENDPOINT, capture://ENDPOINT/VARIANT or capture+s3://BUCKET/PREFIX, with ?answers=true where wanted"
 
@@ -60,6 +64,11 @@ def place_of(source: str) -> Place:
     return Place(settings().bucket, f"captures/{parts.netloc}/{variant}/", wanted, name)
 
 
+def is_captured(source: str) -> bool:
+    """Whether ``source`` names captures."""
+    return urlsplit(source).scheme in ("capture", "capture+s3")
+
+
 def check_captured(source: str) -> None:
     """Refuse a source that cannot work, by one call: a wrong address, or nothing captured there.
 
@@ -71,27 +80,57 @@ def check_captured(source: str) -> None:
         raise _nothing(source, place, "no object")
 
 
-def read_captured(source: str, most: int = MOST_DOCUMENTS) -> Text:
-    """Every text that was captured, exact duplicates dropped, the newest ``most``.
+@dataclass
+class _Taken:
+    """What has come of the captures so far, the newest ``most`` texts last."""
+
+    most: int
+    texts: OrderedDict[str, None] = field(default_factory=OrderedDict)  # a dict looks for its first one ever longer
+    repeated: int = 0
+    own: int = 0
+    textless: int = 0
+    cut: bool = False
+
+    def add(self, text: str) -> None:
+        self.repeated += text in self.texts
+        self.texts[text] = None
+        self.texts.move_to_end(text)  # asked again: as new as its last time
+        if len(self.texts) > self.most:
+            self.texts.popitem(last=False)
+            self.cut = True
+
+    @property
+    def left_out(self) -> str:
+        told = [(self.own, "that Slimline sent itself"), (self.textless, "without a text")]
+        return ", ".join(f"{count:,} {what}" for count, what in told if count)
+
+
+def read_captured(source: str, most: int = MOST_DOCUMENTS, only: Collection[str] = ()) -> Text:
+    """Every text that users' requests have, exact duplicates dropped, the newest ``most``. ``only``: digests of the
+    documents that are taken; none: all.
 
     Raises:
-        RefusedData: nothing is there, nothing of it is text, or a line is no capture.
+        RefusedData: nothing is there, nothing of it is a user's text, or a line is no capture.
     """
-    place = place_of(source)
-    texts: dict[str, None] = {}
+    place, taken = place_of(source), _Taken(most)
     for exchange in captured(sagemaker().connection, place.bucket, place.prefix):
-        for text in documents_of(exchange, answers=place.answers):
-            texts.pop(text, None)  # asked again: as new as its last time
-            texts[text] = None
-        while len(texts) > most:
-            del texts[next(iter(texts))]
-    if not texts:
-        raise _nothing(source, place, "no request with a text in it")
-    return text_of(place.name, "users' own words (captured requests)", texts, most=MOST_DOCUMENTS)
+        if exchange.own:
+            taken.own += 1
+            continue
+        texts = [text.strip() for text in documents_of(exchange, answers=place.answers)]
+        taken.textless += not texts
+        for each in texts:
+            if not only or digest_of(each) in only:
+                taken.add(each)
+    if not taken.texts:
+        told = f" (left out: {taken.left_out})" if taken.left_out else ""
+        raise _nothing(source, place, f"no request with a text in it{told}")
+    text = text_of(place.name, "users' own words (captured requests)", taken.texts, most=most)
+    return replace(text, duplicates=taken.repeated, cut=taken.cut, left_out=taken.left_out)
 
 
 def documents_of(exchange: Exchange, *, answers: bool) -> Iterator[str]:
-    """Each prompt of a request; with ``answers`` what was said to it goes on behind it."""
+    """Each prompt of a request; with ``answers`` what was said to it goes on behind it. None of what is no text."""
     prompts = list(_prompts(exchange.request))
     said = list(_answers(exchange.answer)) if answers else []
     if len(said) != len(prompts):  # no answer, or one that is not text
@@ -106,13 +145,15 @@ def _prompts(body: str) -> Iterator[str]:
     """Of ``inputs`` (Hugging Face, LMI), ``prompt`` (OpenAI) and ``messages``; of a body that is no JSON, itself."""
     try:
         asked: Any = json.loads(body)
+    except RecursionError:  # brackets in brackets
+        return
     except ValueError:
-        yield from (text for text in [body.strip()] if text)
+        yield from _strings([body.strip()])
         return
     if isinstance(asked, dict):
         given = asked.get("inputs", asked.get("prompt"))
         if given is None and isinstance(asked.get("messages"), list):
-            given = "\n".join(_strings(message.get("content") for message in asked["messages"] if message))
+            given = "\n".join(_strings(map(_content, asked["messages"])))
         asked = given
     yield from _strings(asked if isinstance(asked, list) else [asked])
 
@@ -121,19 +162,31 @@ def _answers(body: str) -> Iterator[str]:
     """Of ``generated_text``, and of ``choices`` with ``text`` or a message."""
     try:
         said: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(said, dict) and isinstance(said.get("choices"), list):
         said = said["choices"]
     for each in said if isinstance(said, list) else [said]:
         if isinstance(each, dict):
-            message = each.get("message")
-            texts = (each.get("generated_text"), each.get("text"), message.get("content") if message else None)
+            texts = (each.get("generated_text"), each.get("text"), _content(each.get("message")))
             yield from list(_strings(texts))[:1]
 
 
-def _strings(values: Any) -> Iterator[str]:
-    yield from (value for value in values if isinstance(value, str) and value.strip())
+def _content(message: Any) -> Any:
+    return message.get("content") if isinstance(message, dict) else None
+
+
+def _strings(values: Iterable[Any]) -> Iterator[str]:
+    yield from (value for value in values if isinstance(value, str) and value.strip() and _encodable(value))
+
+
+def _encodable(text: str) -> bool:
+    """Half of a surrogate pair, which JSON can name, is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _nothing(source: str, place: Place, observed: str) -> RefusedData:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.adapters.labels import FOLDER, MOST, Runs, totals
 from tasks.adapters.tokens import Account
+from tasks.captured import is_captured
 from tasks.contracts import DatasetRef
 from tasks.data_contracts import DataText, TextRef
 from tasks.evidence_tables import fenced
@@ -39,12 +40,14 @@ def data_card(
 
 
 def _source(title: str, choice: DataChoice, text: TextRef) -> list[str]:
-    more = f", the first ones of more (data.most_documents = {choice.most_documents:,})" if text.cut else ""
+    which = "newest" if is_captured(choice.source) else "first"
+    more = f", the {which} ones of more (data.most_documents = {choice.most_documents:,})" if text.cut else ""
     return [
         f"- {title}: `{choice.source}`" + (f", revision `{text.revision}`" if text.revision else ""),
         f"- Licence: {text.licence}",
         f"- A document is {text.unit or 'a text of the source'}; {text.documents:,} different ones{more}, "
         f"{text.duplicates:,} exact duplicates dropped",
+        *([f"- Left out: {text.left_out}"] if text.left_out else []),
         f"- Digest of its documents: `{text.digest}`",
     ]
 

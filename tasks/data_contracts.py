@@ -21,6 +21,7 @@ class TextRef(Value):
     unit: Annotated[str, Place] = Field(default="", description="What a document is, in words")
     duplicates: Annotated[int, Place] = Field(default=0, description="Exact ones, dropped when it was read")
     cut: Annotated[bool, Place] = Field(default=False, description="The source has more documents than were read")
+    left_out: Annotated[str, Place] = Field(default="", description="What else the source had, in words: no documents")
     labels: str = Field(default="", description="SHA-256 over the documents' labels; empty where none were asked for")
 
 

@@ -23,7 +23,8 @@ from tasks.reader_contracts import QuestionsRef
 from tasks.settings import settings
 
 SURROUNDINGS, PARAMETERS, CARD = "surroundings.json", "parameters.json", "data/card.json"
-DOCUMENTS = "data/documents.txt"  # the digest of each document of the text
+DOCUMENTS = "data/documents.txt"  # the digest of each document of the text, in their order
+HELD_OUT_DOCUMENTS = "data/held_out_documents.txt"  # the same of a held-out text of its own
 NEWS, NEW_DOCUMENTS = "news.json", "data/new_documents.txt"
 # Tags of a run: the digest of the model that was trained, and of a held-out text of its own. Of a version and of its
 # run: the champion that it was to follow.
@@ -70,11 +71,16 @@ def write_data(books: Tracking, run_id: str, data: DatasetRef | QuestionsRef) ->
     books.log_files(run_id, {CARD: facts.card})
 
 
-def write_text_facts(books: Tracking, run_id: str, data: DataText, documents: Iterable[str]) -> None:
-    """Which documents the text has, for a later run to find what is new or to make the same version again; and of a
-    held-out text of its own, which one it is; and how what is measured on is labelled.
+def write_text_facts(
+    books: Tracking, run_id: str, data: DataText, documents: Iterable[str], held_out: Iterable[str] = ()
+) -> None:
+    """Which documents the text has, in their order, for a later run to find what is new or to make the same version
+    again; the same of a held-out text of its own, and which one it is; and how what is measured on is labelled.
     """
-    books.log_files(run_id, {DOCUMENTS: document_digests.written(documents)})
+    files = {DOCUMENTS: document_digests.written(documents)}
+    if listed := document_digests.written(held_out):
+        files[HELD_OUT_DOCUMENTS] = listed
+    books.log_files(run_id, files)
     told = {} if data.held_out is None else {HELD_OUT: data.held_out.digest}
     marks = (data.held_out or data.text).labels
     books.tag(run_id, told | ({LABELS: marks} if marks else {}))

@@ -107,9 +107,10 @@ def record_card(tracked: Tracked, choice: DataChoice, data: DataText, blocks: Da
     folder = Store(settings().store).open(blocks.uri, blocks.digest)
     card = data_card(choice, data, blocks, read_account(folder), labels.read(folder))
     reporting.report_data(card)
-    books, documents = tracking(), text_again(choice, data.text).documents
+    books, documents, apart = tracking(), text_again(choice, data.text).documents, choice.held_out()
+    held_out = () if apart is None or data.held_out is None else text_again(apart, data.held_out).documents
     books.log_card(tracked.run_id, card)
-    write_text_facts(books, tracked.run_id, data, documents)
+    write_text_facts(books, tracked.run_id, data, documents, held_out)
 
 
 @network_task("record-{step.stage}")

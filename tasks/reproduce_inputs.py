@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -16,14 +17,25 @@ from tasks.data_contracts import DataText, TextRef
 from tasks.errors import RefusedData, RefusedModel
 from tasks.lineage import books
 from tasks.news import put_back
-from tasks.provenance import BASE, DOCUMENTS, HELD_OUT, LABELS, NEW_DOCUMENTS, NEWS, PARAMETERS, PARENT, SURROUNDINGS
+from tasks.provenance import (
+    BASE,
+    DOCUMENTS,
+    HELD_OUT,
+    HELD_OUT_DOCUMENTS,
+    LABELS,
+    NEW_DOCUMENTS,
+    NEWS,
+    PARAMETERS,
+    PARENT,
+    SURROUNDINGS,
+)
 from tasks.reader_contracts import ReaderScorecard
 from tasks.recipes import DataChoice
 from tasks.reproduction import Recorded, RecordedReader, TrainedFirst
 from tasks.retraining import News
 from tasks.retrying import network_task
 from tasks.settings import settings
-from tasks.text_sources import read_source, text_of_digest
+from tasks.text_sources import read_source, text_again, text_of_digest
 
 _PARTS = ("model", "data", "recipe", "gate")
 _SCORECARD: TypeAdapter[Scorecard | ReaderScorecard] = TypeAdapter(Scorecard | ReaderScorecard)
@@ -81,22 +93,26 @@ def _parsed(ledger: Books, found: VersionFacts, run: RunFacts) -> Recorded | Rec
 @network_task("recorded-text-{recorded.version}")
 def recorded_text(recorded: Recorded) -> DataText:
     """The text that a version was made with: as it was kept when it was read, else its documents out of the source as
-    it is now, by the digests that its run has listed. What has come to a source since is left out.
+    it is now, by the digests that its run has listed, in that order. What has come to a source since is left out.
 
     Raises:
         RefusedData: documents of it are gone.
     """
-    listed = document_digests.read(books().file(recorded.run_id, DOCUMENTS) or "")
     choice, apart = recorded.data.itself(), recorded.data.held_out()
-    text = _same_text(recorded, choice, recorded.text_digest, listed)
+    text = _same_text(recorded, choice, recorded.text_digest, _listed(recorded, DOCUMENTS))
     if apart is None:
         return DataText(text=text)
     if not recorded.held_out_digest:  # an earlier run did not record it: that the blocks differ is seen in the end
         return DataText(text=text, held_out=read_source(apart))
-    return DataText(text=text, held_out=_same_text(recorded, apart, recorded.held_out_digest, frozenset()))
+    listed = _listed(recorded, HELD_OUT_DOCUMENTS)
+    return DataText(text=text, held_out=_same_text(recorded, apart, recorded.held_out_digest, listed))
 
 
-def _same_text(recorded: Recorded, choice: DataChoice, digest: str, listed: frozenset[str]) -> TextRef:
+def _listed(recorded: Recorded, name: str) -> tuple[str, ...]:
+    return document_digests.in_order(books().file(recorded.run_id, name) or "")
+
+
+def _same_text(recorded: Recorded, choice: DataChoice, digest: str, listed: Sequence[str]) -> TextRef:
     marks = recorded.labels_digest if choice.label else ""
     found = text_of_digest(choice, digest, marks, listed)
     if found.digest == digest:
@@ -106,7 +122,8 @@ def _same_text(recorded: Recorded, choice: DataChoice, digest: str, listed: froz
             f"{choice.source} labels the text of {recorded.title} otherwise than when it was made",
             observed=found.labels, limit=marks, remedy=f"bring the field {choice.label!r} back as it was",
         )  # fmt: skip
-    there = f"; {found.documents:,} of its {len(listed):,} documents are there" if listed else ""
+    now = map(document_digests.digest_of, text_again(choice, found).documents)
+    there = f"; {len(set(listed) & set(now)):,} of its {len(listed):,} documents are there" if listed else ""
     raise RefusedData(
         f"{choice.source} no longer has the text that {recorded.title} was made with",
         observed=f"{found.digest}{there}", limit=digest,

@@ -6,7 +6,7 @@ A new kind of source is one line in ``READERS``: a check that costs next to noth
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -31,10 +31,12 @@ _KEPT = 16  # texts; the oldest go first
 
 
 class Reader(NamedTuple):
-    """``check``: refuse what cannot work, cheaply, before any work; ``read``: the text as it is now."""
+    """``check``: refuse what cannot work, cheaply, before any work; ``read``: the text as it is now, or of the whole
+    source, however long, the documents with these digests.
+    """
 
     check: Callable[[DataChoice], None]
-    read: Callable[[DataChoice], Text]
+    read: Callable[[DataChoice, frozenset[str]], Text]
 
 
 def kind_of(source: str) -> str:
@@ -73,31 +75,54 @@ def read_source(choice: DataChoice) -> TextRef:
         RefusedData: it cannot be read; with the line where there is one.
         DownloadFailed: worth another try.
     """
-    return _kept_ref(READERS[kind_of(choice.source)].read(choice))
+    return _kept_ref(_read(choice))
 
 
-def text_of_digest(choice: DataChoice, digest: str, marks: str, documents: Collection[str]) -> TextRef:
+def text_of_digest(choice: DataChoice, digest: str, marks: str, documents: Sequence[str]) -> TextRef:
     """The text with this digest, and that of its labels, kept for ``text_again``: what is kept of it, else the source
-    as it is now, else those of its documents whose digests are in ``documents``. Where none has the digest, the last.
+    as it is now, else those of its documents whose digests are in ``documents``, in that order or in the source's.
+    Where none has the digest, the last.
 
     Raises:
         RefusedData, DownloadFailed: as ``read_source``.
     """
     if (kept := _read_kept(digest, marks)) is not None:
         return _kept_ref(kept)
-    now = READERS[kind_of(choice.source)].read(choice)
-    had = [document for document in now.documents if digest_of(document) in documents]
-    if now.digest == digest or not had:
+    now = _read(choice)
+    if now.digest == digest:
         return _kept_ref(now)
-    how = [Extract(now.unit, now.chat, str)]
-    known = dict(zip(now.documents, now.labels, strict=True)) if now.labels else {}
-    part = text_of(now.name, now.licence, had, most=len(had), revision=now.revision, extract=how, marks=known)
+    there, wanted = {digest_of(document): document for document in now.documents}, frozenset(documents)
+    if now.cut and not wanted <= there.keys():
+        # And one that is there for certain: nothing at all would be refused as an empty text.
+        now = _read(choice, wanted | {digest_of(now.documents[0])})
+        there = {digest_of(document): document for document in now.documents}
+    had = [there[each] for each in documents if each in there]
+    if not had:
+        return _kept_ref(now)
+    part = _part(now, had)
+    if part.digest != digest:  # the lists of earlier versions are sorted, and say nothing of the order
+        part = _part(now, [document for mark, document in there.items() if mark in wanted])
     return _kept_ref(part)
+
+
+def _part(text: Text, documents: Sequence[str]) -> Text:
+    """The text that these documents of it are by themselves."""
+    how = [Extract(text.unit, text.chat, str)]
+    known = dict(zip(text.documents, text.labels, strict=True)) if text.labels else {}
+    return text_of(
+        text.name, text.licence, documents, most=len(documents), revision=text.revision, extract=how, marks=known
+    )
+
+
+def _read(choice: DataChoice, only: frozenset[str] = frozenset()) -> Text:
+    return READERS[kind_of(choice.source)].read(choice, only)
 
 
 def _kept_ref(text: Text) -> TextRef:
     _keep(text)
-    facts = {name: getattr(text, name) for name in ("digest", "name", "licence", "chat", "revision", "unit")}
+    facts = {
+        name: getattr(text, name) for name in ("digest", "name", "licence", "chat", "revision", "unit", "left_out")
+    }
     return TextRef(
         documents=len(text.documents), duplicates=text.duplicates, cut=text.cut, labels=labels.digest_of(text.labels),
         **facts,
@@ -112,7 +137,7 @@ def text_again(choice: DataChoice, ref: TextRef) -> Text:
     """
     if (kept := _read_kept(ref.digest, ref.labels)) is not None:
         return kept
-    found = READERS[kind_of(choice.source)].read(choice if ref.labels else choice.model_copy(update={"label": ""}))
+    found = _read(choice if ref.labels else choice.model_copy(update={"label": ""}))
     if found.digest != ref.digest or labels.digest_of(found.labels) != ref.labels:
         raise ArtifactDamaged(
             f"text {choice.source} has changed since it was read",
@@ -123,9 +148,9 @@ def text_again(choice: DataChoice, ref: TextRef) -> Text:
     return found
 
 
-def reading_of(choice: DataChoice) -> Reading:
-    """What of a record is a document."""
-    return Reading(choice.document, choice.fields, choice.label)
+def reading_of(choice: DataChoice, only: frozenset[str] = frozenset()) -> Reading:
+    """What of a record is a document, and which of them are taken; none said: all."""
+    return Reading(choice.document, choice.fields, choice.label, only)
 
 
 def _read_kept(digest: str, marks: str) -> Text | None:
@@ -160,8 +185,9 @@ def _check_local(choice: DataChoice) -> None:
         raise no_labels(choice.source, choice.label, "it is a single file")
 
 
-def _read_local(choice: DataChoice) -> Text:
-    return read_text(choice.source, settings().downloads, reading_of(choice), choice.most_documents)
+def _read_local(choice: DataChoice, only: frozenset[str]) -> Text:
+    most = len(only) or choice.most_documents
+    return read_text(choice.source, settings().downloads, reading_of(choice, only), most)
 
 
 def _hub_name(choice: DataChoice) -> HubName:
@@ -175,7 +201,8 @@ def _check_hub(choice: DataChoice) -> None:
     _hub_name(choice)
 
 
-def _read_hub(choice: DataChoice) -> Text:
+def _read_hub(choice: DataChoice, only: frozenset[str]) -> Text:
+    """Of a data set that has no end for this machine, no more than a run reads; ``only`` or not."""
     now = settings()
     places = HubPlaces(now.downloads, now.datasets, now.hub_caches, now.hub)
     return read_hub(_hub_name(choice), choice.split, places, reading_of(choice), choice.most_documents)
@@ -190,8 +217,9 @@ def _check_s3(choice: DataChoice) -> None:
     check_s3(choice.source, _connection())
 
 
-def _read_s3(choice: DataChoice) -> Text:
-    return read_s3(choice.source, _connection(), settings().downloads, reading_of(choice), choice.most_documents)
+def _read_s3(choice: DataChoice, only: frozenset[str]) -> Text:
+    most = len(only) or choice.most_documents
+    return read_s3(choice.source, _connection(), settings().downloads, reading_of(choice, only), most)
 
 
 def _check_captured(choice: DataChoice) -> None:
@@ -200,8 +228,8 @@ def _check_captured(choice: DataChoice) -> None:
     check_captured(choice.source)
 
 
-def _read_captured(choice: DataChoice) -> Text:
-    return read_captured(choice.source, choice.most_documents)
+def _read_captured(choice: DataChoice, only: frozenset[str]) -> Text:
+    return read_captured(choice.source, len(only) or choice.most_documents, only)
 
 
 READERS: dict[str, Reader] = {

@@ -16,15 +16,19 @@ from botocore.exceptions import ClientError
 
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.sagemaker_errors import is_absent
+from tasks.adapters.sagemaker_names import is_own_inference
 from tasks.errors import RefusedData
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and its answer, as text; empty where a side was not captured."""
+    """One request and its answer, as text; empty where a side was not captured. ``own``: Slimline has sent it itself,
+    to rehearse or to probe.
+    """
 
     request: str
     answer: str
+    own: bool = False
 
 
 def first_object(aws: Connection, bucket: str, prefix: str) -> str | None:
@@ -60,9 +64,11 @@ def _lines(aws: Connection, bucket: str, key: str) -> Iterator[Exchange]:
     for number, line in enumerate(body.splitlines(), start=1):
         if line.strip():
             try:
-                data = json.loads(line)["captureData"]
-                yield Exchange(text_side(data.get("endpointInput")), text_side(data.get("endpointOutput")))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                event = json.loads(line)
+                data, known = event["captureData"], event.get("eventMetadata") or {}
+                sides = (text_side(data.get("endpointInput")), text_side(data.get("endpointOutput")))
+                yield Exchange(*sides, own=is_own_inference(known.get("inferenceId")))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise RefusedData(
                     f"s3://{bucket}/{key} is no capture", observed=f"line {number}: {type(error).__name__}: {error}",
                     limit="JSON lines as SageMaker's data capture writes them, with captureData",

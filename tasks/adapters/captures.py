@@ -47,12 +47,13 @@ class Captures:
         """The pairs that have become complete, one by one."""
         for variant, line in self._lines():
             other = CHALLENGER if variant == VARIANT else VARIANT
-            metadata = line["eventMetadata"]
-            keys = [metadata[name] for name in ("eventId", "inferenceId") if metadata.get(name)]
-            partner = next((self._lone[other].pop(key) for key in keys if key in self._lone[other]), None)
+            keys = _keys(line)
+            partner = next((self._lone[other][key] for key in keys if key in self._lone[other]), None)
             if partner is None:
                 self._remember(variant, keys, line)
             else:
+                for key in _keys(partner):  # under its other key it would wait on, in the place of one that is alone
+                    self._lone[other].pop(key, None)
                 base, mine = (line, partner) if variant == VARIANT else (partner, line)
                 yield _pair(base, mine)
 
@@ -88,6 +89,11 @@ class Captures:
             if not listed.get("NextContinuationToken"):
                 return
             more = {"ContinuationToken": listed["NextContinuationToken"]}
+
+
+def _keys(line: dict[str, Any]) -> list[str]:
+    metadata = line["eventMetadata"]
+    return [metadata[name] for name in ("eventId", "inferenceId") if metadata.get(name)]
 
 
 def _pair(base: dict[str, Any], mine: dict[str, Any]) -> Captured:

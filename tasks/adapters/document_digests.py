@@ -18,18 +18,23 @@ def digest_of(document: str) -> str:
 
 
 def written(documents: Iterable[str]) -> str:
-    """The digests of the documents as a file: one a line, sorted, each once."""
-    return lines(map(digest_of, documents))
+    """The digests of the documents as a file: one a line, in their order, each once."""
+    return "".join(f"{digest}\n" for digest in dict.fromkeys(map(digest_of, documents)))
 
 
 def lines(digests: Iterable[str]) -> str:
-    """As ``written``, of digests."""
+    """Digests that have no order as such a file: sorted, each once."""
     return "".join(f"{digest}\n" for digest in sorted(set(digests)))
 
 
 def read(text: str) -> frozenset[str]:
     """The digests of such a file."""
     return frozenset(text.split())
+
+
+def in_order(text: str) -> tuple[str, ...]:
+    """As ``read``, in the order of the documents; runs of earlier versions have it sorted."""
+    return tuple(text.split())
 
 
 @dataclass(frozen=True)

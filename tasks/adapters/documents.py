@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tasks.adapters.document_digests import digest_of
 from tasks.adapters.records import Record, malformed
 from tasks.errors import RefusedData
 
@@ -28,11 +29,30 @@ _OTHER_NAMES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bo
 
 @dataclass(frozen=True)
 class Reading:
-    """What of a record is a document, and what marks it; see ``DataChoice`` for the words."""
+    """What of a record is a document, and what marks it; see ``DataChoice`` for the words. ``only``: digests of the
+    documents that are taken; none: all.
+    """
 
     shape: Shape = "auto"
     fields: str = ""
     label: str = ""
+    only: frozenset[str] = frozenset()
+
+    def wants(self, document: str) -> bool:
+        """Whether it is one of ``only``."""
+        return not self.only or digest_of(document.strip()) in self.only
+
+    def wanted(self, documents: Iterable[str]) -> Iterator[str]:
+        """Those of ``only``; no further document is asked for once all are there."""
+        if not self.only:
+            yield from documents
+            return
+        left = set(self.only)
+        for document in filter(self.wants, documents):
+            yield document
+            left.discard(digest_of(document.strip()))
+            if not left:
+                return
 
     def check(self) -> None:
         """Refuse fields that cannot fit the shape, before anything is read.

@@ -1,4 +1,4 @@
-"""Real inferences: one that must be right, and many that are only counted."""
+"""Real inferences: one that must be right, and many that are only counted. All say that no user has sent them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tasks.adapters.aws_connection import Connection
 from tasks.adapters.sagemaker_errors import BadAnswer, endpoint_missing, error_of, is_absent
+from tasks.adapters.sagemaker_names import own_inference
 from tasks.errors import SlimlineError
 
 PROBE_SECONDS = 300.0  # wall; an instance may be busy with what was asked before
@@ -128,7 +129,9 @@ def _invoke_async(
 
 def _request(prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     body = json.dumps({"inputs": prompt, "parameters": dict(parameters)}).encode()
-    return {"ContentType": "application/json", "Accept": "application/json", "Body": body}
+    return {
+        "ContentType": "application/json", "Accept": "application/json", "Body": body, "InferenceId": own_inference()
+    }  # fmt: skip
 
 
 def _bad(endpoint: str, observed: object) -> BadAnswer:

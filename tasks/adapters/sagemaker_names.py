@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 VARIANT = "AllTraffic"
 CHALLENGER = "challenger"  # the new model's variant in a trial
 PREVIOUS, WANTED = "slimline:previous", "slimline:wanted"  # tags of a trial's config
+_OWN = "slimline-own-"  # an InferenceId that begins so is of a request that no user has sent
 _ENDPOINT_CHARS = 32  # of a model's or config's name, which AWS ends at 63
 _MADE = re.compile(r"(.+)-(?:v[a-zA-Z0-9-]{1,12}-[0-9a-f]{12}(?:-(?:errors|latency|judge))?|scaling-[0-9a-f]{12})")
 
@@ -39,6 +41,18 @@ def is_name_of(endpoint: str, name: str) -> bool:
 def is_own_name(name: str) -> bool:
     """Whether ``content_name`` made ``name``, for whatever endpoint. The release role reads the tags of no others."""
     return _MADE.fullmatch(name) is not None
+
+
+def own_inference() -> str:
+    """An InferenceId for one request of Slimline's own, a rehearsal's or a probe: captures keep it, and unlike
+    CustomAttributes no container sees it. Each is another one, for it pairs a shadow's answers too.
+    """
+    return f"{_OWN}{uuid.uuid4().hex}"
+
+
+def is_own_inference(inference: object) -> bool:
+    """Whether ``own_inference`` made what stands in a captured event as its inferenceId."""
+    return isinstance(inference, str) and inference.startswith(_OWN)
 
 
 def short_name(endpoint: str) -> str:

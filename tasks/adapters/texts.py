@@ -43,6 +43,7 @@ class Text:
         duplicates: exact ones that were dropped.
         cut: the source has more documents than were read.
         labels: of each document, where they were asked for.
+        left_out: what else the source had that is no document, in words, where it says so.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Text:
     duplicates: int = 0
     cut: bool = False
     labels: tuple[str, ...] = field(default=(), repr=False)
+    left_out: str = ""
 
 
 def check_text_source(source: str) -> None:
@@ -138,11 +140,11 @@ def text_of_files(
                 chosen.append(extractor(reading, first.value))
             label = labels.labeller(reading.label, called.removeprefix(root)) if reading.label else None
             for document, mark in documents_of(chain([first], records), called, chosen[0], label):
-                if label:
+                if label and reading.wants(document):
                     marks.setdefault(document.strip(), mark)
                 yield document
 
-    documents = _articles(taken()) if articles else taken()
+    documents = reading.wanted(_articles(taken()) if articles else taken())
     text = text_of(name, licence, documents, most=most, revision=revision, extract=chosen, marks=marks)
     return replace(text, unit="an article") if articles else text
 

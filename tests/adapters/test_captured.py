@@ -12,12 +12,17 @@ import boto3
 import pytest
 
 from tasks.adapters.captured_lines import Exchange
+from tasks.adapters.document_digests import in_order, written
+from tasks.adapters.texts import Text
 from tasks.captured import check_captured, documents_of, place_of, read_captured
+from tasks.contracts import DatasetRef
+from tasks.data_card import data_card
+from tasks.data_contracts import DataText
 from tasks.errors import ArtifactDamaged, RefusedData
 from tasks.monitoring_plan import MonitoringPlan
 from tasks.recipes import DataChoice
 from tasks.settings import settings
-from tasks.text_sources import read_source, text_again
+from tasks.text_sources import read_source, text_again, text_of_digest
 from tests.adapters.releasing import Desk, invoke, plan_of
 from tests.local.stack import until
 
@@ -75,6 +80,36 @@ def test_what_users_ask_an_endpoint_becomes_a_text(desk: Desk) -> None:
     assert len(both.documents) == 3 and both.digest == text.digest, "an echo's answer begins with what was asked"
 
 
+def test_what_slimline_sends_itself_is_no_text_to_learn(desk: Desk) -> None:
+    """A rehearsal's prompts are the held-out text, in pieces that are too short for the leakage check."""
+    plan = plan_of("slimline-rehearsed", "ALL_AT_ONCE", monitoring=MonitoringPlan(capture_percent=100))
+    desk.serve(plan)
+    source, cloud = f"capture://{plan.endpoint}", desk.cloud()
+    assert [cloud.send(plan.endpoint, f"held-out passage {number}", {}) for number in range(3)] == [200] * 3
+    assert cloud.probe(plan.endpoint, "The capital of France is")
+    until(lambda: _there(source), bool, 30)
+    until(lambda: _refused_with(source, "4 that Slimline sent itself"), bool, 30)
+    assert invoke(desk.url, plan.endpoint, "Where is Paris?") == 200
+    text = until(lambda: _text(source), lambda seen: _count(seen) == 1, 30)
+    assert text.documents == ("Where is Paris?",) and text.left_out == "4 that Slimline sent itself"
+    assert read_captured(f"{source}?answers=true").documents == ("Where is Paris?",)
+
+
+def _text(source: str) -> Text | None:
+    try:
+        return read_captured(source)
+    except RefusedData:
+        return None
+
+
+def _refused_with(source: str, said: str) -> bool:
+    try:
+        read_captured(source)
+    except RefusedData as refusal:
+        return said in str(refusal)
+    return False
+
+
 def _there(source: str) -> bool:
     try:
         check_captured(source)
@@ -101,8 +136,7 @@ def test_what_was_read_stays_what_it_is_while_new_requests_come(desk: Desk, tmp_
     assert read_captured(f"{source}?answers=true").documents == ("one more", "two more", "three", "one")
     newest = read_source(choice.model_copy(update={"most_documents": 2}))
     assert text_again(choice, newest).documents == ("three", "one")
-    for kept in (settings().downloads / "texts").iterdir():
-        kept.unlink()
+    forget()
     with pytest.raises(ArtifactDamaged, match="has changed since"):
         text_again(choice, first)
     assert text_again(choice, read_source(choice)).documents == second.documents
@@ -121,12 +155,87 @@ def test_what_was_read_stays_what_it_is_while_new_requests_come(desk: Desk, tmp_
         ('{"inputs": {"question": "q", "context": "c"}}', "{}", [], []),
         ("", said("b"), [], []),
         ('{"inputs": "  "}', said("b"), [], []),
+        ('{"messages": ["hi"]}', said("b"), [], []),
+        ('{"messages": [{"content": "a"}, 1]}', '[{"message": "oops"}]', ["a"], ["a"]),
+        pytest.param("[" * 20_000, said("b"), [], [], id="a request nested too deep"),
+        pytest.param(asked("a"), "[" * 20_000, ["a"], ["a"], id="an answer nested too deep"),
+        ('{"inputs": ["\\ud800", "a"]}', said("\ud800"), ["a"], ["a"]),
+        ("no JSON: \ud800", said("b"), [], []),
     ],
 )  # fmt: skip
 def test_bodies_that_containers_take(request_body: str, answer: str, prompts: list[str], both: list[str]) -> None:
     exchange = Exchange(request_body, answer)
     assert list(documents_of(exchange, answers=False)) == prompts
     assert list(documents_of(exchange, answers=True)) == both
+
+
+def test_one_odd_request_does_not_stop_what_the_others_say(desk: Desk) -> None:
+    """Whoever may ask the endpoint could stop every later run otherwise."""
+    odd = ['{"messages": ["hi"]}', "[" * 20_000, '{"inputs": "\\ud800"}', '{"inputs": 1}']
+    put(desk, "odd/a.jsonl", *((each, '[{"message": "oops"}]') for each in odd), (asked("a"), said(" b")))
+    source = f"capture+s3://{BUCKET}/odd/"
+    for answers, document in (("", "a"), ("?answers=true", "a b")):
+        found = read_captured(source + answers)
+        assert (found.documents, found.left_out) == ((document,), "4 without a text")
+    assert "- Left out: 4 without a text\n" in card_of(DataChoice(source=source))
+
+
+def card_of(choice: DataChoice) -> str:
+    blocks = DatasetRef(
+        uri="datasets/1", digest="d", name="n", licence="l", block_tokens=32, calibration_blocks=1, training_blocks=1,
+        evaluation_blocks=1,
+    )  # fmt: skip
+    return data_card(choice, DataText(text=read_source(choice)), blocks, None)
+
+
+def test_the_newest_are_kept_and_it_is_said_that_there_were_more(desk: Desk) -> None:
+    put(desk, "many/a.jsonl", *((asked(text), said("")) for text in ("one", "two", "one", "three")))
+    put(desk, "many/b.jsonl", *((asked(text), said("")) for text in ("four", "two", " four ")))
+    every = DataChoice(source=f"capture+s3://{BUCKET}/many/")
+    whole = read_source(every)
+    assert (whole.documents, whole.cut, whole.duplicates) == (4, False, 3)
+    some = every.model_copy(update={"most_documents": 3})
+    assert text_again(some, read_source(some)).documents == ("three", "two", "four")
+    assert read_source(some).cut
+    assert "3 different ones, the newest ones of more (data.most_documents = 3)" in card_of(some)
+    assert " of more" not in card_of(every)
+
+
+def test_as_many_of_the_newest_are_read_as_are_asked_for(desk: Desk) -> None:
+    """Above 100,000 the oldest were kept."""
+    lines = [
+        json.dumps({"captureData": {"endpointInput": {"data": f"q{n}", "encoding": "CSV"}}}) for n in range(100_200)
+    ]
+    s3(desk).put_object(Bucket=BUCKET, Key="lots/a.jsonl", Body="\n".join(lines).encode())
+    found = read_captured(f"capture+s3://{BUCKET}/lots/", 100_100)
+    assert len(found.documents) == 100_100 and found.documents[-1] == "q100199" and found.cut
+
+
+def test_a_text_is_taken_again_out_of_what_has_been_asked_since(desk: Desk) -> None:
+    put(desk, "grown/a.jsonl", *((asked(text), said("")) for text in ("one", "two", "three")))
+    choice = DataChoice(source=f"capture+s3://{BUCKET}/grown/", most_documents=3)
+    had = read_source(choice)
+    listed = in_order(written(text_again(choice, had).documents))
+    put(desk, "grown/b.jsonl", *((asked(text), said("")) for text in ("one", "four", "five", "six")))
+    forget()
+    found = text_of_digest(choice, had.digest, "", listed)
+    assert (found.digest, text_again(choice, found).documents) == (had.digest, ("one", "two", "three"))
+    forget()
+    assert text_of_digest(choice, had.digest, "", sorted(listed)).digest != had.digest, "no order, so not to be had"
+
+
+def test_a_text_is_taken_again_out_of_objects_with_new_ones_before_them(desk: Desk) -> None:
+    s3(desk).put_object(Bucket=BUCKET, Key="texts/m.txt", Body=b"one\n\ntwo\n")
+    choice = DataChoice(source=f"s3://{BUCKET}/texts/", most_documents=2)
+    had = read_source(choice)
+    s3(desk).put_object(Bucket=BUCKET, Key="texts/a.txt", Body=b"three\n\nfour\n\ntwo\n")
+    forget()
+    assert text_of_digest(choice, had.digest, "", in_order(written(["one", "two"]))).digest == had.digest
+
+
+def forget() -> None:
+    for kept in (settings().downloads / "texts").iterdir():
+        kept.unlink()
 
 
 def test_captures_without_text_and_files_that_are_none_are_refused(desk: Desk) -> None:

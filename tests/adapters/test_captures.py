@@ -27,12 +27,13 @@ def url(tmp_path_factory: pytest.TempPathFactory, credentials: None) -> Iterator
     service.stop()
 
 
-def write(url: str, endpoint: str, hour: int, variant: str, events: range) -> None:
-    """One object, as SageMaker writes it, with an answer a line."""
+def write(url: str, endpoint: str, hour: int, variant: str, events: range, *, named: bool = False) -> None:
+    """One object, as SageMaker writes it, with an answer a line. ``named``: each request had an InferenceId."""
     lines = [
         {
             "captureData": {"endpointOutput": {"data": f"answer {event}", "encoding": "JSON"}},
-            "eventMetadata": {"eventId": f"event-{event}", "inferenceTime": f"2026-11-27T{hour:02}:10:00Z"},
+            "eventMetadata": {"eventId": f"event-{event}", "inferenceTime": f"2026-11-27T{hour:02}:10:00Z"}
+            | ({"inferenceId": f"inference-{event}"} if named else {}),
         }
         for event in events
     ]
@@ -74,6 +75,21 @@ def test_a_long_trial_is_paired_hour_by_hour(url: str, tmp_path: Path, monkeypat
     cloud = SageMaker("us-east-1", url, BUCKET, ROLE, tmp_path / "ledger.jsonl")
     captures = cloud.evidence.captures(Shift(endpoint="long", wanted_config="new", previous_config="old", since=SINCE))
     assert len(list(captures.new())) == 9
+
+
+def test_a_pair_leaves_nothing_that_an_answer_without_partner_would_have_to_go_for(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rehearsal's requests have InferenceIds, so each line has two keys."""
+    monkeypatch.setattr("tasks.adapters.captures._MOST", 8)
+    write(url, "late", 6, "AllTraffic", range(60, 61), named=True)
+    for hour in (7, 8):
+        for variant in VARIANTS:
+            write(url, "late", hour, variant, range(10 * hour, 10 * hour + 3), named=True)
+    write(url, "late", 9, "challenger", range(60, 61), named=True)
+    cloud = SageMaker("us-east-1", url, BUCKET, ROLE, tmp_path / "ledger.jsonl")
+    captures = cloud.evidence.captures(Shift(endpoint="late", wanted_config="new", previous_config="old", since=SINCE))
+    assert sorted(pair.event for pair in captures.new()) == [f"event-{each}" for each in (60, 70, 71, 72, 80, 81, 82)]
 
 
 def test_pairs_are_counted_as_they_pass_and_the_least_alike_are_kept() -> None:

@@ -11,9 +11,12 @@ DOCUMENTS = st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=30)
 
 
 @given(DOCUMENTS)
-def test_the_list_says_which_documents_there_are_and_nothing_of_their_order(documents: list[str]) -> None:
-    assert digests.written(documents) == digests.written(documents[::-1]) == digests.written(documents * 2)
-    assert digests.read(digests.written(documents)) == {digests.digest_of(document) for document in documents}
+def test_the_list_says_which_documents_there_are_and_in_which_order(documents: list[str]) -> None:
+    marks = [digests.digest_of(document) for document in documents]
+    assert digests.in_order(digests.written(documents)) == tuple(marks)
+    assert digests.written(documents) == digests.written(documents * 2)
+    assert digests.read(digests.written(documents)) == digests.read(digests.lines(marks)) == set(marks)
+    assert digests.lines(marks) == digests.lines(marks[::-1]), "what has no order is always the same file"
 
 
 @given(DOCUMENTS, DOCUMENTS, st.integers(0, 3), st.floats(0.01, 0.49))

@@ -149,15 +149,53 @@ def test_the_text_is_taken_out_of_a_source_that_has_grown_and_refused_where_docu
     assert "40 of its 60 documents are there" in str(raised.value) and found.text_digest in str(raised.value)
 
 
+def test_the_text_comes_back_in_its_order_out_of_a_source_that_has_outgrown_what_is_read(
+    books: Books, tmp_path: Path, home: Path
+) -> None:
+    path = tmp_path / "t.jsonl"
+    choice = small(path, OLD, most_documents=len(OLD))
+    found = read(books, trained(books, choice))
+    assert isinstance(found, Recorded)
+    for now in (NEW + OLD, NEW + OLD[::-1], OLD[::-1]):
+        shutil.rmtree(settings().downloads / "texts")
+        lines(path, now)
+        with path.open("a") as file:
+            file.write("no JSON, and not asked for: all that is wanted is there\n" if len(now) > len(OLD) else "")
+        assert recorded_text.fn(found).text.digest == found.text_digest, now[:1]
+
+
+def test_a_sorted_list_of_an_earlier_version_goes_by_the_source_s_order(
+    books: Books, tmp_path: Path, home: Path
+) -> None:
+    choice = small(tmp_path / "t.jsonl", OLD, most_documents=len(OLD))
+    number = trained(books, choice)
+    before = document_digests.lines(map(document_digests.digest_of, OLD))
+    books[0].log_text(ledger().version(books[1], number).run_id, before, DOCUMENTS)
+    found = read(books, number)
+    assert isinstance(found, Recorded)
+    for now, there in ((NEW + OLD, None), (NEW + OLD[::-1], 60), (NEW, 0)):
+        shutil.rmtree(settings().downloads / "texts")
+        lines(tmp_path / "t.jsonl", now)
+        if there is None:
+            assert recorded_text.fn(found).text.digest == found.text_digest
+        else:
+            with pytest.raises(RefusedData, match=f"; {there} of its 60 documents are there"):
+                recorded_text.fn(found)
+
+
 def test_a_held_out_text_of_its_own_is_recorded_and_asked_for_again(books: Books, tmp_path: Path, home: Path) -> None:
     choice = small(tmp_path / "t.jsonl", OLD, evaluation_source=str(lines(tmp_path / "held.jsonl", NEW)))
     data, number = read_data.fn(choice), trained(books, choice)
     run_id = ledger().version(books[1], number).run_id
-    write_text_facts(tracking(), run_id, data, OLD)
+    write_text_facts(tracking(), run_id, data, OLD, NEW)
     assert data.held_out is not None
     assert ledger().run(run_id).tags[HELD_OUT] == data.held_out.digest
     found = read(books, number)
     assert isinstance(found, Recorded) and recorded_text.fn(found).held_out is not None
+    shutil.rmtree(settings().downloads / "texts")
+    lines(tmp_path / "held.jsonl", [*texts("bee", count=5), *NEW[::-1]])
+    again = recorded_text.fn(found).held_out
+    assert again is not None and again.digest == data.held_out.digest, "out of what has come since, in its order"
     shutil.rmtree(settings().downloads / "texts")
     lines(tmp_path / "held.jsonl", NEW[1:])
     with pytest.raises(RefusedData, match=r"held\.jsonl no longer has the text"):
