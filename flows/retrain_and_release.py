@@ -8,7 +8,7 @@ from flows.compress import enter, squeeze
 from flows.release import release
 from flows.stages import Line
 from flows.wanted import Wanted
-from tasks.contracts import Made, ModelRef, Tracked
+from tasks.contracts import Champion, Made, ModelRef, Tracked
 from tasks.data_contracts import DataText
 from tasks.evaluation_recipes import EvaluationChoice
 from tasks.fetch import locate, read_data, require_apart
@@ -59,11 +59,12 @@ def retrain_and_release(
         return skip(registered_name, f"{degraded_endpoint} is degraded, and this one releases to {plan.endpoint}")
     preflight(model, data, recipe, plan)
     text = read_data(data)
-    news = look_for_new(data, text, registered_name, retraining.min_new_documents)
+    champion = find_champion(registered_name)
+    news = look_for_new(data, text, registered_name, champion.version if champion else "", retraining.min_new_documents)
     if not news.enough:
         return skip(registered_name, news.sentence, news)
     wanted = Wanted(recipe, gate, evaluation, registered_name)
-    done = retrain(model, data, text, news, retraining, training, wanted)
+    done = retrain(model, data, text, news, champion, retraining, training, wanted)
     rollout = release(done.outcome.registered, done.outcome.original, done.outcome.data, plan)
     outcome = done.outcome.model_copy(update={"rollout": rollout, "registered": rollout.registered})
     return done.model_copy(update={"outcome": outcome})
@@ -74,13 +75,13 @@ def retrain(
     data: DataChoice,
     text: DataText,
     news: News,
+    champion: Champion | None,
     retraining: Retraining,
     training: Training,
     wanted: Wanted,
 ) -> Retrained:
     """From the new text to a registered version, recorded in an MLflow run of its own."""
     recipe, registered_name = wanted.recipe, wanted.registered_name
-    champion = find_champion(registered_name)
     with recorded_run(f"{model.short}-retrained-{recipe.name}", recipe) as tracked:
         base = uncompressed(champion) if champion and retraining.start == "champion" else locate(model)
         check_training(base, training)
@@ -113,8 +114,7 @@ def train_and_squeeze(
     line = Line(tracked)
     trained = line.add(train(base, blocks, training, return_state=True))
     before = Before(model=base, min_gain=retraining.min_gain)
-    require_gain(
-        tracked, before, trained.model, blocks, wanted.gate.confidence, on_cpu=wanted.recipe.cpu_export != "none"
-    )
+    if wanted.registered_name:  # a version that is made again runs to its end, whatever it gained
+        require_gain(tracked, before, trained.model, blocks, wanted.gate.confidence, wanted.recipe.exports)
     made = squeeze(tracked, trained.model, blocks, wanted, before)
     return made.model_copy(update={"stages": line.stages + made.stages, "reused": line.reused + made.reused})

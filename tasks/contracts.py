@@ -233,6 +233,10 @@ class Champion(Value):
     run_id: str
     scorecard: Scorecard
 
+    @property
+    def version(self) -> str:
+        return self.label.rpartition(" ")[2]
+
 
 class RegisteredModel(Value):
     """A version in the MLflow registry."""

@@ -34,20 +34,22 @@ NEW = "new.txt"
 
 
 @network_task("look-for-new-{choice.source}")
-def look_for_new(choice: DataChoice, data: DataText, name: str, minimum: int) -> News:
-    """Which documents no version has seen, by their digests; what is found stands on the run's page."""
-    news = find_news(choice, data, name, minimum)
+def look_for_new(choice: DataChoice, data: DataText, name: str, champion: str, minimum: int) -> News:
+    """Which documents neither version ``champion`` of ``name`` nor a later one that was taken back has seen, by their
+    digests; what is found stands on the run's page. ``champion``: empty where there is none.
+    """
+    news = find_news(choice, data, name, champion, minimum)
     create_markdown_artifact(news_markdown(news), key="new-data", description=news.sentence)
     return news
 
 
-def find_news(choice: DataChoice, data: DataText, name: str, minimum: int) -> News:
-    """Compare the text as it is now with what the champion of ``name`` was made with, and with what the newest version
+def find_news(choice: DataChoice, data: DataText, name: str, champion: str, minimum: int) -> News:
+    """Compare the text as it is now with what version ``champion`` of ``name`` was made with, and with what the newest version
     after it that was taken back was made with. A version that still waits to be released counts for nothing: the run
     that is repeated finds it in the cache and releases it.
     """
     now = document_digests.read(document_digests.written(text_again(choice, data.text).documents))
-    seen, known = _seen(name, data.text.digest, now)
+    seen, known = _seen(name, champion, data.text.digest, now)
     new = now - known
     with Store(settings().store).draft("news") as draft:
         draft.made_from = {"text": data.text.digest, "seen": [each.title for each in seen]}
@@ -74,20 +76,20 @@ def put_back(news: News, listed: str) -> News:
     return news
 
 
-def _seen(name: str, text_digest: str, now: frozenset[str]) -> tuple[tuple[Seen, ...], frozenset[str]]:
+def _seen(name: str, champion: str, text_digest: str, now: frozenset[str]) -> tuple[tuple[Seen, ...], frozenset[str]]:
     """The versions that are asked, and every document that one of them was made with."""
     ledger = books()
     seen, known = [], frozenset[str]()
-    for version, why in _asked(ledger.versions(name)):
+    for version, why in _asked(ledger.versions(name), champion):
         each, theirs = _documents_of(ledger, version, why, text_digest, now)
         seen.append(each)
         known |= theirs
     return tuple(seen), known
 
 
-def _asked(versions: list[VersionFacts]) -> list[tuple[VersionFacts, str]]:
-    """Of all versions, oldest first: the champion, and the last one after it that was taken back."""
-    champion = next((each for each in versions if CHAMPION in each.aliases), None)
+def _asked(versions: list[VersionFacts], number: str) -> list[tuple[VersionFacts, str]]:
+    """Of all versions, oldest first: the champion, by its number, and the last one after it that was taken back."""
+    champion = next((each for each in versions if each.version == number), None)
     later = [each for each in versions if champion is None or int(each.version) > int(champion.version)]
     restored = [each for each in later if each.tags.get(RESTORED)]
     asked = [] if champion is None else [(champion, CHAMPION)]

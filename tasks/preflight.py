@@ -108,9 +108,7 @@ def check_fit(recipe: Recipe, model: ModelRef) -> None:
 
 def check_served(recipe: Recipe, release: ReleasePlan) -> None:
     """Refuse a release of an exported folder that the recipe does not make."""
-    integers = "quantize" in recipe.order and recipe.quantize.integers
-    dense = recipe.cpu_export == "auto" and not integers
-    if release.serve == "onnx" and (dense or recipe.cpu_export == "none"):
+    if release.serve == "onnx" and not recipe.exports:
         raise RefusedRecipe(
             "the release serves an exported folder and the recipe makes none",
             observed=f"plan.serve = onnx, recipe.cpu_export = {recipe.cpu_export}, {' → '.join(recipe.order)}",

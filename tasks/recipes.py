@@ -327,6 +327,12 @@ class Recipe(Choice):
         "kind that can be exported",
     )
 
+    @property
+    def exports(self) -> bool:
+        """Whether a CPU's file is to be expected; with auto it depends on the architecture too."""
+        integers = "quantize" in self.order and self.quantize.integers
+        return self.cpu_export == "onnx" or (self.cpu_export == "auto" and integers)
+
 
 class Gate(Choice):
     """What the candidate must hold on the held-out items, compared with the original. Each limit is a margin: the

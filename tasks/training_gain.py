@@ -22,7 +22,8 @@ def require_gain(
     tracked: Tracked, before: Before, trained: ModelRef, data: DatasetRef, confidence: float, on_cpu: bool
 ) -> None:
     """Hold the trained model against the one before, where a gain is asked for. The gate holds the same figure on the
-    same blocks again: what stops here could not have passed there, however it was compressed.
+    same blocks again: what stops here could not have passed there, however it was compressed. ``on_cpu``: whether the
+    gate's figures will be measured there, as they are where a CPU's file is.
 
     Raises:
         GateFailed: the perplexity did not surely fall by ``before.min_gain``.

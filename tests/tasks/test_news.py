@@ -14,11 +14,12 @@ from tokenizers import Tokenizer
 from deployments.follow import Result
 from deployments.summary import print_outcome
 from tasks.adapters import document_digests
-from tasks.adapters.registry import CHAMPION, RESTORED
+from tasks.adapters.registry import CHAMPION, RESTORED, Registry
 from tasks.adapters.store import Store
 from tasks.adapters.tokens import read_account, read_dataset
 from tasks.caching import StageKey
 from tasks.contracts import ModelRef
+from tasks.data_contracts import DataText
 from tasks.errors import RefusedData
 from tasks.fetch import read_data
 from tasks.news import fetch_new, find_news
@@ -70,7 +71,13 @@ def choice_of(path: Path, documents: list[str]) -> DataChoice:
 
 
 def look(choice: DataChoice, name: str, minimum: int = 1) -> News:
-    return find_news(choice, read_data.fn(choice), name, minimum)
+    return find(choice, read_data.fn(choice), name, minimum)
+
+
+def find(choice: DataChoice, data: DataText, name: str, minimum: int = 1) -> News:
+    """As the flow does: the champion is asked for first, once for all that follows."""
+    champion = Registry(settings().mlflow_url).version_by_alias(name, CHAMPION)
+    return find_news(choice, data, name, champion or "", minimum)
 
 
 def test_without_a_version_all_is_new(books: tuple[MlflowClient, str], tmp_path: Path) -> None:
@@ -137,7 +144,7 @@ def test_held_out_documents_stay_held_out_and_new_ones_are_learnt_first(
     def cut(documents: list[str], **changes: int) -> tuple[News, str]:
         choice = choice_of(tmp_path / "now.jsonl", documents).model_copy(update=changes)
         data = read_data.fn(choice)
-        found = find_news(choice, data, name, 1)
+        found = find(choice, data, name)
         return found, fetch_new.fn(choice, data, model, found, 0.2).uri
 
     tokenizer = Tokenizer.from_file(str(folder.root / model.uri / "tokenizer.json"))
@@ -173,7 +180,7 @@ def test_the_blocks_are_the_same_stage_as_long_as_the_same_is_new(
         assert isinstance(policy, StageKey)
         given = {"choice": now, "data": data, "tokenizer": model, "held_out_share": 0.2}
         context: TaskRunContext = TaskRunContext.model_construct()
-        return policy.compute_key(context, {**given, "news": find_news(now, data, name, 1)}, {})
+        return policy.compute_key(context, {**given, "news": find(now, data, name)}, {})
 
     first = key()
     assert key() == first

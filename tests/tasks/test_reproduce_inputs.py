@@ -72,7 +72,7 @@ def read(given: Books, number: str) -> Recorded | RecordedReader:
 def trained(given: Books, choice: DataChoice, *, start: str = "model", without: str = "", parent: str = "") -> str:
     """A version that was trained first, as the flow leaves it; ``without``: one file or tag that its run lacks."""
     data = read_data.fn(choice)
-    news = find_news(choice, data, "of-no-version", 1)
+    news = find_news(choice, data, "of-no-version", "", 1)
     listed = (Store(settings().store).open(news.uri, news.digest) / NEW_FILE).read_text()
     parameters = {
         "model": ModelChoice(source="tiny"), "data": choice, "recipe": Recipe(), "gate": Gate(),
