@@ -5,6 +5,7 @@ Read from MLflow and from the endpoint itself each time; nothing is kept here, s
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from tasks.adapters.lineage_books import Books, RunFacts, VersionFacts
@@ -17,6 +18,7 @@ from tasks.lineage_tree import DELETED, Kind, Node, clock, is_digest, shown
 from tasks.provenance import CARD
 from tasks.settings import settings
 
+_ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")  # SageMaker's; a whole digest is a character longer
 ALIASES = ("champion", "challenger", "previous")
 _QUALITY = {"perplexity": "slimline.perplexity", "agreement": "slimline.agreement", "bytes": "slimline.bytes"}
 
@@ -151,14 +153,15 @@ def version_tree(name: str, version: str) -> Node:
 
 
 def _endpoint(ledger: Books, endpoint: str) -> Node:
-    views = sagemaker().overview(endpoint)
-    past = spans(ledger.endpoint_moves(endpoint))
+    possible = _ENDPOINT_NAME.fullmatch(endpoint) is not None  # SageMaker refuses to be asked for any other name
+    views = sagemaker().overview(endpoint) if possible else []
+    past = spans(ledger.endpoint_moves(endpoint)) if possible else []
     if not views and not past:
         named = [view.name for view in sagemaker().overview()]
         raise RefusedRequest(
             f"nothing is known of {endpoint!r}", observed="no endpoint, and no release ever moved one of that name",
             limit="an endpoint, model/version, or at least eight hex digits of a digest",
-            remedy=f"MLflow lists the models; endpoints are {', '.join(named) or 'none'}",
+            remedy=f"endpoints are {', '.join(named) or 'none'}; models are {', '.join(ledger.models()) or 'none'}",
         )  # fmt: skip
     return endpoint_node(ledger, endpoint, views, past)
 

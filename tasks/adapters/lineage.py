@@ -94,6 +94,11 @@ def find_aliases(client: MlflowClient, name: str) -> dict[str, str]:
     return found
 
 
+def find_models(client: MlflowClient) -> list[str]:
+    """The names of the first registered models."""
+    return [str(each.name) for each in client.search_registered_models(max_results=_NAMED)]
+
+
 def _aliases(client: MlflowClient, name: str) -> dict[str, str] | None:
     """None where there is no such model."""
     try:
@@ -108,8 +113,7 @@ def _registered(client: MlflowClient, name: str) -> str:
     """What there is instead, in words: the model's versions and aliases, else the models."""
     aliases = _aliases(client, name)
     if aliases is None:
-        models = client.search_registered_models(max_results=_NAMED)
-        return f"there is no such model; registered are {', '.join(each.name for each in models) or 'none'}"
+        return f"there is no such model; registered are {', '.join(find_models(client)) or 'none'}"
     versions = client.search_model_versions(of_model(name), order_by=["version_number DESC"], max_results=_NAMED)
     if not versions:
         return "the model has no versions"

@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tasks.adapters.lineage import GONE, find_aliases, find_version
+from tasks.adapters.lineage import GONE, find_aliases, find_models, find_version
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_history import Move, moves_of_model, moves_on_endpoint, of_model, quoted
 from tasks.adapters.tracking import TRAINING_PAGES, Tracking
@@ -195,6 +195,10 @@ class Books:
 
     def endpoint_moves(self, endpoint: str) -> list[Move]:
         return moves_on_endpoint(self._client, endpoint)
+
+    def models(self) -> list[str]:
+        """Names of registered models, for an error to list."""
+        return find_models(self._client)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Where each alias is now.
