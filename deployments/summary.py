@@ -16,7 +16,8 @@ from tasks.monitoring_contracts import Observed
 from tasks.observe_report import OBSERVED_HEAD, observed_markdown, observed_rows
 from tasks.reader_contracts import ReaderOutcome, ReaderScorecard
 from tasks.reporting import release_markdown, restore_markdown, rollout_rows
-from tasks.reproduction import Reproduction, rows, trained_again
+from tasks.reproduction import Reproduction
+from tasks.reproduction_text import rows, trained_again
 from tasks.require import said
 from tasks.retraining import Retrained, Skipped, skipped_markdown, trained_lines
 from tasks.search_contracts import Comparison

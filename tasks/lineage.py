@@ -5,17 +5,20 @@ Read from MLflow and from the endpoint itself each time; nothing is kept here, s
 
 from __future__ import annotations
 
-import json
+import re
 from datetime import datetime
 
-from tasks.adapters.lineage_books import Books, InputFacts, RunFacts, VersionFacts
+from tasks.adapters.lineage_books import Books, RunFacts, VersionFacts
+from tasks.adapters.sagemaker_overview import EndpointView, VariantView
 from tasks.adapters.serving_history import Span, alias_at, span_at, spans
 from tasks.cloud import sagemaker
 from tasks.errors import RefusedRequest
-from tasks.lineage_tree import Kind, Node, clock, is_digest, shown
+from tasks.lineage_nodes import data_node, run_facts, span_facts, stage_node, stretch, trained_from, verb
+from tasks.lineage_tree import DELETED, Kind, Node, clock, is_digest, shown
 from tasks.provenance import CARD
 from tasks.settings import settings
 
+_ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")  # SageMaker's; a whole digest is a character longer
 ALIASES = ("champion", "challenger", "previous")
 _QUALITY = {"perplexity": "slimline.perplexity", "agreement": "slimline.agreement", "bytes": "slimline.bytes"}
 
@@ -63,24 +66,28 @@ def served_at(endpoint: str, at: datetime) -> Node:
         held = [alias for alias in ALIASES if alias_at(ledger.moves(span.name), alias, at) == span.version]
         node = version_node(ledger, version)
         children.append(node.model_copy(update={"facts": {"aliases then": ", ".join(held) or "none"} | node.facts}))
-    return Node(kind="endpoint", title=f"{endpoint} at {clock(at)}", facts=_span_facts(span), children=tuple(children))
+    return Node(kind="endpoint", title=f"{endpoint} at {clock(at)}", facts=span_facts(span), children=tuple(children))
 
 
 def history_of(model: str) -> list[Node]:
-    """Every move of the registered model's aliases and traffic, oldest first; last, what somebody else moved."""
+    """Every move of the registered model's aliases and traffic, oldest first; last, what somebody else moved.
+
+    Raises:
+        RefusedModel: there is no such model.
+    """
     ledger = books()
+    now = ledger.aliases(model)
     moves = ledger.moves(model)
     nodes = [
         Node(
             kind="history",
-            title=f"{clock(move.at)}  version {move.version} {_verb(move.what, move.gained, move.endpoint)}",
+            title=f"{clock(move.at)}  version {move.version} {verb(move.what, move.gained, move.endpoint)}",
             facts={
                 name: value for name, value in (("config", move.config), ("run", move.run), ("why", move.why)) if value
             },
         )
         for move in moves
     ]
-    now = ledger.aliases(model)
     for alias in ALIASES:
         left = alias_at(moves, alias, moves[-1].at) if moves else None
         if now.get(alias) != left:
@@ -90,11 +97,13 @@ def history_of(model: str) -> list[Node]:
             nodes.append(
                 Node(kind="history", title=title, facts={"why": "moved by hand, or before this was written down"})
             )
-    return nodes
+    return nodes or [Node(kind="history", title="Slimline has written no move of its aliases or traffic")]
 
 
 def version_node(ledger: Books, version: VersionFacts) -> Node:
     """A version with where it serves and has served, its releases, and the run that made it."""
+    if version.deleted:
+        return _deleted_node(ledger, version)
     tags = version.tags
     facts = {"aliases": ", ".join(version.aliases)} if version.aliases else {}
     facts |= {"gate": tags.get("slimline.gate", ""), "digest": tags.get("slimline.digest", "")}
@@ -102,49 +111,77 @@ def version_node(ledger: Books, version: VersionFacts) -> Node:
     facts |= {name: tags[tag] for name, tag in _QUALITY.items() if tag in tags}
     facts |= {"follows": tags["slimline.parent_version"]} if tags.get("slimline.parent_version") else {}
     served = [_served(endpoint, span) for endpoint, span in _stretches(ledger, version)]
-    made = _run(ledger, ledger.run(version.run_id), version)
+    run = ledger.find_run(version.run_id)
+    if run is None:
+        told = {"run": version.run_id} if version.run_id else {}
+        made = Node(kind="run", title="made by a run that is not in MLflow", facts=told)
+    else:
+        made = _run(ledger, run, version, "made by")
     again = [
-        Node(kind="run", title=f"made again: {run.name}", facts=_run_facts(run), url=run.url)
+        Node(kind="run", title=f"made again: {run.name}", facts=run_facts(run), url=run.url)
         for run in ledger.other_runs(version)
     ]
-    checked = [
+    return Node(
+        kind="version", title=version.title, facts=facts, url=version.url,
+        children=(*served, made, *again, *_reproductions(ledger, version)),
+    )  # fmt: skip
+
+
+def _deleted_node(ledger: Books, version: VersionFacts) -> Node:
+    """What MLflow still knows of it: runs outlive the version. Which of them made it is not known any more."""
+    runs = [_run(ledger, run, version, "named by") for run in ledger.other_runs(version)]
+    children = (*runs, *_reproductions(ledger, version))
+    return Node(kind="version", title=version.title, facts=DELETED, children=children)
+
+
+def _reproductions(ledger: Books, version: VersionFacts) -> list[Node]:
+    return [
         Node(
             kind="run",
             title=f"reproduced: {run.tags.get('slimline.verdict', run.status)}",
-            facts=_run_facts(run),
+            facts=run_facts(run),
             url=run.url,
         )
         for run in ledger.reproductions(version)
     ]
-    return Node(
-        kind="version", title=version.title, facts=facts, url=version.url,
-        children=(*served, made, *again, *checked),
-    )  # fmt: skip
+
+
+def version_tree(name: str, version: str) -> Node:
+    """As ``lineage_of`` a version's number; one that was deleted is said to be."""
+    ledger = books()
+    return version_node(ledger, ledger.version_then(name, version))
 
 
 def _endpoint(ledger: Books, endpoint: str) -> Node:
-    views = sagemaker().overview(endpoint)
-    past = spans(ledger.endpoint_moves(endpoint))
+    possible = _ENDPOINT_NAME.fullmatch(endpoint) is not None  # SageMaker refuses to be asked for any other name
+    views = sagemaker().overview(endpoint) if possible else []
+    past = spans(ledger.endpoint_moves(endpoint)) if possible else []
     if not views and not past:
         named = [view.name for view in sagemaker().overview()]
         raise RefusedRequest(
             f"nothing is known of {endpoint!r}", observed="no endpoint, and no release ever moved one of that name",
             limit="an endpoint, model/version, or at least eight hex digits of a digest",
-            remedy=f"MLflow lists the models; endpoints are {', '.join(named) or 'none'}",
+            remedy=f"endpoints are {', '.join(named) or 'none'}; models are {', '.join(ledger.models()) or 'none'}",
         )  # fmt: skip
-    children = []
-    for view in views:
-        for each in view.variants:
-            facts = {"traffic": f"{each.share:.0%}", "role": each.role, "instances": str(each.instances)}
-            below: tuple[Node, ...] = ()
-            if each.version.isdigit():
-                below = (version_node(ledger, ledger.version(each.model, each.version)),)
-            elif each.version:
-                below = (Node(kind="model", title=f"{each.model}: {each.version}, not in the registry"),)
-            children.append(Node(kind="variant", title=f"{each.config} / {each.variant}", facts=facts, children=below))
-    history = [Node(kind="history", title=_stretch(span), facts=_span_facts(span)) for span in past]
+    return endpoint_node(ledger, endpoint, views, past)
+
+
+def endpoint_node(ledger: Books, endpoint: str, views: list[EndpointView], past: list[Span]) -> Node:
+    """An endpoint as it is now (``views``: one, or none where it was deleted), and what served on it."""
+    variants = [_variant(ledger, each) for view in views for each in view.variants]
+    history = [Node(kind="history", title=stretch(span), facts=span_facts(span)) for span in past]
     status = views[0].status if views else "deleted"
-    return Node(kind="endpoint", title=endpoint, facts={"status": status}, children=(*children, *history))
+    return Node(kind="endpoint", title=endpoint, facts={"status": status}, children=(*variants, *history))
+
+
+def _variant(ledger: Books, each: VariantView) -> Node:
+    facts = {"traffic": f"{each.share:.0%}", "role": each.role, "instances": str(each.instances)}
+    below: tuple[Node, ...] = ()
+    if each.version.isdigit():
+        below = (version_node(ledger, ledger.version_then(each.model, each.version)),)
+    elif each.version:
+        below = (Node(kind="model", title=f"{each.model}: {each.version}, not in the registry"),)
+    return Node(kind="variant", title=f"{each.config} / {each.variant}", facts=facts, children=below)
 
 
 def _forward(ledger: Books, digest: str) -> Node | None:
@@ -160,7 +197,7 @@ def _forward(ledger: Books, digest: str) -> Node | None:
         for version in versions:
             found.setdefault(version.title, _reached(ledger, version, role))
         if not versions:
-            facts = {"as": role} | _run_facts(run)
+            facts = {"as": role} | run_facts(run)
             found[run.id] = Node(kind="run", title=f"{run.name}: registered nothing", facts=facts, url=run.url)
     return Node(kind="digest", title=digest, children=tuple(found[title] for title in sorted(found))) if found else None
 
@@ -168,6 +205,7 @@ def _forward(ledger: Books, digest: str) -> Node | None:
 def _reached(ledger: Books, version: VersionFacts, role: str) -> Node:
     served = [_served(endpoint, span) for endpoint, span in _stretches(ledger, version)]
     facts = {"as": role} | ({"aliases": ", ".join(version.aliases)} if version.aliases else {})
+    facts |= DELETED if version.deleted else {}
     return Node(kind="version", title=version.title, facts=facts, url=version.url, children=tuple(served))
 
 
@@ -188,89 +226,23 @@ def _served(endpoint: str, span: Span) -> Node:
     return Node(
         kind=kind,
         title=f"serves on {endpoint}" if span.until is None else f"served on {endpoint}",
-        facts=_span_facts(span),
+        facts=span_facts(span),
     )
 
 
-def _run(ledger: Books, run: RunFacts, version: VersionFacts) -> Node:
+def _run(ledger: Books, run: RunFacts, version: VersionFacts, how: str) -> Node:
+    digest = version.tags.get("slimline.baseline_digest") or run.tags.get("slimline.original_digest", "")
     original = Node(
         kind="model", title=f"original: {run.tags.get('slimline.original', 'name not recorded')}",
-        facts={"digest": version.tags.get("slimline.baseline_digest", "")},
+        facts={"digest": digest},
     )  # fmt: skip
-    stages = [_stage(stage) for stage in ledger.stages(run.id)]
+    stages = [stage_node(stage) for stage in ledger.stages(run.id)]
     card = ledger.file(run.id, CARD)
-    data = [_data(each, card, ledger.file_url(run.id, CARD)) for each in run.inputs]
+    data = [data_node(each, card, ledger.file_url(run.id, CARD)) for each in run.inputs]
     return Node(
-        kind="run", title=f"made by {run.name}", facts=_run_facts(run), url=run.url,
-        children=(*_trained_from(run), original, *stages, *data),
+        kind="run", title=f"{how} {run.name}", facts=run_facts(run), url=run.url,
+        children=(*trained_from(run), original, *stages, *data),
     )  # fmt: skip
-
-
-def _trained_from(run: RunFacts) -> list[Node]:
-    """What was trained before it was compressed; nothing where the model came as it is."""
-    told = {"digest": "slimline.trained_from_digest", "new documents": "slimline.new_documents"}
-    name = run.tags.get("slimline.trained_from")
-    facts = {fact: run.tags.get(tag, "") for fact, tag in told.items()}
-    return [Node(kind="model", title=f"trained from: {name}", facts=facts)] if name else []
-
-
-def _run_facts(run: RunFacts) -> dict[str, str]:
-    tags = run.tags
-    commit = tags.get("mlflow.source.git.commit", "")
-    dirty = " with uncommitted changes" if tags.get("slimline.git_dirty") == "true" else ""
-    facts = {
-        "at": clock(run.started),
-        "Prefect": tags.get("slimline.prefect_run_url", ""),
-        "code": f"{commit[:12]}{dirty}" if commit else "",
-        "source": tags.get("slimline.source_digest", ""),
-        "python": tags.get("slimline.python", ""),
-        "torch": tags.get("slimline.package.torch", ""),
-        "packages": tags.get("slimline.packages_digest", ""),
-        "device": tags.get("slimline.device", ""),
-    }
-    return {name: value for name, value in facts.items() if value}
-
-
-def _stage(run: RunFacts) -> Node:
-    cached = {"true": "from the cache", "false": "computed"}.get(run.tags.get("slimline.cached", ""), "")
-    facts = {
-        "made": run.params.get("model", run.params.get("not_exported", "")),
-        "digest": run.tags.get("slimline.digest", ""),
-        "by": run.params.get("engine", ""),
-        "cache": cached,
-        "seconds": f"{run.metrics['seconds']:.1f}" if "seconds" in run.metrics else "",
-    }
-    return Node(kind="stage", title=run.name, facts={name: text for name, text in facts.items() if text}, url=run.url)
-
-
-def _data(entry: InputFacts, card: str | None, url: str) -> Node:
-    facts = {"digest": entry.digest, "data set": entry.dataset, "text": entry.text, "licence": entry.licence}
-    told = json.loads(card) if card else {}
-    blocks = told.get(f"{entry.context}_blocks")
-    if blocks and told.get("block_tokens"):
-        facts |= {"tokens": f"{blocks} × {told['block_tokens']}"}
-    facts = {name: value for name, value in facts.items() if value}
-    return Node(kind="data", title=f"{entry.context}: {entry.name}", facts=facts, url=url if card else "")
-
-
-def _span_facts(span: Span) -> dict[str, str]:
-    version = f"{span.name}/{span.version}" if span.version else ""
-    facts = {
-        "config": span.config, "variant": span.variant, "version": version,
-        "since": clock(span.since), "until": clock(span.until) if span.until else "now", "release run": span.run,
-        "why": span.why,
-    }  # fmt: skip
-    return {name: value for name, value in facts.items() if value}
-
-
-def _stretch(span: Span) -> str:
-    return f"{span.name}/{span.version}" if span.version else f"{span.config}, not in the registry"
-
-
-def _verb(what: str, gained: bool, endpoint: str) -> str:
-    if what == "serves":
-        return f"{'serves' if gained else 'serves no more'} on {endpoint}"
-    return f"{'is' if gained else 'is no more'} {what}"
 
 
 def _linked(facts: dict[str, str]) -> dict[str, str]:

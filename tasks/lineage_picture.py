@@ -96,11 +96,10 @@ def _models(report: Report) -> list[Box]:
     if registered is None:
         found.append(("end", "refused", "not registered", ("the gate stopped it",)))
     else:
-        lines = (
-            f"alias {registered.alias}" if registered.alias else "no alias",
-            f"MLflow run {report.tracked.run_id[:8]}",
-        )
-        found.append(("end", "version", f"{registered.name} {registered.version}", lines))
+        alias = "version deleted" if report.deleted else f"alias {registered.alias}" if registered.alias else "no alias"
+        kind = "refused" if report.deleted else "version"
+        lines = (alias, f"MLflow run {report.tracked.run_id[:8]}")
+        found.append(("end", kind, f"{registered.name} {registered.version}", lines))
     return [
         Box(key, kind, _x(column), MARGIN, title, tuple(line for line in lines if line))
         for column, (key, kind, title, lines) in enumerate(found)

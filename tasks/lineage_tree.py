@@ -11,6 +11,7 @@ from pydantic import Field
 from tasks.contracts import Value
 
 Kind = Literal["endpoint", "variant", "version", "run", "release", "stage", "model", "data", "digest", "history"]
+DELETED = {"version": "deleted"}  # facts of a version that a run, an endpoint or a report names and MLflow has no more
 _SHOWN = 12  # characters of a digest: enough to be unique, short enough to read
 
 
@@ -22,6 +23,11 @@ class Node(Value):
     facts: dict[str, str] = Field(default={})
     url: str = ""
     children: tuple[Node, ...] = ()
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it is a version that MLflow has no more."""
+        return DELETED.items() <= self.facts.items()
 
     def walk(self) -> Iterator[Node]:
         """This node and everything below it."""

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from tasks.adapters.tracking import Tracking
 from tasks.contracts import Made, RegisteredModel, Rollout, Tracked
-from tasks.lineage import lineage_of, markdown_of
+from tasks.lineage import markdown_of, version_tree
 from tasks.lineage_tree import clock
 from tasks.provenance import data_facts, surroundings
 from tasks.reader_contracts import MadeReader
@@ -84,9 +84,11 @@ def report_rollout(rollout: Rollout) -> None:
 
 
 def _publish(books: Tracking, report: Report) -> None:
-    run_id, picture = report.tracked.run_id, lineage_svg(report)
-    registered = report.registered
-    tree = markdown_of(lineage_of(f"{registered.name}/{registered.version}")) if registered else ""
+    run_id, registered, tree = report.tracked.run_id, report.registered, ""
+    if registered is not None:
+        version = version_tree(registered.name, registered.version)
+        tree, report = markdown_of([version]), report.model_copy(update={"deleted": version.deleted})
+    picture = lineage_svg(report)
     files = {PAGE: report_html(report), FACTS: report.model_dump_json(), PICTURE: picture}
     books.log_files(run_id, files | ({TREE: tree} if tree else {}))
     _link(books, run_id)

@@ -46,6 +46,7 @@ class Report(Value):
     exported: Exported | None
     scorecard: Scorecard | ReaderScorecard
     registered: RegisteredModel | None = Field(description="None where the gate stopped the run")
+    deleted: bool = Field(default=False, description="Whether MLflow had the version no more when this was drawn")
     tracked: Tracked
     prefect_url: str
     surroundings: dict[str, Any] = Field(description="Code, packages, processor")

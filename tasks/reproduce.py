@@ -22,15 +22,22 @@ from tasks.reproduction import (
     RecordedRun,
     Repeat,
     Reproduction,
+    Sameness,
     bands,
     figures_of,
-    markdown,
     repeat_of,
+    sameness,
 )
+from tasks.reproduction_text import markdown
 from tasks.retrying import network_task
 from tasks.runpages import tag_run
 
 _REPEAT = "reproduction.json"
+_VERDICTS: dict[Sameness, str] = {
+    "same": "bit for bit",
+    "other": "other bytes",
+    "packed": "compressed folder bit for bit, exported one not recorded",
+}
 
 
 @network_task("recorded-{model}-{version}")
@@ -50,9 +57,8 @@ def read_recorded(model: str, version: str) -> Recorded | RecordedReader:
 def record_repeat(tracked: Tracked, recorded: Recorded | RecordedReader, made: Made | MadeReader) -> Repeat:
     """Keep a re-run's figures with its MLflow run, for the bands of later ones."""
     repeat = repeat_of(made, tracked.run_id, tracked.url)
-    same = repeat.digest == recorded.scorecard.candidate_model.digest
-    verdict = "bit for bit" if same else "other bytes"
-    tracking().tag(tracked.run_id, {REPRODUCES: recorded.title, "slimline.verdict": verdict})
+    same = sameness(repeat, recorded.scorecard.candidate_model.digest, recorded.exported_digest)
+    tracking().tag(tracked.run_id, {REPRODUCES: recorded.title, "slimline.verdict": _VERDICTS[same]})
     tracking().log_files(tracked.run_id, {_REPEAT: repeat.model_dump_json(indent=1)})
     return repeat
 
@@ -63,12 +69,13 @@ def compare(recorded: Recorded | RecordedReader, repeats: tuple[Repeat, ...]) ->
     now, data = surroundings(), recorded.scorecard.dataset_digest
     trained = recorded.scorecard.baseline_model.digest
     other = sorted({repeat.dataset_digest for repeat in repeats} - {data})
-    every = (*_earlier(books(), recorded, now, {repeat.run_id for repeat in repeats}), *repeats)
+    every = (*_earlier(books(), recorded, now, repeats), *repeats)
     return Reproduction(
         name=recorded.name,
         version=recorded.version,
         url=recorded.url,
         digest=recorded.scorecard.candidate_model.digest,
+        exported_digest=recorded.exported_digest,
         trained_digest="" if trained == recorded.base_digest else trained,
         repeats=every,
         bands=bands(figures_of(recorded.scorecard), every),
@@ -79,13 +86,17 @@ def compare(recorded: Recorded | RecordedReader, repeats: tuple[Repeat, ...]) ->
     )
 
 
-def _earlier(ledger: Books, recorded: RecordedRun, now: Surroundings, known: set[str]) -> list[Repeat]:
-    found = []
+def _earlier(ledger: Books, recorded: RecordedRun, now: Surroundings, repeats: tuple[Repeat, ...]) -> list[Repeat]:
+    """Of the same data as ``repeats``: a held-out text that was read as it then was gives figures of something else."""
+    found, known = [], {repeat.run_id for repeat in repeats}
+    datasets = {repeat.dataset_digest for repeat in repeats}
     for run in ledger.reproductions(ledger.version(recorded.name, recorded.version)):
         told, around = ledger.file(run.id, _REPEAT), ledger.file(run.id, SURROUNDINGS)
         if run.id in known or not told or not around or difference(Surroundings.parse(around), now):
             continue
-        found.append(Repeat.model_validate_json(told).model_copy(update={"earlier": True}))
+        repeat = Repeat.model_validate_json(told)
+        if repeat.dataset_digest in datasets:
+            found.append(repeat.model_copy(update={"earlier": True}))
     return found
 
 

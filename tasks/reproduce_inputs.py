@@ -11,7 +11,9 @@ from pydantic import TypeAdapter
 from tasks.adapters import document_digests
 from tasks.adapters.lineage import read_scorecard
 from tasks.adapters.lineage_books import Books, RunFacts, VersionFacts
+from tasks.adapters.registry import EXPORTED
 from tasks.adapters.store import Store
+from tasks.adapters.tracking import STAGE
 from tasks.contracts import ModelRef, Scorecard
 from tasks.data_contracts import DataText, TextRef
 from tasks.errors import RefusedData, RefusedModel
@@ -71,6 +73,7 @@ def _parsed(ledger: Books, found: VersionFacts, run: RunFacts) -> Recorded | Rec
     common: dict[str, Any] = {part: given[part] for part in _PARTS} | {
         "name": found.name, "version": found.version, "run_id": run.id, "url": found.url, "scorecard": scorecard,
         "text_digest": run.tags["slimline.text_digest"], "surroundings": file(SURROUNDINGS),
+        "exported_digest": _exported_digest(ledger, found, run, scorecard),
     }  # fmt: skip
     trained_first = "retraining" in given or bool(given["model"].get("train"))
     base = run.tags[BASE] if trained_first else scorecard.baseline_model.digest
@@ -88,6 +91,20 @@ def _parsed(ledger: Books, found: VersionFacts, run: RunFacts) -> Recorded | Rec
         labels_digest=run.tags.get(LABELS, ""),
         evaluation=given.get("evaluation", {}),  # an earlier run had none to choose
     )  # fmt: skip
+
+
+def _exported_digest(
+    ledger: Books, found: VersionFacts, run: RunFacts, scorecard: Scorecard | ReaderScorecard
+) -> str | None:
+    """Of the version's exported folder; empty where it has none, none where nobody wrote down whether it has one."""
+    if isinstance(scorecard, ReaderScorecard):
+        return ""
+    if EXPORTED in found.tags:
+        return found.tags[EXPORTED]
+    if "exported_model" in scorecard.model_fields_set:
+        return scorecard.exported_model.digest if scorecard.exported_model else ""
+    exports = (stage for stage in ledger.stages(run.id) if stage.tags.get(STAGE) == "export")
+    return next((stage.tags.get("slimline.digest", "") for stage in exports), None)
 
 
 @network_task("recorded-text-{recorded.version}")

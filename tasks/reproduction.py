@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -22,6 +23,9 @@ from tasks.retrain_plan import Retraining, Training
 from tasks.retraining import News
 
 CONFIDENCE = 0.99
+# How the bytes of re-runs are beside the recorded ones. Packed: the compressed folder's are the same, and what was
+# exported of it, which is what serves, was not recorded.
+Sameness = Literal["same", "other", "packed"]
 
 
 class RecordedRun(Value):
@@ -34,6 +38,9 @@ class RecordedRun(Value):
     text_digest: str
     base_digest: str = Field(description="SHA-256 of the model that its run began with")
     surroundings: str = Field(description="As in surroundings.json of its run")
+    exported_digest: str | None = Field(
+        default=None, description="Of the exported folder, which a CPU serves; empty: it has none, none: not recorded"
+    )
 
     @property
     def title(self) -> str:
@@ -114,15 +121,22 @@ class Reproduction(Value):
     version: str
     url: str
     digest: str
+    exported_digest: str | None = Field(default=None, description="Of what is served; empty: none, none: not recorded")
     trained_digest: str = Field(default="", description="Of the model that its run trained; empty: it trained none")
     repeats: tuple[Repeat, ...]
     bands: tuple[Band, ...]
     changed: tuple[str, ...] = Field(description="What can move a figure and is not as it was, one line each")
 
     @property
+    def alike(self) -> Sameness:
+        """Of all re-runs: other where one made other bytes."""
+        found = {sameness(repeat, self.digest, self.exported_digest) for repeat in self.repeats}
+        return "other" if "other" in found else "packed" if "packed" in found else "same"
+
+    @property
     def identical(self) -> bool:
-        """Whether every re-run made the same bytes."""
-        return all(repeat.digest == self.digest for repeat in self.repeats)
+        """Whether every re-run made the same bytes, of the compressed folder and of the one that is served."""
+        return self.alike == "same"
 
     @property
     def inside(self) -> bool:
@@ -134,7 +148,21 @@ class Reproduction(Value):
         runs = "1 re-run" if count == 1 else f"{count} re-runs"
         if self.identical and self.inside:
             return f"reproduced bit for bit by {runs}"
-        return f"{'inside' if self.inside else 'OUTSIDE'} the bands of {runs}, not bit for bit"
+        return f"{'inside' if self.inside else 'OUTSIDE'} the bands of {runs}, {_BYTES[self.alike]}"
+
+
+_BYTES: dict[Sameness, str] = {
+    "same": "with the same bytes",
+    "other": "not bit for bit",
+    "packed": "the compressed folder bit for bit; what was exported of it was not recorded",
+}
+
+
+def sameness(repeat: Repeat, digest: str, exported_digest: str | None) -> Sameness:
+    """A re-run's folders beside those with these digests."""
+    if repeat.digest != digest or exported_digest not in (None, repeat.exported_digest):
+        return "other"
+    return "packed" if exported_digest is None else "same"
 
 
 def figures_of(scorecard: Scorecard | ReaderScorecard) -> dict[str, float]:
@@ -197,55 +225,3 @@ def _band(name: str, recorded: float, values: Sequence[float]) -> Band:
     mean, spread = statistics.fmean(values), statistics.stdev(values)
     k = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * math.sqrt(1 + 1 / count)
     return Band(figure=name, recorded=recorded, mean=mean, low=mean - k * spread, high=mean + k * spread, k=k)
-
-
-def markdown(found: Reproduction) -> str:
-    """For the run page."""
-    lines = [
-        f"# {found.name} {found.version}: {found.verdict}",
-        "",
-        "| figure | recorded | re-runs, mean | band | |",
-        "|---|---|---|---|---|",
-        *("| " + " | ".join(row) + " |" for row in rows(found)),
-        "",
-        f"Recorded digest `{found.digest}`.",
-        *(["", said] if (said := trained_again(found)) else []),
-        "",
-        "| re-run | digest | |",
-        "|---|---|---|",
-        *(
-            f"| [{repeat.run_id[:8]}]({repeat.url}){' (earlier)' if repeat.earlier else ''} | `{repeat.digest}` | "
-            f"{'identical' if repeat.digest == found.digest else 'other bytes'} |"
-            for repeat in found.repeats
-        ),
-        "",
-    ]
-    if found.changed:
-        return "\n".join(
-            [*lines, "Not as it was when the version was made:", "", *(f"- {line}" for line in found.changed)]
-        )
-    return "\n".join([*lines, "Code, numerical packages, processor and threads are as they were."])
-
-
-def trained_again(found: Reproduction) -> str:
-    """Whether it is the training that differs; empty where there was none."""
-    if not found.trained_digest:
-        return ""
-    same, count = sum(each.baseline_digest == found.trained_digest for each in found.repeats), len(found.repeats)
-    return (
-        f"The model that was trained first, `{found.trained_digest}`, had the same bytes in {same} of {count} re-runs."
-    )
-
-
-def rows(found: Reproduction) -> list[tuple[str, str, str, str, str]]:
-    """(figure, recorded, mean, band, verdict), as people read them."""
-    return [
-        (
-            band.figure,
-            f"{band.recorded:.6g}",
-            f"{band.mean:.6g}",
-            f"{band.low:.6g} to {band.high:.6g}" if band.k else "exactly that",
-            "inside" if band.inside else "OUTSIDE",
-        )
-        for band in found.bands
-    ]

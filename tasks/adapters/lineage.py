@@ -12,11 +12,13 @@ from mlflow.tracking import MlflowClient
 from pydantic import ValidationError
 
 from tasks.adapters.registry import CHALLENGER, CHAMPION, Registry
+from tasks.adapters.serving_history import of_model
 from tasks.contracts import DatasetRef, Picked, RegisteredModel, Scorecard
 from tasks.errors import RefusedModel
 
 _NAMED = 10  # versions or models that an error lists
-_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such version; no such alias
+GONE = "RESOURCE_DOES_NOT_EXIST"
+_UNKNOWN = (GONE, "INVALID_PARAMETER_VALUE")  # no such version; no such alias
 
 
 def read_version(tracking_uri: str, name: str, version: str) -> Picked:
@@ -76,13 +78,45 @@ def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion:
         ) from error
 
 
+def find_aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    """Where each alias of the registered model is now.
+
+    Raises:
+        RefusedModel: there is no such model; with those that there are.
+    """
+    found = _aliases(client, name)
+    if found is None:
+        raise RefusedModel(
+            f"MLflow has no registered model {name!r}", observed=_registered(client, name),
+            limit="the name of a registered model, not of an endpoint",
+            remedy="look at MLflow's page of models, or compress first: it registers one",
+        )  # fmt: skip
+    return found
+
+
+def find_models(client: MlflowClient) -> list[str]:
+    """The names of the first registered models."""
+    return [str(each.name) for each in client.search_registered_models(max_results=_NAMED)]
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, str] | None:
+    """None where there is no such model."""
+    try:
+        return {str(alias): str(at) for alias, at in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code not in _UNKNOWN:
+            raise
+        return None
+
+
 def _registered(client: MlflowClient, name: str) -> str:
     """What there is instead, in words: the model's versions and aliases, else the models."""
-    versions = client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"], max_results=_NAMED)
+    aliases = _aliases(client, name)
+    if aliases is None:
+        return f"there is no such model; registered are {', '.join(find_models(client)) or 'none'}"
+    versions = client.search_model_versions(of_model(name), order_by=["version_number DESC"], max_results=_NAMED)
     if not versions:
-        models = client.search_registered_models(max_results=_NAMED)
-        return f"there is no such model; registered are {', '.join(each.name for each in models) or 'none'}"
-    aliases = client.get_registered_model(name).aliases
+        return "the model has no versions"
     held = [f"{alias} is {number}" for alias, number in sorted(aliases.items())]
     return "; ".join([f"its newest versions are {', '.join(str(each.version) for each in versions)}", *held])
 

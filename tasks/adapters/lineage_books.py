@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tasks.adapters.lineage import find_version
+from tasks.adapters.lineage import GONE, find_aliases, find_models, find_version
 from tasks.adapters.registry import Registry
-from tasks.adapters.serving_history import Move, moves_of_model, moves_on_endpoint
+from tasks.adapters.serving_history import Move, moves_of_model, moves_on_endpoint, of_model, quoted
 from tasks.adapters.tracking import TRAINING_PAGES, Tracking
+from tasks.errors import RefusedModel
 
 VERSION = "slimline.version"  # of a run: the version that it made, or found already made
 REPRODUCES = "slimline.reproduces"
@@ -63,6 +65,10 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class VersionFacts:
+    """``deleted``: MLflow has it no more, and nothing but its name is known. ``run_id`` is empty where somebody else
+    registered it without a run.
+    """
+
     name: str
     version: str
     aliases: tuple[str, ...]
@@ -71,6 +77,7 @@ class VersionFacts:
     model_id: str
     url: str
     created: datetime
+    deleted: bool = False
 
     @property
     def title(self) -> str:
@@ -94,9 +101,18 @@ class Books:
         found = find_version(self._client, name, version)
         return self._version(self._client.get_model_version(name, found.version))  # by alias it comes without aliases
 
+    def version_then(self, name: str, number: str) -> VersionFacts:
+        """A version that a run, an endpoint or a report names: deleted since, it is known by its name alone."""
+        try:
+            return self._version(self._client.get_model_version(name, number))
+        except MlflowException as error:
+            if error.error_code != GONE:
+                raise
+        return VersionFacts(name, number, (), {}, run_id="", model_id="", url="", created=_time(None), deleted=True)
+
     def versions(self, name: str) -> list[VersionFacts]:
         """Every version of a registered model, oldest first, with its aliases; none where there is no such model."""
-        found = list(self._search(f"name = '{name}'"))
+        found = list(self._search(of_model(name)))
         held = self.aliases(name) if found else {}
         facts = (self._version(each) for each in found)
         known = [
@@ -117,19 +133,40 @@ class Books:
             found = self._tracking.search(f"tags.`{tag}` LIKE '%{digest}%'")
             parents = [each.data.tags.get(_PARENT) for each in found]
             for run, parent in zip(found, parents, strict=True):
-                whole = self._client.get_run(parent) if parent else run
-                yield (f"{role}: {run.info.run_name}" if parent else role), self._run(whole)
+                if parent is None:
+                    yield role, self._run(run)
+                    continue
+                gone = replace(self._run(run), id=parent, name=f"deleted run {parent}")
+                yield f"{role}: {run.info.run_name}", self.find_run(parent) or gone
 
     def versions_of_run(self, run: RunFacts) -> list[VersionFacts]:
-        """What a run has registered, or found registered already; none where its gate failed."""
+        """What a run has registered, or found registered already, deleted since or not; none where its gate failed."""
         told = run.tags.get(VERSION)
         if told:
             name, _, number = told.rpartition("/")
-            return [self._version(self._client.get_model_version(name, number))]
+            return [self.version_then(name, number)]
         return [self._version(version) for version in self._search(f"run_id = '{run.id}'")]
 
     def run(self, run_id: str) -> RunFacts:
-        return self._run(self._client.get_run(run_id))
+        """Raises RefusedModel: MLflow has no such run."""
+        found = self.find_run(run_id)
+        if found is None:
+            raise RefusedModel(
+                "the run that made the version is not in MLflow", observed=run_id or "the version names no run",
+                limit="a version that Slimline registered, with its run", remedy="choose another version",
+            )  # fmt: skip
+        return found
+
+    def find_run(self, run_id: str) -> RunFacts | None:
+        """None where it was deleted for good, or the version names none."""
+        if not run_id:
+            return None
+        try:
+            return self._run(self._client.get_run(run_id))
+        except MlflowException as error:
+            if error.error_code != GONE:
+                raise
+            return None
 
     def stages(self, run_id: str) -> list[RunFacts]:
         """The child runs, in the order in which they were begun."""
@@ -137,14 +174,14 @@ class Books:
         return sorted((self._run(run) for run in found), key=lambda run: run.started)
 
     def other_runs(self, version: VersionFacts) -> list[RunFacts]:
-        """Runs that found the same model already registered, newest last."""
-        found = self._tracking.search(f"tags.`{VERSION}` = '{version.title}'")
+        """Runs that found the same model already registered, newest last; of a deleted version its own run too."""
+        found = self._tracking.search(f"tags.`{VERSION}` = {quoted(version.title)}")
         runs = [self._run(run) for run in found if run.info.run_id != version.run_id]
         return sorted(runs, key=lambda run: run.started)
 
     def reproductions(self, version: VersionFacts) -> list[RunFacts]:
         """Runs that made it once more, oldest first."""
-        found = self._tracking.search(f"tags.`{REPRODUCES}` = '{version.title}'")
+        found = self._tracking.search(f"tags.`{REPRODUCES}` = {quoted(version.title)}")
         return sorted((self._run(run) for run in found), key=lambda run: run.started)
 
     def file(self, run_id: str, path: str) -> str | None:
@@ -159,9 +196,17 @@ class Books:
     def endpoint_moves(self, endpoint: str) -> list[Move]:
         return moves_on_endpoint(self._client, endpoint)
 
+    def models(self) -> list[str]:
+        """Names of registered models, for an error to list."""
+        return find_models(self._client)
+
     def aliases(self, name: str) -> dict[str, str]:
-        """Where each alias is now."""
-        return {str(alias): str(at) for alias, at in self._client.get_registered_model(name).aliases.items()}
+        """Where each alias is now.
+
+        Raises:
+            RefusedModel: there is no such model.
+        """
+        return find_aliases(self._client, name)
 
     def _search(self, condition: str) -> Iterator[ModelVersion]:
         token = None
@@ -178,7 +223,7 @@ class Books:
             version=str(found.version),
             aliases=tuple(str(alias) for alias in found.aliases),
             tags=dict(found.tags),
-            run_id=str(found.run_id),
+            run_id=str(found.run_id or ""),
             model_id=str(found.source).removeprefix("models:/"),
             url=self._registry.version_url(str(found.name), str(found.version)),
             created=_time(found.creation_timestamp),

@@ -77,7 +77,17 @@ def write_move(client: MlflowClient, move: Move) -> None:
 
 def moves_of_model(client: MlflowClient, name: str) -> list[Move]:
     """Every move of the registered model ``name``, in the order of time."""
-    return _moves(_versions(client, f"name = '{name}'"))
+    return _moves(_versions(client, of_model(name)))
+
+
+def of_model(name: str) -> str:
+    """The condition of a search for a model's versions."""
+    return f"name = {quoted(name)}"
+
+
+def quoted(text: str) -> str:
+    """``text`` in a filter of MLflow's: those know no escapes, but both kinds of quotes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def moves_on_endpoint(client: MlflowClient, endpoint: str) -> list[Move]:

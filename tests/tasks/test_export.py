@@ -93,6 +93,11 @@ def test_auto_exports_what_is_packed_and_says_why_it_leaves_the_rest(
     assert store.manifest(done.model.uri)["made_from"]["model"] == packed.digest
     assert (store.open(done.model.uri, done.model.digest) / "model.onnx").is_file()
     assert shares == [0.5, 1.0]
+    elsewhere = Store(tmp_path / "elsewhere" / "store")
+    monkeypatch.setenv("SLIMLINE_HOME", str(tmp_path / "elsewhere"))
+    again = exported(stored(elsewhere, home / "packed"), "auto", shares.append)
+    assert again.model is not None and again.model.digest == done.model.digest, "made again it has the same bytes"
+    monkeypatch.setenv("SLIMLINE_HOME", str(tmp_path))
     dense = exported(stored(store, home / "dense"), "auto", shares.append)
     assert dense.model is None and "dense" in dense.reason
 

@@ -11,8 +11,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tasks.adapters import document_digests
+from tasks.adapters.registry import DIGEST, EXPORTED
 from tasks.adapters.store import Store
-from tasks.contracts import ModelRef, Tracked
+from tasks.adapters.tracking import Tracking
+from tasks.contracts import DatasetRef, Made, ModelRef, Scorecard, Tracked
 from tasks.errors import RefusedData, RefusedModel
 from tasks.fetch import read_data
 from tasks.lineage import books as ledger
@@ -28,16 +30,19 @@ from tasks.provenance import (
     PARAMETERS,
     PARENT,
     SURROUNDINGS,
+    surroundings,
+    write_surroundings,
     write_text_facts,
 )
 from tasks.reader_recipes import QuestionsChoice, ReaderChoice, ReaderGate, ReaderRecipe
 from tasks.recipes import DataChoice, Gate, ModelChoice, Recipe
 from tasks.record import tracking
+from tasks.reproduce import compare, record_repeat
 from tasks.reproduce_inputs import recorded_base, recorded_of, recorded_text, require_same_inputs
-from tasks.reproduction import Recorded, RecordedReader
+from tasks.reproduction import Recorded, RecordedReader, Repeat
 from tasks.retrain_plan import Retraining, Training
 from tasks.settings import settings
-from tests.adapters.test_registry import ORIGINAL, SCORECARD
+from tests.adapters.test_registry import DATA, ORIGINAL, SCORECARD
 from tests.tasks.test_data import home, lines, model, store, texts
 from tests.tasks.test_news import address, books
 from tests.tasks.test_report import READER
@@ -45,6 +50,7 @@ from tests.tasks.test_report import READER
 __all__ = ["address", "books", "home", "model", "store"]  # fixtures
 Books = tuple[MlflowClient, str]
 OLD, NEW = texts(count=60), texts("wolf", count=40)
+ONNX = "9" * 64
 
 
 def small(path: Path, documents: list[str], **more: Any) -> DataChoice:
@@ -54,15 +60,15 @@ def small(path: Path, documents: list[str], **more: Any) -> DataChoice:
     )  # fmt: skip
 
 
-def version(given: Books, files: dict[str, str], tags: dict[str, str]) -> str:
-    """A version whose run has left these files and tags."""
+def version(given: Books, files: dict[str, str], tags: dict[str, str], own: dict[str, str] | None = None) -> str:
+    """A version with the tags ``own``, whose run has left these files and tags."""
     client, name = given
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     run = client.create_run(str(experiment.experiment_id), tags=tags)
     for path, text in ({SURROUNDINGS: "{}"} | files).items():
         client.log_text(run.info.run_id, text, path)
-    return str(client.create_model_version(name, "file:///nowhere", run_id=run.info.run_id).version)
+    return str(client.create_model_version(name, "file:///nowhere", run_id=run.info.run_id, tags=own).version)
 
 
 def read(given: Books, number: str) -> Recorded | RecordedReader:
@@ -231,3 +237,55 @@ def test_a_reader_is_read_with_the_encoder_that_its_teacher_was_trained_from(boo
     require_same_inputs.fn(found, ORIGINAL, "7" * 64)  # raises nothing
     with pytest.raises(RefusedData, match="synthetic is not the text"):
         require_same_inputs.fn(found, ORIGINAL, "8" * 64)
+
+
+def compressed(given: Books, scorecard: Scorecard, *, older: bool = False, own: dict[str, str] | None = None) -> str:
+    """A version of the flow compress; ``older``: its scorecard is of before anything was exported."""
+    parts = {"model": ModelChoice(source="tiny"), "data": DataChoice(), "recipe": Recipe(), "gate": Gate()}
+    told = scorecard.model_dump(mode="json", exclude={"exported_model", "packed"} if older else None)
+    parameters = {part: value.model_dump(mode="json") for part, value in parts.items()}
+    files = {PARAMETERS: json.dumps(parameters), "scorecard.json": json.dumps(told)}
+    return version(given, files, {"slimline.text_digest": "7" * 64}, own)
+
+
+def test_what_was_exported_is_read_wherever_it_was_written(
+    books: Books, address: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMLINE_EXPERIMENT", books[1])
+    exports = SCORECARD.model_copy(
+        update={"exported_model": SCORECARD.candidate_model.model_copy(update={"digest": ONNX})}
+    )
+    older = compressed(books, SCORECARD, older=True)
+    assert read(books, older).exported_digest is None, "nobody wrote it down"
+    Tracking(address, books[1]).log_stage(
+        ledger().version(books[1], older).run_id, "export", {}, {}, tags={DIGEST: ONNX}
+    )
+    assert read(books, older).exported_digest == ONNX, "of the child run"
+    assert read(books, compressed(books, SCORECARD, older=True, own={EXPORTED: ONNX})).exported_digest == ONNX
+    assert read(books, compressed(books, exports)).exported_digest == ONNX
+    assert read(books, compressed(books, SCORECARD)).exported_digest == "", "served with torch"
+
+
+def test_a_re_run_is_told_by_both_folders_and_earlier_ones_count_on_the_same_data_only(
+    books: Books, address: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMLINE_EXPERIMENT", books[1])
+    model = SCORECARD.candidate_model
+    exports = SCORECARD.model_copy(update={"exported_model": model.model_copy(update={"digest": ONNX})})
+    found = read(books, compressed(books, exports)).model_copy(update={"surroundings": surroundings().json()})
+    again = SCORECARD.model_copy(update={"exported_model": model.model_copy(update={"digest": "f" * 64})})
+
+    def made(key: str, scorecard: Scorecard, data: DatasetRef = DATA) -> tuple[Repeat, str]:
+        run_id = tracking().open_run(key, key, {}, {})
+        write_surroundings(tracking(), run_id)
+        outcome = Made(original=ORIGINAL, data=data, stages=(), scorecard=scorecard, exported=None)
+        repeat = record_repeat.fn(Tracked(run_id=run_id, url=""), found, outcome)
+        return repeat, ledger().run(run_id).tags["slimline.verdict"]
+
+    elsewhere = DATA.model_copy(update={"digest": "0" * 64})
+    made("other-data", exports, elsewhere)
+    (first, said), (second, other) = made("first", exports), made("second", again)
+    assert (said, other) == ("bit for bit", "other bytes")
+    assert compare.fn(found, (first,)).repeats == (second.model_copy(update={"earlier": True}), first)
+    result = compare.fn(found, (second,))
+    assert result.inside and result.verdict == "inside the bands of 2 re-runs, not bit for bit"

@@ -10,23 +10,26 @@ import pytest
 from tasks.adapters.surroundings import Surroundings, difference, look_around
 from tasks.errors import NotReproduced
 from tasks.reproduce import require_reproduced
-from tasks.reproduction import Repeat, Reproduction, bands, figures_of, markdown
+from tasks.reproduction import Repeat, Reproduction, bands, figures_of
+from tasks.reproduction_text import markdown, rows
 from tests.tasks.test_report import READER
 
 RECORDED = {"perplexity": 18.0, "bytes": 100.0}
 
 
-def repeat(perplexity: float, digest: str = "a" * 64) -> Repeat:
+def repeat(perplexity: float, digest: str = "a" * 64, exported: str = "e" * 64) -> Repeat:
     figures = {"perplexity": perplexity, "bytes": 100.0}
     return Repeat(
-        run_id="r" * 32, url="http://mlflow/r", digest=digest, exported_digest="", dataset_digest="d", figures=figures
-    )
+        run_id="r" * 32, url="http://mlflow/r", digest=digest, exported_digest=exported, dataset_digest="d",
+        figures=figures,
+    )  # fmt: skip
 
 
-def found(*repeats: Repeat, changed: tuple[str, ...] = ()) -> Reproduction:
+def found(*repeats: Repeat, changed: tuple[str, ...] = (), exported: str | None = "e" * 64) -> Reproduction:
     return Reproduction(
         name="m", version="3", url="http://mlflow/m/3", digest="a" * 64, repeats=repeats,
         bands=bands(RECORDED, repeats), changed=changed,
+        exported_digest=exported,
     )  # fmt: skip
 
 
@@ -54,6 +57,42 @@ def test_re_runs_that_differ_widen_the_band() -> None:
         require_reproduced(far)
     assert "torch: 2.12 → 2.13" in str(raised.value) and "perplexity was recorded as 18" in str(raised.value)
     assert "torch: 2.12 → 2.13" in markdown(far) and "| perplexity | 18 |" in markdown(far)
+
+
+def test_bit_for_bit_is_said_of_the_exported_file_too() -> None:
+    """It is what a CPU serves: equal scores and sizes are no proof of equal bytes."""
+    same = found(repeat(18.0))
+    assert same.verdict == "reproduced bit for bit by 1 re-run"
+    assert rows(same)[-2:] == [
+        ("compressed folder: digest", "a" * 12, "a" * 12, "exactly that", "identical"),
+        ("exported folder: digest", "e" * 12, "e" * 12, "exactly that", "identical"),
+    ]
+    other = found(repeat(18.0), repeat(18.0, exported="f" * 64))
+    assert other.inside and not other.identical
+    assert other.verdict == "inside the bands of 2 re-runs, not bit for bit"
+    row = "| exported folder: digest | eeeeeeeeeeee | 1 of 2 the same | exactly that | other bytes |"
+    assert row in markdown(other) and f"| `{'f' * 64}` | other bytes |" in markdown(other)
+    lost = found(repeat(18.0, exported=""))
+    assert not lost.identical and rows(lost)[-1][2:] == ("none", "exactly that", "other bytes")
+    more = found(repeat(18.0), exported="")
+    assert not more.identical, "the version is served with torch, and the re-run is not"
+
+
+def test_where_the_exported_digest_was_not_recorded_nothing_is_claimed_of_it() -> None:
+    unknown = found(repeat(18.0), exported=None)
+    assert unknown.inside and not unknown.identical
+    said = "the compressed folder bit for bit; what was exported of it was not recorded"
+    assert unknown.verdict == f"inside the bands of 1 re-run, {said}"
+    assert rows(unknown)[-1] == ("exported folder: digest", "not recorded", "e" * 12, "", "unknown")
+    assert "exported: not recorded" in markdown(unknown) and "| unknown |" in markdown(unknown)
+    assert "not bit for bit" in found(repeat(18.0, "b" * 64), exported=None).verdict
+    reader = found(repeat(18.0, exported=""), exported="")
+    assert reader.identical and rows(reader)[-1][0] == "compressed folder: digest", "nothing is exported of a reader"
+
+
+def test_equal_bytes_with_other_figures_are_not_called_other_bytes() -> None:
+    measured = found(repeat(18.1))
+    assert measured.verdict == "OUTSIDE the bands of 1 re-run, with the same bytes"
 
 
 def test_a_band_holds_the_next_run_as_often_as_it_says() -> None:
