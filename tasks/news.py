@@ -45,8 +45,8 @@ def look_for_new(choice: DataChoice, data: DataText, name: str, champion: str, m
 
 def find_news(choice: DataChoice, data: DataText, name: str, champion: str, minimum: int) -> News:
     """Compare the text as it is now with what version ``champion`` of ``name`` was made with, and with what the newest
-    version after it that was taken back was made with. A version that still waits to be released counts for nothing: the run
-    that is repeated finds it in the cache and releases it.
+    version after it that was taken back was made with. A version that still waits to be released counts for nothing:
+    the run that is repeated finds it in the cache and releases it.
     """
     now = document_digests.read(document_digests.written(text_again(choice, data.text).documents))
     seen, known = _seen(name, champion, data.text.digest, now)
