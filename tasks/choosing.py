@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from tasks.contracts import ModelRef, Scorecard
 from tasks.errors import RefusedRecipe
-from tasks.figures import dollars
+from tasks.figures import dollars, milliseconds
 from tasks.recipes import PruneRecipe, QuantizeRecipe, Recipe
 from tasks.search_contracts import Tried
 from tasks.search_plan import Budgets, Preference, SearchSpace
@@ -184,7 +184,7 @@ def choose(tried: Sequence[Tried], prefer: Preference) -> tuple[int | None, str]
     return best.number, (
         f"{best.recipe.name} has {what[prefer]} of the {len(fits)} recipes within every budget: "
         f"{best.bytes_ratio:.3f} of the bytes, {best.perplexity_ratio:.3f} times the perplexity, "
-        f"{best.agreement:.1%} same next tokens, {best.token_ms:.1f} ms a token"
+        f"{best.agreement:.1%} same next tokens, {milliseconds(best.token_ms or 0.0)} a token"
         + ("" if best.usd_per_million is None else f", {dollars(best.usd_per_million)} per million tokens")
     )
 

@@ -32,6 +32,11 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
+def milliseconds(value: float) -> str:
+    """One decimal, and two digits of what is less than one."""
+    return f"{value:.1f} ms" if value >= 1 or value == 0 else f"{value:.2g} ms"
+
+
 def figures(scorecard: Scorecard) -> list[Figure]:
     """Every figure of the scorecard; of the compressed folder itself where the exported one was scored."""
     was, now, packed = scorecard.baseline, scorecard.candidate, scorecard.packed
@@ -45,14 +50,14 @@ def figures(scorecard: Scorecard) -> list[Figure]:
         *_told(was, now),
         Figure(
             "time to first token",
-            f"{was.first_token_ms:.1f} ms",
-            f"{now.first_token_ms:.1f} ms",
+            milliseconds(was.first_token_ms),
+            milliseconds(now.first_token_ms),
             _ratio(now.first_token_ms, was.first_token_ms),
         ),
         Figure(
             "time per following token",
-            f"{was.per_token_ms:.1f} ms",
-            f"{now.per_token_ms:.1f} ms",
+            milliseconds(was.per_token_ms),
+            milliseconds(now.per_token_ms),
             _ratio(now.per_token_ms, was.per_token_ms),
         ),
         Figure(
@@ -93,7 +98,7 @@ def reader_figures(scorecard: ReaderScorecard) -> list[Figure]:
         Figure("exact match, untaught", "", f"{before.exact_match:.1%}"),
         Figure("exact match lost, 95 % upper end", "", lost),
         *([] if by_accident is None else [Figure("p of a difference in exact match", "", f"{by_accident:.2g}")]),
-        Figure("computing a question", f"{slow:.1f} ms", f"{fast:.1f} ms", _ratio(fast, slow)),
+        Figure("computing a question", milliseconds(slow), milliseconds(fast), _ratio(fast, slow)),
     ]
 
 

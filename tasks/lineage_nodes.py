@@ -42,7 +42,7 @@ def stage_node(run: RunFacts) -> Node:
         "made": run.params.get("model", run.params.get("not_exported", "")),
         "digest": run.tags.get("slimline.digest", ""),
         "by": run.params.get("engine", ""),
-        "cache": cached,
+        "result": cached,
         "seconds": f"{run.metrics['seconds']:.1f}" if "seconds" in run.metrics else "",
     }
     return Node(kind="stage", title=run.name, facts={name: text for name, text in facts.items() if text}, url=run.url)

@@ -11,6 +11,7 @@ from tasks.adapters.sagemaker_errors import endpoint_missing
 from tasks.adapters.sagemaker_observe import Serving
 from tasks.cloud import sagemaker
 from tasks.contracts import Scorecard
+from tasks.figures import milliseconds
 from tasks.monitoring_contracts import Observed, Promise
 from tasks.monitoring_plan import ObserveRules
 from tasks.observation import allowed_ms, decide, wanted_act
@@ -80,10 +81,8 @@ def promised(card: Scorecard, run_id: str, what: str, digest: str, rules: Observ
         return Promise(latency_ms=None, note=note, run_id=run_id)
     score = card.candidate
     latency = score.first_token_ms + (rules.answer_tokens - 1) * score.per_token_ms
-    note = (
-        f"scorecard of {what}: {score.first_token_ms:.1f} ms to the first token, {score.per_token_ms:.1f} ms for each "
-        f"of {rules.answer_tokens - 1} more"
-    )
+    first, each = milliseconds(score.first_token_ms), milliseconds(score.per_token_ms)
+    note = f"scorecard of {what}: {first} to the first token, {each} for each of {rules.answer_tokens - 1} more"
     return Promise(latency_ms=latency, note=note, run_id=run_id)
 
 

@@ -197,7 +197,7 @@ def test_lineage_leads_from_the_live_variant_to_the_calibration_digest_and_back(
     assert made["facts"]["torch"] and made["facts"]["packages"] and made["facts"]["source"]
     stages = [node for node in made["children"] if node["kind"] == "stage"]
     assert [node["title"] for node in stages] == ["prune", "quantize", "distill", "export"]
-    assert {node["facts"]["cache"] for node in stages} == {"computed"}
+    assert {node["facts"]["result"] for node in stages} == {"computed"}
     parts = {node["title"].partition(":")[0]: node["facts"] for node in made["children"] if node["kind"] == "data"}
     assert parts.keys() == {"calibration", "training", "evaluation"}
     assert len({facts["digest"] for facts in parts.values()}) == 3
