@@ -21,7 +21,7 @@ from tasks.reproduction_text import rows, trained_again
 from tasks.require import said
 from tasks.retraining import Retrained, Skipped, skipped_markdown, trained_lines
 from tasks.search_contracts import Comparison
-from tasks.search_text import reasons, smallest_first, word
+from tasks.search_text import reasons
 from tasks.search_text import rows as search_rows
 from tasks.search_text import summary as search_summary
 
@@ -131,8 +131,8 @@ def _print_comparison(comparison: Comparison, console: Console) -> None:
     shown = {"recipe": "recipe", "bytes ratio": "bytes", "perplexity ratio": "perplexity", "agreement": "agreement"}
     table = Table(*shown.values(), "front", "outcome", title="Recipes, the smallest first; ratios to the original")
     table.columns[0].no_wrap = True  # the name is what a person looks for
-    for row, tried in zip(search_rows(comparison), smallest_first(comparison), strict=True):
-        table.add_row(*(str(row[name]) for name in shown), str(row["front"]), word(comparison, tried))
+    for row in search_rows(comparison):
+        table.add_row(*(str(row[name]) for name in shown), str(row["front"]), str(row["outcome"]))
     console.print(table)
     for what, why in reasons(comparison):
         console.print(f"{what.capitalize():<11} {why}", style="dim", soft_wrap=True)

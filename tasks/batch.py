@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 
 from tasks.adapters.batch_requests import output_uri
 from tasks.adapters.sagemaker import SageMaker
@@ -16,6 +16,7 @@ from tasks.following import Show, poll_seconds, ticks
 from tasks.plans import ReleasePlan
 from tasks.preflight import require_mlflow
 from tasks.retrying import network_task
+from tasks.runpages import on_top
 from tasks.settings import settings
 from tasks.workbench import Progress
 
@@ -90,7 +91,7 @@ def verify(job: BatchJob, package: ModelPackage, batch: BatchPlan, objects: tupl
         key="batch-objects",
         description=f"**{job.name}**: {result.records} records in {len(objects)} objects",
     )
-    create_markdown_artifact(batch_markdown(result), key="batch", description="Records, answers, time")
+    on_top("batch", batch_markdown(result), "Records, answers, time")
     return result
 
 

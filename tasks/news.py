@@ -27,6 +27,7 @@ from tasks.provenance import DOCUMENTS
 from tasks.recipes import DataChoice
 from tasks.retraining import News, Seen, Skipped, news_markdown, skipped_markdown
 from tasks.retrying import network_task
+from tasks.runpages import on_top
 from tasks.settings import settings
 from tasks.text_sources import text_again
 
@@ -39,7 +40,7 @@ def look_for_new(choice: DataChoice, data: DataText, name: str, champion: str, m
     digests; what is found stands on the run's page. ``champion``: empty where there is none.
     """
     news = find_news(choice, data, name, champion, minimum)
-    create_markdown_artifact(news_markdown(news), key="new-data", description=news.sentence)
+    on_top("new-data", news_markdown(news), news.sentence)
     return news
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import json
 from datetime import UTC, datetime
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 
 from tasks.adapters.tracking import Tracking
@@ -22,6 +21,7 @@ from tasks.record import tracking
 from tasks.report_contracts import ReleaseNote, Report
 from tasks.report_page import lineage_svg, report_html
 from tasks.retrying import network_task
+from tasks.runpages import on_top
 
 PAGE, FACTS, PICTURE, TREE = "report/report.html", "report/report.json", "lineage/lineage.svg", "lineage/lineage.md"
 
@@ -93,14 +93,16 @@ def _publish(books: Tracking, report: Report) -> None:
     books.log_files(run_id, files | ({TREE: tree} if tree else {}))
     _link(books, run_id)
     image = base64.b64encode(picture.encode()).decode()
-    create_markdown_artifact(
+    on_top(
+        "lineage",
         f"![Lineage of {report.title}](data:image/svg+xml;base64,{image})\n\n{tree}",
-        key="lineage", description="From the data to what serves it",
-    )  # fmt: skip
+        "From the data to what serves it",
+    )
 
 
 def _link(books: Tracking, run_id: str) -> None:
-    create_link_artifact(
-        books.file_url(run_id, PAGE), "Report", key="report",
-        description="Scorecard, layers, trade, rollout, lineage, recipe and environment on one page",
-    )  # fmt: skip
+    on_top(
+        "report",
+        f"[Report]({books.file_url(run_id, PAGE)})",
+        "Scorecard, layers, trade, rollout, lineage, recipe and environment on one page",
+    )

@@ -25,6 +25,7 @@ from tasks.evidence_tables import evidence_tables, fenced, gate_table
 from tasks.figures import HEAD, cost_notes, figures, megabytes, release_cost_lines
 from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
+from tasks.runpages import on_top
 from tasks.training_text import sentences
 
 ROLLOUT_STEPS = "rollout-steps"  # the artifact that `slimline status` reads again
@@ -93,28 +94,27 @@ def _versions(step: Compressed) -> str:
 
 def report_verdict(scorecard: Scorecard, tracked: Tracked) -> None:
     """The scorecard and the gate's verdict as Markdown, and a link to the MLflow run."""
-    create_markdown_artifact(
+    on_top(
+        "verdict",
         f"{verdict_markdown(scorecard)}\n\n{_run_link(tracked)}",
-        key="verdict", description=f"Gate {scorecard.verdict.upper()}: does it still answer like the original?",
-    )  # fmt: skip
+        f"Gate {scorecard.verdict.upper()}: does it still answer like the original?",
+    )
     _report_run(tracked)
 
 
 def report_gain(page: str, check: GateCheck, tracked: Tracked) -> None:
     """As ``report_verdict``, of a training that gained too little for anything to follow."""
-    create_markdown_artifact(
+    on_top(
+        "verdict",
         f"{page}\n\n{_run_link(tracked)}",
-        key="verdict", description=f"Gate {check.said.upper()}: did the training make it better?",
-    )  # fmt: skip
+        f"Gate {check.said.upper()}: did the training make it better?",
+    )
     _report_run(tracked)
 
 
 def report_reader(scorecard: ReaderScorecard, tracked: Tracked) -> None:
     """As ``report_verdict``, of a reader."""
-    create_markdown_artifact(
-        f"{reader_markdown(scorecard)}\n{_run_link(tracked)}",
-        key="verdict", description="Does it still answer like its teacher?",
-    )  # fmt: skip
+    on_top("verdict", f"{reader_markdown(scorecard)}\n{_run_link(tracked)}", "Does it still answer like its teacher?")
     _report_run(tracked)
 
 
@@ -177,23 +177,21 @@ def report_release(rollout: Rollout, endpoint_page: str | None, timeline: str | 
     if timeline is not None:
         # As Markdown: the page of an image artifact prints the whole data: address below the picture.
         image = base64.b64encode(timeline.encode()).decode()
-        create_markdown_artifact(
+        on_top(
+            "rollout-timeline",
             f"![{rollout.endpoint}: {rollout.phase}](data:image/svg+xml;base64,{image})\n\n{rollout.rehearsal}",
-            key="rollout-timeline",
-            description=f"Traffic, errors and latency of both fleets on **{rollout.endpoint}**: {rollout.phase}",
+            f"Traffic, errors and latency of both fleets on **{rollout.endpoint}**: {rollout.phase}",
         )
     create_table_artifact(
         rollout_rows(rollout), key=ROLLOUT_STEPS, description=f"Traffic on **{rollout.endpoint}**, step by step"
     )
-    create_markdown_artifact(
-        release_markdown(rollout), key="release", description=f"How the release ended: {rollout.phase}"
-    )
+    on_top("release", release_markdown(rollout), f"How the release ended: {rollout.phase}")
     _link_endpoint(rollout.endpoint, endpoint_page)
 
 
 def report_restore(settled: Settled, endpoint_page: str | None) -> None:
     """What the endpoint serves, and why, as Markdown."""
-    create_markdown_artifact(restore_markdown(settled), key="restore", description=f"What {settled.endpoint} serves")
+    on_top("restore", restore_markdown(settled), f"What {settled.endpoint} serves")
     _link_endpoint(settled.endpoint, endpoint_page)
 
 

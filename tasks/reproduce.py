@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_link_artifact
 from prefect.runtime import flow_run
 
 from tasks.adapters.lineage_books import REPRODUCES, Books
@@ -30,7 +30,7 @@ from tasks.reproduction import (
 )
 from tasks.reproduction_text import markdown
 from tasks.retrying import network_task
-from tasks.runpages import tag_run
+from tasks.runpages import on_top, tag_run
 
 _REPEAT = "reproduction.json"
 _VERDICTS: dict[Sameness, str] = {
@@ -103,7 +103,7 @@ def _earlier(ledger: Books, recorded: RecordedRun, now: Surroundings, repeats: t
 @network_task("record-reproduction")
 def record_reproduction(found: Reproduction) -> None:
     """The verdict on the run page, and as tags of the version."""
-    create_markdown_artifact(markdown(found), key="reproduction", description="Can this version be made again?")
+    on_top("reproduction", markdown(found), "Can this version be made again?")
     create_link_artifact(found.url, f"{found.name} version {found.version}", key="registered-version")
     tags = {"slimline.reproduced": found.verdict, "slimline.reproduced_run_url": flow_run.ui_url or ""}
     registry().tag(found.name, found.version, tags)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -32,18 +34,32 @@ def tag_run(*tags: str) -> None:
             client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))
 
 
+def on_top(key: str, markdown: str, description: str) -> None:
+    """An artifact of this run itself and of none of its tasks: its page lists those first, above all progress and
+    layers.
+    """
+    _on_page(flow_run.id, "markdown", key, markdown, description)
+
+
+def table_on_top(key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
+    """As ``on_top``, of rows."""
+    _on_page(flow_run.id, "table", key, json.dumps(list(rows)), description)
+
+
 def tell_parent(key: str, markdown: str, description: str) -> None:
     """An artifact on the page of the run that this one is a subflow of: a person opens that page first. Nothing where
     this run stands alone.
     """
     parent = flow_run.parent_flow_run_id
-    if parent is None:
-        return
+    if parent is not None:
+        _on_page(parent, "markdown", key, markdown, description)
+
+
+def _on_page(run_id: object, kind: str, key: str, data: str, description: str) -> None:
+    where = None if run_id is None else UUID(str(run_id))
     with get_client(sync_client=True) as client:
         client.create_artifact(
-            ArtifactRequest(
-                type="markdown", key=key, description=description, data=markdown, flow_run_id=UUID(str(parent))
-            )
+            ArtifactRequest(type=kind, key=key, description=description, data=data, flow_run_id=where)
         )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-
 from tasks.contracts import Tracked
 from tasks.pareto import draw_front
 from tasks.record import tracking
 from tasks.retrying import network_task
+from tasks.runpages import on_top, table_on_top
 from tasks.search_contracts import Comparison, Tried
 from tasks.search_plan import Budgets
 from tasks.search_text import choice_markdown, rows, summary
@@ -43,17 +42,17 @@ def record_tried(tracked: Tracked, tried: Tried) -> None:
 @network_task("record-comparison")
 def record_comparison(comparison: Comparison, budgets: Budgets) -> None:
     """The table of all recipes, the Pareto picture and the choice: on the run page, and in MLflow."""
-    create_table_artifact(rows(comparison), key="recipes", description=summary(comparison))
+    table_on_top("recipes", rows(comparison), summary(comparison))
     text = choice_markdown(comparison)
-    create_markdown_artifact(text, key="choice", description="Which recipe, and why")
+    on_top("choice", text, "Which recipe, and why")
     books = tracking()
     books.log_files(comparison.tracked.run_id, {"comparison.json": comparison.model_dump_json(indent=2)})
     if any(each.bytes_ratio is not None and each.perplexity_ratio is not None for each in comparison.tried):
         picture = draw_front(comparison, budgets)
         image = base64.b64encode(picture.encode()).decode()
-        create_markdown_artifact(
+        on_top(
+            "pareto-front",
             f"![bytes against perplexity](data:image/svg+xml;base64,{image})",
-            key="pareto-front",
-            description="Every recipe: bytes against perplexity, with the budgets",
+            "Every recipe: bytes against perplexity, with the budgets",
         )
         books.log_files(comparison.tracked.run_id, {"pareto.svg": picture})

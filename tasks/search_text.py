@@ -24,13 +24,14 @@ def rows(comparison: Comparison) -> list[dict[str, object]]:
     return [
         {
             "recipe": each.recipe.name,
+            "outcome": word(comparison, each),
             "bytes ratio": shown(each.bytes_ratio, ".3f"),
             "perplexity ratio": shown(each.perplexity_ratio, ".3f"),
             "agreement": shown(each.agreement, ".1%"),
             "ms a token": shown(each.token_ms, ".1f"),
             "$ per million": shown(each.usd_per_million, ".3g"),
-            "outcome": "chosen" if each.number == comparison.chosen else "; ".join(each.over) or each.reason or "fits",
             "front": "yes" if each.number in comparison.front else "",
+            "why": "; ".join(each.over) or each.reason,
             "stages": ", ".join(f"{stage.name}{' (reused)' if stage.reused else ''}" for stage in each.stages),
         }
         for each in smallest_first(comparison)
@@ -43,7 +44,7 @@ def smallest_first(comparison: Comparison) -> list[Tried]:
 
 
 def word(comparison: Comparison, tried: Tried) -> str:
-    """What became of it, in a word or two: for a terminal, where a table has no room for reasons."""
+    """What became of it, in a word or two: a table has no room for reasons in the middle."""
     if tried.number == comparison.chosen:
         return "chosen"
     return "fits" if tried.fits else "over budget" if tried.outcome == "measured" else tried.outcome

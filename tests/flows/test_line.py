@@ -62,6 +62,15 @@ def test_the_run_page_has_progress_tables_a_verdict_and_links(line: Line, releas
         assert artifacts[f"{stage}-progress"]["data"] == 100.0
     assert len(values(artifacts["quantize-layers"])) == 2 * 7, "two blocks of seven linear layers"
     assert "Gate: PASSED" in artifacts["verdict"]["data"]
+    on_top = {
+        "verdict",
+        "report",
+        "lineage",
+        "release",
+        "rollout-timeline",
+    }  # the run's own: its page lists those first
+    assert {key for key in on_top if artifacts[key]["task_run_id"] is None} == on_top
+    assert artifacts["prune-layers"]["task_run_id"] is not None
     assert artifacts["mlflow-run"]["data"].startswith(f"[MLflow run]({line.stack.mlflow_url}")
     assert {"registered-version", "endpoint"} <= artifacts.keys()
     card = artifacts["data-card"]["data"]

@@ -258,7 +258,8 @@ def test_what_a_person_reads() -> None:
     again = found.model_copy(update={"tried": (*found.tried, tried(4, 400, 20.0))})
     assert reasons(again)[0] == ("over budget", "r1, r4: perplexity ratio 2.000 > 1.25")
     outcomes = {row["recipe"]: (row["outcome"], row["front"]) for row in rows(found)}
-    assert outcomes == {"r1": ("perplexity ratio 2.000 > 1.25", "yes"), "r2": ("chosen", "yes"), "r3": ("too bad", "")}
+    assert outcomes == {"r1": ("over budget", "yes"), "r2": ("chosen", "yes"), "r3": ("stopped", "")}
+    assert [row["why"] for row in rows(found)] == ["perplexity ratio 2.000 > 1.25", "", "too bad"]
     text = choice_markdown(found)
     assert text.startswith("# r2\nWhy: r2 has the smallest folder") and '"name": "r2"' in text
     assert choice_markdown(comparison(tried(1, 400, 20.0))).startswith("# No recipe fits")
