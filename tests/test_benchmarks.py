@@ -28,6 +28,7 @@ COMMANDS = {
     "memory": [],
     "round_trips": ["--rows", "w8a8"],
     "router": [],
+    "search": [],
     "students": [],
     "texts": [],
 }
@@ -39,6 +40,7 @@ ROW_COUNTS = {
     "students": 3,
     "memory": 6,
     "router": 9,
+    "search": 6,
     "texts": 4,
 }
 
