@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, bootstrap
 
 from tasks.compression.paired import ClusteredShare, PairedMean, needed_items
-from tasks.compression.paired_share import PairedShare
+from tasks.compression.paired_share import PairedShare, drop
 from tasks.contracts import GateCheck
 from tasks.gate_checks import Held, decide
 
@@ -44,6 +44,7 @@ SPREAD = 0.08  # between blocks, of the difference in mean log likelihood
 TOKENS, LIMIT, CORRELATION = 255, 0.70, 0.02
 DOCUMENTS = ((8, 0.10), (32, 0.10), (100, 0.03), (400, 0.02))  # items, and the share of them that may be lost
 RESAMPLES = 1000
+CONTEXTS = ((20, 10, 0.05), (100, 5, 0.05))  # contexts, questions on each, and the share that may be lost
 
 Floats = NDArray[np.float64]
 
@@ -89,6 +90,8 @@ def measure(evaluations: int) -> Iterator[Figure]:
         yield from _agreement(items, evaluations)
     for items, limit in DOCUMENTS:
         yield from _documents(items, limit, evaluations)
+    for contexts, each, limit in CONTEXTS:
+        yield from _contexts(contexts, each, limit, evaluations)
     yield from _family(16, evaluations)
     yield from _power(evaluations)
 
@@ -198,6 +201,23 @@ def _documents(items: int, limit: float, evaluations: int) -> Iterator[Figure]:
             wrong = 1 - CONFIDENCE if lost - won >= limit - 1e-9 and method == "ours" else None
             name = f"right or wrong, at most {limit:.0%} lost"
             yield Figure(name, items, candidate, method, "pass", _share(upper <= limit), wrong, evaluations)
+
+
+def _contexts(contexts: int, each: int, limit: float, evaluations: int) -> Iterator[Figure]:
+    """A reader's questions, ``each`` on one context, that are lost all together."""
+    groups = np.repeat(np.arange(contexts), each).tolist()
+    for lost, candidate in ((0.0, "as good as the teacher"), (limit, "at the limit, whole contexts")):
+        drawn = np.random.default_rng(contexts).random((evaluations, contexts)) < lost
+        rows = np.repeat(drawn, each, axis=1).astype(np.float64)
+        ends = {
+            "ours": np.asarray([drop(row.tolist(), [0.0] * len(groups), groups).upper(CONFIDENCE) for row in rows]),
+            "mean": np.asarray([PairedMean(row, resamples=RESAMPLES).upper(CONFIDENCE) for row in drawn]),
+            "figure": rows.mean(axis=1),
+        }
+        for method, upper in ends.items():
+            wrong = 1 - CONFIDENCE if lost and method == "ours" else None
+            name = f"{each} questions each, at most {limit:.0%} lost"
+            yield Figure(name, contexts, candidate, method, "pass", _share(upper <= limit), wrong, evaluations)
 
 
 def _family(items: int, evaluations: int) -> Iterator[Figure]:

@@ -35,6 +35,7 @@ from tasks.pricing import priced, require_priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_card, record_data, recorded_run
 from tasks.require import require_sound
+from tasks.retrying import is_out_of_memory
 from tasks.screen import screen
 from tasks.search import record_comparison, record_tried
 from tasks.search_contracts import Comparison, Stage, Tried
@@ -128,7 +129,9 @@ def try_recipe(
         for engine in engines_of(recipe):
             prepare_engine(engine)
         found = run_recipe(recipe, original, data, budgets, search, stages)
-    except (SlimlineError, MemoryError) as error:
+    except (SlimlineError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, SlimlineError) or is_out_of_memory(error)):
+            raise
         found = {"outcome": "failed", "reason": str(error) or type(error).__name__}
     return Tried.model_validate({"number": number, "recipe": recipe, "stages": tuple(stages), **found})
 

@@ -17,6 +17,7 @@ from tasks.fetch import fetch, locate, read_data, require_apart
 from tasks.gate import judge
 from tasks.measure import measure, measure_champion
 from tasks.preflight import check_fit, preflight
+from tasks.preflight_gate import check_gate
 from tasks.pricing import priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import (
@@ -52,6 +53,7 @@ def compress(
         registered_name: Name of the registered model in MLflow.
         evaluation: What else is measured on both models: generated answers, latency under load, tasks.
     """
+    check_gate(gate, evaluation)
     preflight(model, data, recipe)
     with recorded_run(f"{model.short}-{recipe.name}", recipe) as tracked:
         made = shrink(tracked, model, data, Wanted(recipe, gate, evaluation, registered_name))

@@ -17,6 +17,7 @@ from tasks.news import fetch_new, look_for_new, skip
 from tasks.origin import record_origin, record_parent, uncompressed
 from tasks.plans import ReleasePlan
 from tasks.preflight import check_fit, preflight
+from tasks.preflight_gate import check_gate
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_card, record_data, recorded_run
 from tasks.retrain_plan import Retraining, Training
@@ -57,6 +58,7 @@ def retrain_and_release(
     """
     if degraded_endpoint not in ("", plan.endpoint):
         return skip(registered_name, f"{degraded_endpoint} is degraded, and this one releases to {plan.endpoint}")
+    check_gate(gate, evaluation)
     preflight(model, data, recipe, plan)
     text = read_data(data)
     champion = find_champion(registered_name)

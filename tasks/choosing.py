@@ -78,7 +78,7 @@ def overruns(scorecard: Scorecard, budgets: Budgets) -> tuple[str, ...]:
         (mine.agreement < budgets.min_agreement, f"agreement {mine.agreement:.3f} < {budgets.min_agreement:g}"),
         (
             bool(budgets.max_token_ms) and mine.per_token_ms > budgets.max_token_ms,
-            f"{mine.per_token_ms:.1f} ms a token > {budgets.max_token_ms:g}",
+            f"{milliseconds(mine.per_token_ms)} a token > {budgets.max_token_ms:g}",
         ),
         (
             bool(budgets.max_usd_per_million) and usd > budgets.max_usd_per_million,

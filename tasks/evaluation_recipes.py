@@ -16,7 +16,7 @@ class EvaluationChoice(Choice):
     """What is measured beside perplexity, KL, agreement and flips, and how."""
 
     prompts: int = Field(
-        8, ge=0, le=32, description="Held-out prompts that both models continue: repetition, length, empty answers"
+        8, ge=0, le=256, description="Held-out prompts that both models continue: repetition, length, empty answers"
     )
     answer_tokens: int = Field(32, ge=4, le=1024, description="Tokens a continuation, at most")
     timed_repeats: int = Field(

@@ -133,7 +133,7 @@ def _answers(scorecard: Scorecard, gate: Gate) -> list[Held]:
         )
     answers = read_answers(folder_of(evidence.items))
     rise = PairedShare([each.candidate.degenerate - each.baseline.degenerate for each in answers])
-    what = "prompts (evaluation.prompts, up to 32)"
+    what = "prompts (evaluation.prompts, up to 256)"
     metric = "answers that are empty or loop, rise"
     return [Held(metric, rise.value, gate.max_degenerate_rise, "at most", WEAKER, rise, items=what)]
 

@@ -77,7 +77,7 @@ def answers_against_champion(scorecard: Scorecard, champion: Scorecard, gate: Ga
             remedy="set gate.baseline to original, or gate.max_degenerate_rise to 1",
         )  # fmt: skip
     rise = PairedShare([float(each.candidate.degenerate) - before[each.prompt].degenerate for each in now])
-    metric, what = "answers that are empty or loop, rise over the champion", "prompts (evaluation.prompts, up to 32)"
+    metric, what = "answers that are empty or loop, rise over the champion", "prompts (evaluation.prompts, up to 256)"
     return [Held(metric, rise.value, gate.max_degenerate_rise, "at most", BETTER, rise, items=what)]
 
 

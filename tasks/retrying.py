@@ -32,11 +32,18 @@ def is_transient(error: BaseException) -> bool:
         return error.transient
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return False
-    if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
+    if is_out_of_memory(error):
         return True
     if isinstance(error, (ValueError, TypeError, KeyError, AssertionError)):
         return False
     return isinstance(error, (OSError, MemoryError)) or _is_remote(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """By Python or by torch."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    )
 
 
 def _is_remote(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.figures import milliseconds
 from tasks.search_contracts import Comparison, Tried
 
 
@@ -28,7 +29,7 @@ def rows(comparison: Comparison) -> list[dict[str, object]]:
             "bytes ratio": shown(each.bytes_ratio, ".3f"),
             "perplexity ratio": shown(each.perplexity_ratio, ".3f"),
             "agreement": shown(each.agreement, ".1%"),
-            "ms a token": shown(each.token_ms, ".1f"),
+            "ms a token": "–" if each.token_ms is None else milliseconds(each.token_ms).removesuffix(" ms"),
             "$ per million": shown(each.usd_per_million, ".3g"),
             "front": "yes" if each.number in comparison.front else "",
             "why": "; ".join(each.over) or each.reason,

@@ -20,7 +20,16 @@ from tasks.adapters.hub_data import HubName, HubPlaces, hub_name, read_hub
 from tasks.adapters.notes import write_json
 from tasks.adapters.records import format_of
 from tasks.adapters.s3_data import check_s3, read_s3, s3_place
-from tasks.adapters.texts import KNOWN, Text, check_text_source, no_labels, read_text, refused_source, text_of
+from tasks.adapters.texts import (
+    KNOWN,
+    MOST_DOCUMENTS,
+    Text,
+    check_text_source,
+    no_labels,
+    read_text,
+    refused_source,
+    text_of,
+)
 from tasks.captured import check_captured, read_captured
 from tasks.data_contracts import TextRef
 from tasks.errors import ArtifactDamaged
@@ -186,7 +195,8 @@ def _check_local(choice: DataChoice) -> None:
 
 
 def _read_local(choice: DataChoice, only: frozenset[str]) -> Text:
-    most = len(only) or choice.most_documents
+    # Of named texts all is read, for they are short; of files, on until all that is wanted has been found.
+    most = choice.most_documents if not only else MOST_DOCUMENTS if choice.source in KNOWN else len(only)
     return read_text(choice.source, settings().downloads, reading_of(choice, only), most)
 
 

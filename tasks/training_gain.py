@@ -23,7 +23,8 @@ def require_gain(
 ) -> None:
     """Hold the trained model against the one before, where a gain is asked for. The gate holds the same figure on the
     same blocks again: what stops here could not have passed there, however it was compressed. ``on_cpu``: whether the
-    gate's figures will be measured there, as they are where a CPU's file is.
+    gate's figures are to be measured there, as they are where a CPU's file is. A machine with a GPU and an architecture
+    that ``auto`` does not export measures them on the GPU in the end; two devices differ in the last digits.
 
     Raises:
         GateFailed: the perplexity did not surely fall by ``before.min_gain``.

@@ -34,7 +34,7 @@ COMMANDS = {
 }
 ROW_COUNTS = {
     "compression_stages": 3,
-    "gate": 223,
+    "gate": 235,
     "methods": 1,
     "round_trips": 1,
     "students": 3,

@@ -44,7 +44,7 @@ class PairedShare:
     """Share that is lost less share that is won.
 
     Parts of an item (an F1 of 0.5) count as so much of one, which makes the interval a little wide. Items of one group
-    count by what their spread between groups leaves of them, as in ``ClusteredShare``.
+    count as one: where hardly a group differs there is no telling how much they hang together.
     """
 
     def __init__(self, drops: ArrayLike, groups: Sequence[Hashable] | None = None) -> None:
@@ -58,10 +58,6 @@ class PairedShare:
         values, errors = ratios(sums[None], counts[None])
         self.items, self.value, self.error = len(sums), float(values[0]), float(errors[0])
         self._lost, self._won = float(np.maximum(each, 0).mean()), float(np.maximum(-each, 0).mean())
-        self._count = float(len(each))
-        apart = (self._lost + self._won - self.value**2) / self._count  # the error if no two items hung together
-        grouped = self.items < len(each) and self.error > 0
-        self._effective = min(self._count, self._count * apart / self.error**2) if grouped else self._count
 
     def lower(self, confidence: float) -> float | None:
         return None if self.items < 2 else -self._end(self._won, self._lost, confidence)
@@ -72,28 +68,21 @@ class PairedShare:
     def p_above(self, limit: float) -> float:
         if self.items < 2:
             return 1.0
-        return float(special.ndtr(-score(self._lost, self._won, self._size(0.95), limit)))
+        return float(special.ndtr(-score(self._lost, self._won, self.items, limit)))
 
     def p_below(self, limit: float) -> float:
         if self.items < 2:
             return 1.0
-        return float(special.ndtr(-score(self._won, self._lost, self._size(0.95), -limit)))
+        return float(special.ndtr(-score(self._won, self._lost, self.items, -limit)))
 
     def _end(self, lost: float, won: float, confidence: float) -> float:
         """Where the score is as far below 0 as the confidence asks for: it falls as the difference rises."""
-        size, reach = self._size(confidence), float(special.ndtri(confidence))
+        size, reach = self.items, float(special.ndtri(confidence))
         low, high = lost - won, 1.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (middle, high) if score(lost, won, size, middle) > -reach else (low, middle)
         return high
-
-    def _size(self, confidence: float) -> float:
-        """Effective items, fewer where the spread between few groups is itself uncertain."""
-        if confidence <= 0.5 or self.items == self._count:
-            return self._effective
-        many, few = (special.stdtrit(count - 1, confidence) for count in (self._count, float(self.items)))
-        return float(self._effective * (many / few) ** 2)
 
 
 def score(lost: float, won: float, size: float, difference: float) -> float:

@@ -87,9 +87,19 @@ def test_questions_on_one_context_count_as_one() -> None:
     apart = drop(np.repeat(each, 10).tolist(), np.zeros(300).tolist())
     ends = [found.upper(0.95) or 0.0 for found in (alone, tenfold, apart)]
     assert tenfold.items == alone.items == 30
-    assert ends[1] == pytest.approx(ends[0], rel=0.1) and ends[2] < ends[0]
+    assert ends[1] == pytest.approx(ends[0]) and ends[2] < ends[0]
+    same = drop([1.0] * 100, [1.0] * 100, np.repeat(np.arange(5), 20).tolist())
+    assert same.upper(0.95) == pytest.approx(norm.ppf(0.95) ** 2 / (5 + norm.ppf(0.95) ** 2)), "five contexts"
     dense = random.random(40)
     assert isinstance(drop(np.repeat(dense, 2).tolist(), [0.0] * 80, np.repeat(np.arange(40), 2).tolist()), PairedMean)
+
+
+@pytest.mark.parametrize(("contexts", "each", "limit"), [(5, 20, 0.05), (20, 10, 0.03), (60, 5, 0.05)])
+def test_a_reader_that_loses_whole_contexts_passes_as_rarely_as_it_says(contexts: int, each: int, limit: float) -> None:
+    random, runs, groups = np.random.default_rng(contexts), 300, np.repeat(np.arange(contexts), each).tolist()
+    lost = np.repeat(random.random((runs, contexts)) < limit, each, axis=1)
+    passed = sum((drop([1.0] * len(groups), 1.0 - row, groups).upper(0.95) or 1.0) <= limit for row in lost)
+    assert passed / runs <= 0.09, "0.05 promised; three standard errors of so many runs"
 
 
 def test_more_questions_make_it_narrower() -> None:

@@ -10,9 +10,12 @@ import pytest
 from tasks.contracts import identity
 from tasks.engine_checks import engines_of, statistics_are_of_use
 from tasks.errors import Refused, RefusedData, RefusedModel, RefusedRecipe
+from tasks.evaluation_recipes import EvaluationChoice
 from tasks.plans import ReleasePlan
 from tasks.preflight import check_architecture, check_recipe, check_served, preflight
-from tasks.recipes import DataChoice, ModelChoice, QuantizeRecipe, Recipe
+from tasks.preflight_gate import check_gate
+from tasks.recipes import DataChoice, Gate, ModelChoice, QuantizeRecipe, Recipe
+from tasks.retrying import is_out_of_memory
 from tests.compression.families import write_family
 
 
@@ -198,3 +201,28 @@ def test_what_an_architecture_cannot_do_is_refused_by_its_name(tmp_path: Path) -
     check_architecture(Recipe.model_validate({"order": ("quantize",), "quantize": {"method": "bfloat16"}}), gpt2)
     with pytest.raises(RefusedModel, match="BertForQuestionAnswering"):
         check_architecture(pruning, reader)
+
+
+@pytest.mark.parametrize(
+    ("limit", "prompts", "needed"), [(0.05, 8, "at least 52 prompts"), (0.2, 1, "at least"), (0.0, 256, "above 0")]
+)
+def test_a_limit_that_equal_answers_cannot_meet_is_refused_before_any_work(
+    limit: float, prompts: int, needed: str
+) -> None:
+    with pytest.raises(RefusedRecipe, match="more of the generated answers than their number can show") as refused:
+        check_gate(Gate(max_degenerate_rise=limit), EvaluationChoice(prompts=prompts))
+    assert needed in str(refused.value.limit)
+    check_gate(Gate(max_degenerate_rise=0.05), EvaluationChoice(prompts=52))
+    check_gate(Gate(max_degenerate_rise=0.05, confidence=0.5), EvaluationChoice(prompts=8))
+    check_gate(Gate(), EvaluationChoice(prompts=0))
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (MemoryError(), True), (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA out of memory"), True), (RuntimeError("shapes differ"), False), (OSError("no"), False),
+    ],
+)  # fmt: skip
+def test_a_shortage_of_memory_is_known_by_python_s_name_and_by_torch_s(error: Exception, short: bool) -> None:
+    assert is_out_of_memory(error) == short
