@@ -71,14 +71,14 @@ def main() -> None:
     options = parser.parse_args()
     evaluations = 100 if options.quick else options.evaluations
     if not options.json:
-        print(f"{'metric':34}{'items':>6} {'candidate':26}{'method':12}{'what':10}{'rate':>7}{'allowed':>9}")
+        print(f"{'metric':34}{'items':>6} {'candidate':30}{'method':12}{'what':10}{'rate':>7}{'allowed':>9}")
     for figure in measure(evaluations):
         if options.json:
             # "free": no promise is made about this rate.
             print(json.dumps(asdict(figure) | {"allowed": "free" if figure.allowed is None else figure.allowed}))
             continue
         allowed = "" if figure.allowed is None else f"{figure.allowed:.3f}"
-        head = f"{figure.metric:34}{figure.items:6} {figure.candidate:26}{figure.method:12}{figure.what:10}"
+        head = f"{figure.metric:34}{figure.items:6} {figure.candidate:30}{figure.method:12}{figure.what:10}"
         print(f"{head}{figure.rate:7.3f}{allowed:>9}", flush=True)
 
 
