@@ -25,11 +25,11 @@ from tests.serving.tiny_folder import CONTEXT, write_tiny_folder
 
 START_SECONDS = 240
 SERVE = ("-m", "tasks.serving.container", "serve")
-# The same program with SageMaker's 60 s for an answer made one: the test has not the time.
+# The same program with SageMaker's 60 s for an answer made 0.3: too short for 1,500 tokens, whatever the machine.
 IMPATIENT = """
 import sys
 from tasks.serving import container, worker
-worker.RESPONSE_SECONDS = 1
+worker.RESPONSE_SECONDS = 0.3
 sys.exit(container.main(["serve"]))
 """
 
@@ -327,7 +327,8 @@ def test_an_answer_that_sagemaker_would_no_longer_take_is_given_up(folder: Path,
         status, answer = server.invoke("hello", max_new_tokens=1500)
         assert (status, time.monotonic() - before < 10) == (500, True), answer
         assert server.ask("GET", "/ping")[0] == 200
-        assert server.invoke("hello", max_new_tokens=1)[0] == 200
+        # A machine with other work may be late once.
+        assert 200 in [server.invoke("hello", max_new_tokens=1)[0] for _ in range(3)]
 
 
 def test_without_settings_it_is_where_sagemaker_looks_for_it() -> None:
