@@ -20,14 +20,16 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import product
 
 import numpy as np
 
-from tasks.adapters.optimiser import Optimiser, Point
+from tasks.adapters.optimiser import Optimiser, Point, points
+from tasks.choosing import excess, objectives
+from tasks.recipes import Recipe
+from tasks.search_contracts import Tried
 from tasks.search_plan import Budgets, SearchSpace
 
-SPACE, BUDGETS = SearchSpace(quantize_methods=("gptq", "rtn")), Budgets()
+SPACE, BUDGETS, BASE = SearchSpace(quantize_methods=("gptq", "rtn")), Budgets(), Recipe()
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ def main() -> None:
 
 
 def measure(searches: int) -> Iterator[Row]:
-    best = min(figures(point) for point in points() if not excess(figures(point)))
+    best = min(map(_figures, filter(_fits, map(outcome, points(SPACE)))))
     for recipes in (12, 24):
         for method in ("ours", "no budgets", "random"):
             found = [tried(method, seed, recipes) for seed in range(searches)]
-            fitting = [[each for each in run if not excess(each)] for run in found]
+            fitting = [[_figures(each) for each in run if _fits(each)] for run in found]
             yield Row(
                 method,
                 recipes,
@@ -74,47 +76,41 @@ def measure(searches: int) -> Iterator[Row]:
             )
 
 
-def figures(point: Point) -> tuple[float, float]:
-    """Bytes ratio and log perplexity ratio of a recipe."""
+def outcome(point: Point) -> Tried:
+    """What a recipe comes to in the made-up landscape."""
     bits, group = int(point["bits"]), int(point["group_size"])
     loss = {8: 0.0, 4: 0.10, 3: 0.45}[bits] * (1 + 0.25 * (math.log2(group) - 6))
     loss *= 1.6 if point["quantize"] == "rtn" else 1
     if "prune" in point:
         zeros = {0.1: 0.005, 0.2: 0.03, 0.3: 0.12}[float(point["sparsity"])]
         loss += zeros * (1.7 if point["prune"] == "wanda" else 1)
-    return 0.12 + 0.0198 * (bits + 16 / group), loss
+    return Tried(
+        number=0, recipe=BASE, stages=(), outcome="measured",
+        bytes_ratio=0.12 + 0.0198 * (bits + 16 / group), perplexity_ratio=math.exp(loss),
+    )  # fmt: skip
 
 
-def excess(found: tuple[float, float]) -> float:
-    """How far it is over the budgets, as the search says it; 0 where it fits."""
-    size, loss = found
-    over = max(0.0, math.log(size / BUDGETS.max_bytes_ratio))
-    return over + max(0.0, loss - math.log(BUDGETS.max_perplexity_ratio))
-
-
-def points() -> list[Point]:
-    """The whole space."""
-    found: list[Point] = []
-    for order, quantize, bits, group in product(SPACE.orders, SPACE.quantize_methods, SPACE.bits, SPACE.group_sizes):
-        point: dict[str, str | int | float] = {"order": order, "quantize": quantize, "bits": bits, "group_size": group}
-        if "prune" not in order:
-            found.append(point)
-            continue
-        pruned = product(SPACE.prune_methods, SPACE.sparsities)
-        found += [{**point, "prune": method, "sparsity": zeros} for method, zeros in pruned]
+def _figures(made: Tried) -> list[float]:
+    """Bytes ratio and log perplexity ratio, as the optimiser is told them."""
+    found = objectives(made, speed=False)
+    assert found is not None
     return found
 
 
-def tried(method: str, seed: int, recipes: int) -> list[tuple[float, float]]:
+def _fits(made: Tried) -> bool:
+    return not excess(made, BUDGETS)
+
+
+def tried(method: str, seed: int, recipes: int) -> list[Tried]:
     """What one search has tried."""
     if method == "random":
-        every = points()
-        return [figures(every[place]) for place in np.random.default_rng(seed).permutation(len(every))[:recipes]]
-    optimiser, found = Optimiser(SPACE, 2, seed), list[tuple[float, float]]()
+        every = list(points(SPACE))
+        return [outcome(every[place]) for place in np.random.default_rng(seed).permutation(len(every))[:recipes]]
+    optimiser, found = Optimiser(SPACE, 2, seed), list[Tried]()
     while len(found) < recipes and (asked := optimiser.ask()) is not None:
         number, point = asked
-        found.append(figures(point))
-        optimiser.tell(number, list(found[-1]), excess(found[-1]) if method == "ours" else 0.0)
+        found.append(outcome(point))
+        optimiser.tell(number, _figures(found[-1]), excess(found[-1], BUDGETS) if method == "ours" else 0.0)
     return found
 
 

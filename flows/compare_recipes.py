@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from prefect import flow
@@ -22,11 +21,11 @@ from tasks.choosing import (
     overruns,
     recipe_at,
 )
-from tasks.contracts import DatasetRef, ModelRef
+from tasks.contracts import DatasetRef, ModelRef, Tracked
 from tasks.convert import convert
 from tasks.engine_checks import engines_of
 from tasks.engines import prepare_engine
-from tasks.errors import SlimlineError
+from tasks.errors import SlimlineError, is_out_of_memory
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.fetch import fetch, locate, read_data, require_apart
@@ -35,7 +34,6 @@ from tasks.pricing import priced, require_priced
 from tasks.recipes import DataChoice, Gate, ModelChoice, ModelName, Recipe
 from tasks.record import record_card, record_data, recorded_run
 from tasks.require import require_sound
-from tasks.retrying import is_out_of_memory
 from tasks.screen import screen
 from tasks.search import record_comparison, record_tried
 from tasks.search_contracts import Comparison, Stage, Tried
@@ -78,14 +76,7 @@ def compare_recipes(
         record_card(tracked, data, text, blocks)
         require_apart(data, blocks)
 
-        tried, spared = list[Tried](), 0
-        for each in try_recipes(base, space, original, blocks, budgets, search):
-            if each is None:
-                spared += 1
-                continue
-            tried.append(each)
-            record_tried(tracked, each)
-
+        tried, spared = try_recipes(tracked, base, space, original, blocks, budgets, search)
         chosen, reason = choose(tried, search.prefer)
         comparison = Comparison(
             original=original, data=blocks, tried=tuple(tried), front=front_of(tried), chosen=chosen, reason=reason,
@@ -98,22 +89,29 @@ def compare_recipes(
 
 
 def try_recipes(
-    base: Recipe, space: SearchSpace, original: ModelRef, data: DatasetRef, budgets: Budgets, search: SearchPlan
-) -> Iterator[Tried | None]:
-    """Each recipe that the optimiser asks for; None in the place of one that is not tried, for a folder as big was
-    already over the budget.
+    tracked: Tracked,
+    base: Recipe,
+    space: SearchSpace,
+    original: ModelRef,
+    data: DatasetRef,
+    budgets: Budgets,
+    search: SearchPlan,
+) -> tuple[list[Tried], int]:
+    """Each recipe that the optimiser asks for, recorded as a child run; and how many were not tried, for a folder as
+    big was already over the budget.
     """
     speed = bool(budgets.max_token_ms or budgets.max_usd_per_million) or search.prefer == "speed"
-    optimiser, tried = Optimiser(space, 3 if speed else 2, search.seed), list[Tried]()
+    optimiser, tried, spared = Optimiser(space, 3 if speed else 2, search.seed), list[Tried](), 0
     while len(tried) < search.recipes and (asked := optimiser.ask()) is not None:
         number, point = asked
         if as_big(point, tried, budgets):
             optimiser.tell(number, None)
-            yield None
+            spared += 1
             continue
         tried.append(try_recipe(number, recipe_at(point, base), original, data, budgets, search))
         optimiser.tell(number, objectives(tried[-1], speed), excess(tried[-1], budgets))
-        yield tried[-1]
+        record_tried(tracked, tried[-1])
+    return tried, spared
 
 
 def try_recipe(

@@ -12,7 +12,6 @@ and counted. What Slimline has sent itself is left out too: a rehearsal's prompt
 from __future__ import annotations
 
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -21,13 +20,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from tasks.adapters.captured_lines import Exchange, captured, first_object
 from tasks.adapters.document_digests import digest_of
-from tasks.adapters.sagemaker_names import VARIANT
+from tasks.adapters.sagemaker_names import ENDPOINT_NAME, VARIANT
 from tasks.adapters.texts import MOST_DOCUMENTS, Text, text_of
 from tasks.cloud import sagemaker
 from tasks.errors import RefusedData
 from tasks.settings import settings
 
-_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _FORMS = "capture://ENDPOINT, capture://ENDPOINT/VARIANT or capture+s3://BUCKET/PREFIX, with ?answers=true where wanted"
 
 
@@ -58,7 +56,7 @@ def place_of(source: str) -> Place:
             raise _refused(source, "no bucket", _FORMS)
         return Place(parts.netloc, parts.path.lstrip("/"), wanted, f"{parts.netloc}{parts.path}".rstrip("/"))
     variant = parts.path.strip("/") or VARIANT
-    if not _NAME.fullmatch(parts.netloc) or not _NAME.fullmatch(variant):
+    if not ENDPOINT_NAME.fullmatch(parts.netloc) or not ENDPOINT_NAME.fullmatch(variant):
         raise _refused(source, f"endpoint {parts.netloc!r}, variant {variant!r}", _FORMS)
     name = f"captures-of-{parts.netloc}" + ("" if variant == VARIANT else f"-{variant}")
     return Place(settings().bucket, f"captures/{parts.netloc}/{variant}/", wanted, name)

@@ -23,6 +23,18 @@ is not finished.
 
 from __future__ import annotations
 
+import re
+
+# torch raises a plain RuntimeError for the CPU, a subclass for a GPU.
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as Python says it or as torch does."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    )
+
 
 class SlimlineError(Exception):
     """Base class. ``str(error)`` reads as four short labelled lines. ``transient``: time may mend it, so a task may

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from tasks.compression.answers import read_answers, read_documents
 from tasks.compression.items import BASELINE, CANDIDATE, PACKED, Item
 from tasks.compression.paired import ClusteredShare, PairedMean
-from tasks.compression.paired_share import PairedShare, drop
+from tasks.compression.paired_share import PairedShare
 from tasks.contracts import GateCheck, Quality, Scorecard
 from tasks.errors import SlimlineError
 from tasks.gate_champion import against_champion, answers_against_champion, same_original, tasks_against_champion
 from tasks.gate_checks import Held, decide
-from tasks.gate_items import WEAKER, counts_of, folder_of, items_of, shown, sums
+from tasks.gate_items import WEAKER, counts_of, folder_of, hold_tasks, items_of, shown, sums
 from tasks.gate_training import hold_training, weigh
 from tasks.recipes import Gate
 
@@ -149,13 +149,8 @@ def _tasks(scorecard: Scorecard, gate: Gate) -> list[Held]:
             limit="at least one task of lm-evaluation-harness",
             remedy="name a folder of tasks, or set gate.max_task_drop to 1",
         )
-    documents, held = read_documents(folder_of(evidence.documents)), []
-    for task in evidence.tasks:
-        ours = [each for each in documents if (each.task, each.metric) == (task.task, task.metric)]
-        lost = drop([each.baseline for each in ours], [each.candidate for each in ours])
-        metric, what = f"{task.task} {task.metric}, drop", "documents in the task's file"
-        held.append(Held(metric, lost.value, gate.max_task_drop, "at most", WEAKER, lost, items=what))
-    return held
+    documents = read_documents(folder_of(evidence.documents))
+    return hold_tasks(evidence.tasks, documents, lambda each: each.baseline, "drop", gate.max_task_drop, WEAKER)
 
 
 def _gain(scorecard: Scorecard, items: Sequence[Item], gate: Gate) -> GateCheck:

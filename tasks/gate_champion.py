@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from tasks.compression.answers import read_answers, read_documents
 from tasks.compression.items import CANDIDATE, Item
 from tasks.compression.paired import PairedMean
-from tasks.compression.paired_share import PairedShare, drop
+from tasks.compression.paired_share import PairedShare
 from tasks.contracts import Scorecard
 from tasks.errors import SlimlineError
 from tasks.gate_checks import Held
-from tasks.gate_items import WEAKER, counts_of, folder_of, require_same_blocks, shown, sums
+from tasks.gate_items import WEAKER, counts_of, folder_of, hold_tasks, require_same_blocks, shown, sums
 from tasks.recipes import Gate
 
 BETTER = f"{WEAKER}; or keep the champion"
@@ -98,11 +98,11 @@ def tasks_against_champion(scorecard: Scorecard, champion: Scorecard, gate: Gate
         )  # fmt: skip
     found = read_documents(folder_of(theirs.documents))
     before = {(each.task, each.metric, each.document): each.candidate for each in found}
-    now, held = read_documents(folder_of(evidence.documents)), []
-    for task in evidence.tasks:
-        ours = [each for each in now if (each.task, each.metric) == (task.task, task.metric)]
-        was = [before[each.task, each.metric, each.document] for each in ours]
-        lost = drop(was, [each.candidate for each in ours])
-        metric, what = f"{task.task} {task.metric}, drop from the champion", "documents in the task's file"
-        held.append(Held(metric, lost.value, gate.max_task_drop, "at most", BETTER, lost, items=what))
-    return held
+    return hold_tasks(
+        evidence.tasks,
+        read_documents(folder_of(evidence.documents)),
+        lambda each: before[each.task, each.metric, each.document],
+        "drop from the champion",
+        gate.max_task_drop,
+        BETTER,
+    )

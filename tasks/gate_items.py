@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tasks.adapters.store import Store
+from tasks.compression.answers import Document
 from tasks.compression.items import ITEMS, Floats, Item, read_items
+from tasks.compression.paired_share import drop
 from tasks.contracts import Scorecard
 from tasks.errors import SlimlineError
-from tasks.evidence_contracts import ItemsRef
+from tasks.evidence_contracts import ItemsRef, TaskScore
+from tasks.gate_checks import Held
 from tasks.settings import settings
 
 WEAKER = "more bits, a smaller group, less sparsity, or more distillation"
@@ -42,6 +45,22 @@ def sums(items: Sequence[Item], form: str, name: str) -> Floats:
 def counts_of(items: Sequence[Item]) -> Floats:
     """Positions a block, (blocks,)."""
     return np.asarray([item.positions for item in items], dtype=np.float64)
+
+
+def hold_tasks(
+    tasks: Sequence[TaskScore], documents: Sequence[Document], was: Callable[[Document], float], what: str,
+    limit: float, remedy: str,
+) -> list[Held]:  # fmt: skip
+    """How much of each task the candidate has lost against what it ``was``, document by document; ``what`` stands
+    behind the task's name.
+    """
+    held = []
+    for task in tasks:
+        ours = [each for each in documents if (each.task, each.metric) == (task.task, task.metric)]
+        lost = drop([was(each) for each in ours], [each.candidate for each in ours])
+        metric = f"{task.task} {task.metric}, {what}"
+        held.append(Held(metric, lost.value, limit, "at most", remedy, lost, items="documents in the task's file"))
+    return held
 
 
 def require_same_blocks(whose: str, items: Sequence[Item], others: Sequence[Item], remedy: str) -> None:

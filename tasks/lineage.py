@@ -5,10 +5,10 @@ Read from MLflow and from the endpoint itself each time; nothing is kept here, s
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 
 from tasks.adapters.lineage_books import Books, RunFacts, VersionFacts
+from tasks.adapters.sagemaker_names import ENDPOINT_NAME
 from tasks.adapters.sagemaker_overview import EndpointView, VariantView
 from tasks.adapters.serving_history import Span, alias_at, span_at, spans
 from tasks.cloud import sagemaker
@@ -18,7 +18,6 @@ from tasks.lineage_tree import DELETED, Kind, Node, clock, is_digest, shown
 from tasks.provenance import CARD
 from tasks.settings import settings
 
-_ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")  # SageMaker's; a whole digest is a character longer
 ALIASES = ("champion", "challenger", "previous")
 _QUALITY = {"perplexity": "slimline.perplexity", "agreement": "slimline.agreement", "bytes": "slimline.bytes"}
 
@@ -153,7 +152,8 @@ def version_tree(name: str, version: str) -> Node:
 
 
 def _endpoint(ledger: Books, endpoint: str) -> Node:
-    possible = _ENDPOINT_NAME.fullmatch(endpoint) is not None  # SageMaker refuses to be asked for any other name
+    # SageMaker refuses to be asked for any other name; a whole digest is a character longer.
+    possible = ENDPOINT_NAME.fullmatch(endpoint) is not None
     views = sagemaker().overview(endpoint) if possible else []
     past = spans(ledger.endpoint_moves(endpoint)) if possible else []
     if not views and not past:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from prefect.artifacts import create_link_artifact
 
 from tasks.findings import finding_rows
 from tasks.monitoring_contracts import Observed, Point
-from tasks.runpages import on_top
+from tasks.runpages import on_top, picture_on_top
 from tasks.timeline import BAD, GOOD, NEW, OLD
 
 if TYPE_CHECKING:
@@ -116,12 +115,8 @@ def _finish(axes: Axes, found: Observed) -> None:
 
 def report_observed(found: Observed, picture: str, page: str | None) -> None:
     """The picture as an artifact of its own, the page, and a link to the endpoint's page where there is one."""
-    image = base64.b64encode(picture.encode()).decode()
-    on_top(
-        "observed-timeline",
-        f"![{found.endpoint}: {found.state}](data:image/svg+xml;base64,{image})\n\n{found.rehearsal}",
-        f"Latency, errors and requests of **{found.endpoint}**: {found.state}",
-    )
+    told = f"Latency, errors and requests of **{found.endpoint}**: {found.state}"
+    picture_on_top("observed-timeline", picture, f"{found.endpoint}: {found.state}", told, found.rehearsal)
     on_top("observed", observed_markdown(found), f"How **{found.endpoint}** does")
     if page:
         create_link_artifact(page, f"Endpoint {found.endpoint}", key="endpoint", description="Fleets, weights, alarms")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from tasks.record import tracking
 from tasks.report_contracts import ReleaseNote, Report
 from tasks.report_page import lineage_svg, report_html
 from tasks.retrying import network_task
-from tasks.runpages import on_top
+from tasks.runpages import on_top, picture_on_top
 
 PAGE, FACTS, PICTURE, TREE = "report/report.html", "report/report.json", "lineage/lineage.svg", "lineage/lineage.md"
 
@@ -92,12 +91,7 @@ def _publish(books: Tracking, report: Report) -> None:
     files = {PAGE: report_html(report), FACTS: report.model_dump_json(), PICTURE: picture}
     books.log_files(run_id, files | ({TREE: tree} if tree else {}))
     _link(books, run_id)
-    image = base64.b64encode(picture.encode()).decode()
-    on_top(
-        "lineage",
-        f"![Lineage of {report.title}](data:image/svg+xml;base64,{image})\n\n{tree}",
-        "From the data to what serves it",
-    )
+    picture_on_top("lineage", picture, f"Lineage of {report.title}", "From the data to what serves it", tree)
 
 
 def _link(books: Tracking, run_id: str) -> None:

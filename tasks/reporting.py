@@ -4,7 +4,6 @@ stage is on its page too.
 
 from __future__ import annotations
 
-import base64
 from textwrap import fill
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -25,7 +24,7 @@ from tasks.evidence_tables import evidence_tables, fenced, gate_table
 from tasks.figures import HEAD, cost_notes, figures, megabytes, release_cost_lines
 from tasks.findings import findings_table, judged_cell, last_word
 from tasks.reader_contracts import ReaderScorecard
-from tasks.runpages import on_top
+from tasks.runpages import on_top, picture_on_top
 from tasks.training_text import sentences
 
 ROLLOUT_STEPS = "rollout-steps"  # the artifact that `slimline status` reads again
@@ -175,13 +174,8 @@ def report_release(rollout: Rollout, endpoint_page: str | None, timeline: str | 
     endpoint's page where there is one.
     """
     if timeline is not None:
-        # As Markdown: the page of an image artifact prints the whole data: address below the picture.
-        image = base64.b64encode(timeline.encode()).decode()
-        on_top(
-            "rollout-timeline",
-            f"![{rollout.endpoint}: {rollout.phase}](data:image/svg+xml;base64,{image})\n\n{rollout.rehearsal}",
-            f"Traffic, errors and latency of both fleets on **{rollout.endpoint}**: {rollout.phase}",
-        )
+        told = f"Traffic, errors and latency of both fleets on **{rollout.endpoint}**: {rollout.phase}"
+        picture_on_top("rollout-timeline", timeline, f"{rollout.endpoint}: {rollout.phase}", told, rollout.rehearsal)
     create_table_artifact(
         rollout_rows(rollout), key=ROLLOUT_STEPS, description=f"Traffic on **{rollout.endpoint}**, step by step"
     )

@@ -4,7 +4,6 @@ longer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,13 +13,10 @@ from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from tasks.errors import SlimlineError
+from tasks.errors import SlimlineError, is_out_of_memory
 
 NETWORK_DELAYS = [2, 10, 30]  # seconds; long enough for a server's restart
 COMPUTE_DELAYS = [5]
-
-# torch raises a plain RuntimeError for the CPU, a subclass for a GPU.
-_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,14 +32,7 @@ def is_transient(error: BaseException) -> bool:
         return True
     if isinstance(error, (ValueError, TypeError, KeyError, AssertionError)):
         return False
-    return isinstance(error, (OSError, MemoryError)) or _is_remote(error)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """By Python or by torch."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
-    )
+    return isinstance(error, OSError) or _is_remote(error)
 
 
 def _is_remote(error: BaseException) -> bool:

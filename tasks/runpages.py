@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,6 +40,14 @@ def on_top(key: str, markdown: str, description: str) -> None:
     layers.
     """
     _on_page(flow_run.id, "markdown", key, markdown, description)
+
+
+def picture_on_top(key: str, svg: str, alt: str, description: str, below: str = "") -> None:
+    """As ``on_top``, of a picture with Markdown below it. The page of an image artifact would print the whole data:
+    address below the picture.
+    """
+    image = base64.b64encode(svg.encode()).decode()
+    on_top(key, f"![{alt}](data:image/svg+xml;base64,{image})" + (f"\n\n{below}" if below else ""), description)
 
 
 def table_on_top(key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-
 from tasks.contracts import Tracked
 from tasks.pareto import draw_front
 from tasks.record import tracking
 from tasks.retrying import network_task
-from tasks.runpages import on_top, table_on_top
+from tasks.runpages import on_top, picture_on_top, table_on_top
 from tasks.search_contracts import Comparison, Tried
 from tasks.search_plan import Budgets
 from tasks.search_text import choice_markdown, rows, summary
@@ -49,10 +47,6 @@ def record_comparison(comparison: Comparison, budgets: Budgets) -> None:
     books.log_files(comparison.tracked.run_id, {"comparison.json": comparison.model_dump_json(indent=2)})
     if any(each.bytes_ratio is not None and each.perplexity_ratio is not None for each in comparison.tried):
         picture = draw_front(comparison, budgets)
-        image = base64.b64encode(picture.encode()).decode()
-        on_top(
-            "pareto-front",
-            f"![bytes against perplexity](data:image/svg+xml;base64,{image})",
-            "Every recipe: bytes against perplexity, with the budgets",
-        )
+        told = "Every recipe: bytes against perplexity, with the budgets"
+        picture_on_top("pareto-front", picture, "bytes against perplexity", told)
         books.log_files(comparison.tracked.run_id, {"pareto.svg": picture})

@@ -32,7 +32,7 @@ def rows(comparison: Comparison) -> list[dict[str, object]]:
             "ms a token": "–" if each.token_ms is None else milliseconds(each.token_ms).removesuffix(" ms"),
             "$ per million": shown(each.usd_per_million, ".3g"),
             "front": "yes" if each.number in comparison.front else "",
-            "why": "; ".join(each.over) or each.reason,
+            "why": _why(each),
             "stages": ", ".join(f"{stage.name}{' (reused)' if stage.reused else ''}" for stage in each.stages),
         }
         for each in smallest_first(comparison)
@@ -57,10 +57,14 @@ def reasons(comparison: Comparison) -> list[tuple[str, str]]:
     """
     found: dict[tuple[str, str], list[str]] = {}
     for each in smallest_first(comparison):
-        why = "; ".join(each.over) or each.reason
-        if why:
+        if why := _why(each):
             found.setdefault((word(comparison, each), why), []).append(each.recipe.name)
     return [(what, f"{', '.join(names)}: {why}") for (what, why), names in found.items()]
+
+
+def _why(tried: Tried) -> str:
+    """What speaks against it; nothing where it fits."""
+    return "; ".join(tried.over) or tried.reason
 
 
 def choice_markdown(comparison: Comparison) -> str:

@@ -42,9 +42,9 @@ def require_gain(
 @network_task("record-gain")
 def record_gain(tracked: Tracked, gain: TrainingGain, check: GateCheck) -> None:
     """The verdict on a training that ends the run: on its page, and with the MLflow run."""
-    reporting.report_gain(gain_markdown(gain, check), check, tracked)
-    books = tracking()
-    books.log_training(tracked.run_id, gain, gain_markdown(gain, check))
+    books, page = tracking(), gain_markdown(gain, check)
+    reporting.report_gain(page, check, tracked)
+    books.log_training(tracked.run_id, gain, page)
     books.log_items(tracked.run_id, Store(settings().store).open(gain.items.uri, gain.items.digest), "before-training")
 
 

@@ -7,7 +7,8 @@ memory: the same seed and the same answers ask for the same recipes, and answers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import optuna
@@ -33,10 +34,7 @@ class Optimiser:
     @property
     def size(self) -> int:
         """How many different points the space has."""
-        space = self._space
-        pruned, grids = len(space.prune_methods) * len(space.sparsities), len(space.bits) * len(space.group_sizes)
-        each = len(space.quantize_methods) * grids
-        return sum(each * (pruned if "prune" in order else 1) for order in set(space.orders))
+        return sum(1 for _ in points(self._space))
 
     def ask(self, patience: int = 1000) -> tuple[int, Point] | None:
         """A point that was not tried yet, with its number; none when the space is used up, or nothing new is found in
@@ -79,14 +77,21 @@ class Optimiser:
         return dict(trial.params)
 
 
+def points(space: SearchSpace) -> Iterator[Point]:
+    """Every different point of the space."""
+    rounded = map(_distinct, (space.orders, space.quantize_methods, space.bits, space.group_sizes))
+    for order, quantize, bits, group_size in product(*rounded):
+        point = {"order": order, "quantize": quantize, "bits": bits, "group_size": group_size}
+        if "prune" not in order:
+            yield point
+            continue
+        for prune, sparsity in product(_distinct(space.prune_methods), _distinct(space.sparsities)):
+            yield {**point, "prune": prune, "sparsity": sparsity}
+
+
 def first_point(space: SearchSpace) -> Point:
     """One point of the space, to check what all have in common with."""
-    order = space.orders[0]
-    prune: dict[str, str | int | float] = (
-        {"prune": space.prune_methods[0], "sparsity": space.sparsities[0]} if "prune" in order else {}
-    )
-    rounded = {"quantize": space.quantize_methods[0], "bits": space.bits[0], "group_size": space.group_sizes[0]}
-    return {"order": order, **prune, **rounded}
+    return next(points(space))
 
 
 def _distinct(values: tuple[Any, ...]) -> list[Any]:

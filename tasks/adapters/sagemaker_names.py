@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 VARIANT = "AllTraffic"
 CHALLENGER = "challenger"  # the new model's variant in a trial
 PREVIOUS, WANTED = "slimline:previous", "slimline:wanted"  # tags of a trial's config
+ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")  # SageMaker's, and a variant's
 _OWN = "slimline-own-"  # an InferenceId that begins so is of a request that no user has sent
 _ENDPOINT_CHARS = 32  # of a model's or config's name, which AWS ends at 63
 _MADE = re.compile(r"(.+)-(?:v[a-zA-Z0-9-]{1,12}-[0-9a-f]{12}(?:-(?:errors|latency|judge))?|scaling-[0-9a-f]{12})")

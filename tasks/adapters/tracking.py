@@ -21,6 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tasks.adapters.serving_history import quoted
 from tasks.contracts import DatasetRef, LayerReport, Pair, Rollout, Scorecard
 from tasks.evidence_contracts import TrainingGain
 from tasks.evidence_tables import evidence_tables, gate_table
@@ -59,7 +60,7 @@ class Tracking:
 
         Returns the run id. Parameters of an existing run are only added to: MLflow never changes one.
         """
-        run = self._find(f"tags.`{KEY}` = '{_quoted(key)}'")
+        run = self._find(f"tags.`{KEY}` = {quoted(key)}")
         if run is None:
             note = {_NOTE: _linked("", tags)} if _PREFECT in tags else {}
             run = self._client.create_run(self._experiment_id(), run_name=name, tags={**note, **tags, KEY: key})
@@ -110,7 +111,7 @@ class Tracking:
         Layers become the table ``layers.json`` and metrics ``layer_error``, … with the layer's number as the step;
         losses become ``loss`` by step.
         """
-        run = self._find(f"tags.`{_PARENT}` = '{_quoted(run_id)}' and tags.`{STAGE}` = '{_quoted(stage)}'")
+        run = self._find(f"tags.`{_PARENT}` = {quoted(run_id)} and tags.`{STAGE}` = {quoted(stage)}")
         if run is None:
             own = {_PARENT: run_id, STAGE: stage, **(tags or {})}
             run = self._client.create_run(self._experiment_id(), run_name=stage, tags=own)
@@ -336,7 +337,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             yield f"{prefix}{name}", text[:_PARAM_CHARS]
-
-
-def _quoted(value: str) -> str:
-    return value.replace("'", "''")

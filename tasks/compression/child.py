@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.compression.lean import import_little
-from tasks.errors import SlimlineError
+from tasks.errors import SlimlineError, is_out_of_memory
 
 Tell = Callable[..., None]
 _PASSES = {
@@ -55,8 +55,7 @@ def main() -> None:
     except OSError as error:
         tell(failed=traceback.format_exc(), errno=error.errno, text=error.strerror)
     except RuntimeError as error:
-        short = any(sign in str(error).lower() for sign in ("can't allocate memory", "out of memory"))
-        tell(**({"memory": str(error)} if short else {"failed": traceback.format_exc()}))
+        tell(**({"memory": str(error)} if is_out_of_memory(error) else {"failed": traceback.format_exc()}))
 
 
 def work(job: dict[str, Any], tell: Tell) -> None:

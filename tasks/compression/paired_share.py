@@ -77,20 +77,19 @@ class PairedShare:
 
     def _end(self, lost: float, won: float, confidence: float) -> float:
         """Where the score is as far below 0 as the confidence asks for: it falls as the difference rises."""
-        size, reach = self.items, float(special.ndtri(confidence))
+        reach = float(special.ndtri(confidence))
         low, high = lost - won, 1.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if score(lost, won, size, middle) > -reach else (low, middle)
+            low, high = (middle, high) if score(lost, won, self.items, middle) > -reach else (low, middle)
         return high
 
 
-def score(lost: float, won: float, size: float, difference: float) -> float:
+def score(lost: float, won: float, items: int, difference: float) -> float:
     """Tango's statistic, normal if ``difference`` is the truth: (lost − won − difference) ÷ its standard error there.
 
     Args:
-        lost, won: shares of the items.
-        size: items; may be a fraction.
+        lost, won: shares of the ``items``.
         difference: −1 to 1.
     """
     distance = lost - won - difference
@@ -98,7 +97,7 @@ def score(lost: float, won: float, size: float, difference: float) -> float:
     linear = -lost - won + (2 - lost + won) * difference
     constant = -won * difference * (1 - difference)
     likely = (math.sqrt(max(linear**2 - 8 * constant, 0.0)) - linear) / 4
-    variance = (2 * likely + difference * (1 - difference)) / size
+    variance = (2 * likely + difference * (1 - difference)) / items
     if variance <= 1e-15:
         return math.copysign(math.inf, distance) if abs(distance) > 1e-12 else 0.0
     return distance / math.sqrt(variance)

@@ -9,13 +9,12 @@ import pytest
 
 from tasks.contracts import identity
 from tasks.engine_checks import engines_of, statistics_are_of_use
-from tasks.errors import Refused, RefusedData, RefusedModel, RefusedRecipe
+from tasks.errors import Refused, RefusedData, RefusedModel, RefusedRecipe, is_out_of_memory
 from tasks.evaluation_recipes import EvaluationChoice
 from tasks.plans import ReleasePlan
 from tasks.preflight import check_architecture, check_recipe, check_served, preflight
 from tasks.preflight_gate import check_gate
 from tasks.recipes import DataChoice, Gate, ModelChoice, QuantizeRecipe, Recipe
-from tasks.retrying import is_out_of_memory
 from tests.compression.families import write_family
 
 
